@@ -1,0 +1,1 @@
+//! Records, sizes and headers of content files.

@@ -1,0 +1,383 @@
+//! The kernel's own filesystems, through rustix.
+
+use std::any::Any;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{
+    self as rfs, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RawDir, RenameFlags,
+    SeekFrom, Timespec, Timestamps, XattrFlags,
+};
+
+use super::{
+    Dir, Directory, Entry, File, FileKind, FsStat, Open, OpenFile, Range, Replace, Stat, Time,
+    TimeChange, Wait, XattrHow, sys,
+};
+
+#[derive(Debug)]
+struct RealDir(OwnedFd);
+#[derive(Debug)]
+struct RealFile(OwnedFd);
+
+/// Opens a directory by its path, following symbolic links: for what the user typed.
+pub fn open_dir(path: &Path) -> io::Result<Dir> {
+    let fd = rfs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(Arc::new(RealDir(fd)))
+}
+
+/// Opens the directory that `path` lies in, and gives its last component.
+pub fn open_parent(path: &Path) -> io::Result<(Dir, OsString)> {
+    let name = path.file_name().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let parent = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    Ok((open_dir(parent)?, name.to_owned()))
+}
+
+fn stat_of(s: &rfs::Stat) -> Stat {
+    let time = |secs: i64, nanos: u64| Time { secs, nanos: u32::try_from(nanos).unwrap_or(0) };
+    Stat {
+        dev: s.st_dev,
+        ino: s.st_ino,
+        mode: s.st_mode,
+        nlink: s.st_nlink,
+        uid: s.st_uid,
+        gid: s.st_gid,
+        rdev: s.st_rdev,
+        size: s.st_size.unsigned_abs(),
+        blocks: s.st_blocks.unsigned_abs(),
+        blksize: u32::try_from(s.st_blksize).unwrap_or(4096),
+        atime: time(s.st_atime, s.st_atime_nsec),
+        mtime: time(s.st_mtime, s.st_mtime_nsec),
+        ctime: time(s.st_ctime, s.st_ctime_nsec),
+    }
+}
+
+fn timestamps(atime: TimeChange, mtime: TimeChange) -> Timestamps {
+    let one = |t| match t {
+        TimeChange::Keep => Timespec { tv_sec: 0, tv_nsec: rfs::UTIME_OMIT },
+        TimeChange::Now => Timespec { tv_sec: 0, tv_nsec: rfs::UTIME_NOW },
+        TimeChange::To(t) => Timespec { tv_sec: t.secs, tv_nsec: i64::from(t.nanos) },
+    };
+    Timestamps { last_access: one(atime), last_modification: one(mtime) }
+}
+
+fn owner(id: Option<u32>) -> Option<rfs::Uid> {
+    id.map(rfs::Uid::from_raw)
+}
+
+fn group(id: Option<u32>) -> Option<rfs::Gid> {
+    id.map(rfs::Gid::from_raw)
+}
+
+fn xattr_flags(how: XattrHow) -> XattrFlags {
+    match how {
+        XattrHow::Any => XattrFlags::empty(),
+        XattrHow::Create => XattrFlags::CREATE,
+        XattrHow::Replace => XattrFlags::REPLACE,
+    }
+}
+
+/// Calls `get` with growing buffers until the value fits; an attribute is at most 64 KiB.
+fn sized(get: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> io::Result<Vec<u8>> {
+    let mut buf = vec![0; 256];
+    loop {
+        match get(&mut buf) {
+            Ok(n) => {
+                buf.truncate(n);
+                return Ok(buf);
+            }
+            Err(rustix::io::Errno::RANGE) if buf.len() <= 1 << 16 => buf.resize(buf.len() * 16, 0),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+fn split_names(list: &[u8]) -> Vec<OsString> {
+    list.split(|&b| b == 0)
+        .filter(|n| !n.is_empty())
+        .map(|n| OsString::from_vec(n.to_vec()))
+        .collect()
+}
+
+impl OpenFile for RealFile {
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buf.len() {
+            match rustix::io::pread(&self.0, &mut buf[done..], at + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < buf.len() {
+            match rustix::io::pwrite(&self.0, &buf[done..], at + done as u64) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => done += n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn set_size(&self, size: u64) -> io::Result<()> {
+        Ok(rfs::ftruncate(&self.0, size)?)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(rfs::fdatasync(&self.0)?)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        Ok(rfs::fsync(&self.0)?)
+    }
+
+    fn start_writeback(&self, at: u64, len: u64) -> io::Result<()> {
+        sys::start_writeback(self.0.as_fd(), at, len)
+    }
+
+    fn wait_writeback(&self, at: u64, len: u64) -> io::Result<()> {
+        sys::wait_writeback(self.0.as_fd(), at, len)
+    }
+
+    fn range(&self, how: Range, at: u64, len: u64) -> io::Result<()> {
+        let flags = match how {
+            Range::Reserve => FallocateFlags::KEEP_SIZE,
+            Range::Punch => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+        };
+        Ok(rfs::fallocate(&self.0, flags, at, len)?)
+    }
+
+    fn seek_data(&self, at: u64) -> io::Result<Option<u64>> {
+        match rfs::seek(&self.0, SeekFrom::Data(at)) {
+            Ok(pos) => Ok(Some(pos)),
+            Err(rustix::io::Errno::NXIO) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn stat(&self) -> io::Result<Stat> {
+        Ok(stat_of(&rfs::fstat(&self.0)?))
+    }
+
+    fn set_mode(&self, mode: u32) -> io::Result<()> {
+        Ok(rfs::fchmod(&self.0, Mode::from_raw_mode(mode))?)
+    }
+
+    fn set_owner(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+        Ok(rfs::fchown(&self.0, owner(uid), group(gid))?)
+    }
+
+    fn set_times(&self, atime: TimeChange, mtime: TimeChange) -> io::Result<()> {
+        Ok(rfs::futimens(&self.0, &timestamps(atime, mtime))?)
+    }
+
+    fn xattr(&self, name: &OsStr) -> io::Result<Vec<u8>> {
+        sized(|buf| rfs::fgetxattr(&self.0, name, buf))
+    }
+
+    fn set_xattr(&self, name: &OsStr, value: &[u8], how: XattrHow) -> io::Result<()> {
+        Ok(rfs::fsetxattr(&self.0, name, value, xattr_flags(how))?)
+    }
+
+    fn xattrs(&self) -> io::Result<Vec<OsString>> {
+        Ok(split_names(&sized(|buf| rfs::flistxattr(&self.0, buf))?))
+    }
+
+    fn remove_xattr(&self, name: &OsStr) -> io::Result<()> {
+        Ok(rfs::fremovexattr(&self.0, name)?)
+    }
+
+    fn lock(&self, wait: Wait) -> io::Result<()> {
+        let op = match wait {
+            Wait::Block => FlockOperation::LockExclusive,
+            Wait::Try => FlockOperation::NonBlockingLockExclusive,
+        };
+        loop {
+            match rfs::flock(&self.0, op) {
+                Err(rustix::io::Errno::INTR) => {}
+                other => return Ok(other?),
+            }
+        }
+    }
+}
+
+impl RealDir {
+    /// The entry's path through /proc, for the calls that take no directory descriptor.
+    fn proc_path(&self, name: &OsStr) -> PathBuf {
+        let mut path = PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
+        path.push(name);
+        path
+    }
+}
+
+fn real(dir: &dyn Directory) -> io::Result<&RealDir> {
+    dir.as_any().downcast_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::EXDEV))
+}
+
+impl Directory for RealDir {
+    fn open(&self, name: &OsStr, how: Open) -> io::Result<File> {
+        let base = OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
+        let (flags, mode) = match how {
+            Open::Read => (base | OFlags::RDONLY | OFlags::NONBLOCK, 0),
+            Open::ReadWrite => (base | OFlags::RDWR | OFlags::NONBLOCK, 0),
+            Open::Create(mode) => (base | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode),
+            Open::Pin => (OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::PATH, 0),
+        };
+        let fd = rfs::openat(&self.0, name, flags, Mode::from_raw_mode(mode))?;
+        Ok(Arc::new(RealFile(fd)))
+    }
+
+    fn open_dir(&self, name: &OsStr) -> io::Result<Dir> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(Arc::new(RealDir(rfs::openat(&self.0, name, flags, Mode::empty())?)))
+    }
+
+    fn stat(&self, name: &OsStr) -> io::Result<Stat> {
+        Ok(stat_of(&rfs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?))
+    }
+
+    fn stat_self(&self) -> io::Result<Stat> {
+        Ok(stat_of(&rfs::fstat(&self.0)?))
+    }
+
+    fn mkdir(&self, name: &OsStr, mode: u32) -> io::Result<()> {
+        Ok(rfs::mkdirat(&self.0, name, Mode::from_raw_mode(mode))?)
+    }
+
+    fn mknod(&self, name: &OsStr, mode: u32, rdev: u64) -> io::Result<()> {
+        let kind = rfs::FileType::from_raw_mode(mode);
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        Ok(rfs::mknodat(&self.0, name, kind, mode, rdev)?)
+    }
+
+    fn symlink(&self, name: &OsStr, target: &OsStr) -> io::Result<()> {
+        Ok(rfs::symlinkat(target, &self.0, name)?)
+    }
+
+    fn readlink(&self, name: &OsStr) -> io::Result<OsString> {
+        let target = rfs::readlinkat(&self.0, name, Vec::with_capacity(128))?;
+        Ok(OsString::from_vec(target.into_bytes()))
+    }
+
+    fn link(&self, name: &OsStr, to: &dyn Directory, new: &OsStr) -> io::Result<()> {
+        Ok(rfs::linkat(&self.0, name, &real(to)?.0, new, AtFlags::empty())?)
+    }
+
+    fn unlink(&self, name: &OsStr) -> io::Result<()> {
+        Ok(rfs::unlinkat(&self.0, name, AtFlags::empty())?)
+    }
+
+    fn rmdir(&self, name: &OsStr) -> io::Result<()> {
+        Ok(rfs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)?)
+    }
+
+    fn rename(
+        &self,
+        name: &OsStr,
+        to: &dyn Directory,
+        new: &OsStr,
+        how: Replace,
+    ) -> io::Result<()> {
+        let to = &real(to)?.0;
+        let flags = match how {
+            Replace::Over => return Ok(rfs::renameat(&self.0, name, to, new)?),
+            Replace::Never => RenameFlags::NOREPLACE,
+            Replace::Exchange => RenameFlags::EXCHANGE,
+        };
+        Ok(rfs::renameat_with(&self.0, name, to, new, flags)?)
+    }
+
+    fn set_mode(&self, name: &OsStr, mode: u32) -> io::Result<()> {
+        Ok(rfs::chmodat(&self.0, name, Mode::from_raw_mode(mode), AtFlags::empty())?)
+    }
+
+    fn set_owner(&self, name: &OsStr, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        Ok(rfs::chownat(&self.0, name, owner(uid), group(gid), flags)?)
+    }
+
+    fn set_times(&self, name: &OsStr, atime: TimeChange, mtime: TimeChange) -> io::Result<()> {
+        let times = timestamps(atime, mtime);
+        Ok(rfs::utimensat(&self.0, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    fn xattr(&self, name: &OsStr, attr: &OsStr) -> io::Result<Vec<u8>> {
+        let path = self.proc_path(name);
+        sized(|buf| rfs::lgetxattr(&path, attr, buf))
+    }
+
+    fn set_xattr(&self, name: &OsStr, attr: &OsStr, value: &[u8], how: XattrHow) -> io::Result<()> {
+        Ok(rfs::lsetxattr(self.proc_path(name), attr, value, xattr_flags(how))?)
+    }
+
+    fn xattrs(&self, name: &OsStr) -> io::Result<Vec<OsString>> {
+        let path = self.proc_path(name);
+        Ok(split_names(&sized(|buf| rfs::llistxattr(&path, buf))?))
+    }
+
+    fn remove_xattr(&self, name: &OsStr, attr: &OsStr) -> io::Result<()> {
+        Ok(rfs::lremovexattr(self.proc_path(name), attr)?)
+    }
+
+    fn list(&self, cookie: u64, visit: &mut dyn FnMut(Entry) -> bool) -> io::Result<()> {
+        rfs::seek(&self.0, SeekFrom::Start(cookie))?;
+        let mut buf = Vec::with_capacity(32 << 10);
+        let mut raw = RawDir::new(&self.0, buf.spare_capacity_mut());
+        while let Some(entry) = raw.next() {
+            let entry = entry?;
+            let kind = match entry.file_type() {
+                rfs::FileType::Unknown => None,
+                kind => Some(FileKind::of_mode(kind.as_raw_mode())),
+            };
+            let entry = Entry {
+                name: OsStr::from_bytes(entry.file_name().to_bytes()).to_owned(),
+                ino: entry.ino(),
+                kind,
+                next: entry.next_entry_cookie(),
+            };
+            if !visit(entry) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(rfs::fsync(&self.0)?)
+    }
+
+    fn sync_filesystem(&self) -> io::Result<()> {
+        Ok(rfs::syncfs(&self.0)?)
+    }
+
+    fn statfs(&self) -> io::Result<FsStat> {
+        let s = rfs::fstatvfs(&self.0)?;
+        Ok(FsStat {
+            bsize: s.f_bsize,
+            frsize: s.f_frsize,
+            blocks: s.f_blocks,
+            bfree: s.f_bfree,
+            bavail: s.f_bavail,
+            files: s.f_files,
+            ffree: s.f_ffree,
+            namemax: s.f_namemax,
+        })
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

@@ -1,0 +1,1 @@
+//! A filesystem in memory whose crash states can be listed.

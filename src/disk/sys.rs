@@ -1,0 +1,32 @@
+//! The system calls that rustix does not have.
+#![allow(unsafe_code)] // Plain calls into libc with scalar arguments.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+fn sync_range(fd: BorrowedFd<'_>, at: u64, len: u64, flags: u32) -> io::Result<()> {
+    let at = i64::try_from(at).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+    let len = i64::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+    // SAFETY: the descriptor is borrowed for the call, and no memory is passed.
+    let r = unsafe { libc::sync_file_range(fd.as_raw_fd(), at, len, flags) };
+    if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// sync_file_range(2) with SYNC_FILE_RANGE_WRITE: starts write-back.
+pub(super) fn start_writeback(fd: BorrowedFd<'_>, at: u64, len: u64) -> io::Result<()> {
+    sync_range(fd, at, len, libc::SYNC_FILE_RANGE_WRITE)
+}
+
+/// sync_file_range(2) with SYNC_FILE_RANGE_WAIT_BEFORE: waits for write-back under way.
+pub(super) fn wait_writeback(fd: BorrowedFd<'_>, at: u64, len: u64) -> io::Result<()> {
+    sync_range(fd, at, len, libc::SYNC_FILE_RANGE_WAIT_BEFORE)
+}
+
+/// setfsuid(2) and setfsgid(2) of the calling thread, group first.
+pub(super) fn set_fs_ids(uid: u32, gid: u32) {
+    // SAFETY: both calls take and return integers and change the calling thread alone.
+    unsafe {
+        libc::setfsgid(gid);
+        libc::setfsuid(uid);
+    }
+}

@@ -1,0 +1,181 @@
+//! Master keys: the two traits through which a KMS is used and administered.
+//!
+//! [`KeyService`] is what a mount needs, [`KeyAdmin`] what `kmsfs key` needs. The terms and the
+//! behaviour are those of the AWS KMS API; [`local`] is the embedded keystore.
+
+mod context;
+mod error;
+pub mod local;
+
+use std::fmt;
+
+pub use context::Context;
+pub use error::{KmsError, Verdict};
+
+use crate::secret::Key;
+
+/// What a user names a master key by: a key id, an ARN, or `alias/NAME`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct KeyRef(pub String);
+
+impl fmt::Display for KeyRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The ARN of a master key: what a KMS answers, never an alias.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyArn(pub String);
+
+impl fmt::Display for KeyArn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<&KeyArn> for KeyRef {
+    fn from(arn: &KeyArn) -> Self {
+        Self(arn.0.clone())
+    }
+}
+
+/// A wrapped data key: opaque bytes of the KMS, at most 6,144.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrapped(pub Vec<u8>);
+
+/// The longest wrapped key that a KMS returns (`CiphertextBlob`).
+pub const MAX_WRAPPED: usize = 6144;
+
+/// What GenerateDataKey gives: a fresh data key, in clear and wrapped.
+#[derive(Debug)]
+pub struct Generated {
+    /// The plaintext data key.
+    pub key: Key,
+    /// The same key under the master key.
+    pub wrapped: Wrapped,
+    /// The master key that wrapped it.
+    pub master: KeyArn,
+}
+
+/// What Decrypt gives.
+#[derive(Debug)]
+pub struct Unwrapped {
+    /// The plaintext data key. That it is the right one is for the caller to check: neither
+    /// GCM-SIV nor every KMS commits to its key.
+    pub key: Key,
+    /// The master key that the wrapped key was under.
+    pub master: KeyArn,
+}
+
+/// What ReEncrypt gives.
+#[derive(Debug)]
+pub struct Rewrapped {
+    /// The data key under the new master key.
+    pub wrapped: Wrapped,
+    /// That master key.
+    pub master: KeyArn,
+}
+
+/// The cryptographic half of a KMS. A call may take as long as the network does; it is never
+/// made from a FUSE worker.
+pub trait KeyService: Send + Sync {
+    /// GenerateDataKey with `KeySpec` AES_256.
+    ///
+    /// # Errors
+    /// See [`KmsError::verdict`].
+    fn generate(&self, key: &KeyRef, context: &Context) -> Result<Generated, KmsError>;
+
+    /// Decrypt, demanding that the wrapped key is under `key`.
+    ///
+    /// # Errors
+    /// See [`KmsError::verdict`].
+    fn decrypt(
+        &self,
+        key: &KeyRef,
+        wrapped: &Wrapped,
+        context: &Context,
+    ) -> Result<Unwrapped, KmsError>;
+
+    /// ReEncrypt: from one master key and context to another, the data key never in clear
+    /// outside the KMS.
+    ///
+    /// # Errors
+    /// See [`KmsError::verdict`].
+    fn reencrypt(
+        &self,
+        wrapped: &Wrapped,
+        from: (&KeyRef, &Context),
+        to: (&KeyRef, &Context),
+    ) -> Result<Rewrapped, KmsError>;
+}
+
+/// The state of a master key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum KeyState {
+    /// Usable.
+    Enabled,
+    /// Every cryptographic call is refused until it is enabled.
+    Disabled,
+    /// Refused, and deleted when its window ends; cancelling leaves it Disabled.
+    PendingDeletion,
+}
+
+/// What DescribeKey and ListKeys tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyInfo {
+    /// The key id.
+    pub id: String,
+    /// The ARN.
+    pub arn: KeyArn,
+    /// The state.
+    pub state: KeyState,
+    /// Aliases that point to it, with their `alias/`, sorted.
+    pub aliases: Vec<String>,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// What its maker called it; may be empty.
+    pub description: String,
+    /// When it will be deleted, in seconds since 1970; only in `PendingDeletion`.
+    pub deletion: Option<u64>,
+    /// How many versions of key material it has, where the KMS tells.
+    pub versions: Option<u32>,
+}
+
+/// One alias and the key id it points to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AliasInfo {
+    /// The name, with its `alias/`.
+    pub name: String,
+    /// The target's key id.
+    pub target: String,
+}
+
+/// The administrative half of a KMS.
+pub trait KeyAdmin: Send + Sync {
+    /// CreateKey.
+    ///
+    /// # Errors
+    /// Of this and every other method: see [`KmsError::verdict`].
+    fn create(&self, description: &str) -> Result<KeyInfo, KmsError>;
+    /// ListKeys with DescribeKey, sorted by creation time, then id.
+    fn list(&self) -> Result<Vec<KeyInfo>, KmsError>;
+    /// DescribeKey.
+    fn describe(&self, key: &KeyRef) -> Result<KeyInfo, KmsError>;
+    /// DisableKey.
+    fn disable(&self, key: &KeyRef) -> Result<(), KmsError>;
+    /// EnableKey.
+    fn enable(&self, key: &KeyRef) -> Result<(), KmsError>;
+    /// RotateKeyOnDemand: new key material; the old stays for decryption.
+    fn rotate(&self, key: &KeyRef) -> Result<(), KmsError>;
+    /// ScheduleKeyDeletion in `days` (7 to 30); answers when, in seconds since 1970.
+    fn schedule_deletion(&self, key: &KeyRef, days: u32) -> Result<u64, KmsError>;
+    /// CancelKeyDeletion; the key is then Disabled.
+    fn cancel_deletion(&self, key: &KeyRef) -> Result<(), KmsError>;
+    /// CreateAlias or UpdateAlias.
+    fn set_alias(&self, name: &str, key: &KeyRef) -> Result<(), KmsError>;
+    /// DeleteAlias.
+    fn remove_alias(&self, name: &str) -> Result<(), KmsError>;
+    /// ListAliases, sorted by name.
+    fn aliases(&self) -> Result<Vec<AliasInfo>, KmsError>;
+}

@@ -1,0 +1,17 @@
+//! kmsfs: a mounted directory whose files are encrypted on disk, each under a data key of its
+//! own, wrapped by a master key in a KMS. Disabling the master key makes the mount unreadable.
+//!
+//! Layers, lowest first; a module imports only from lower ones and its own folder:
+//! ids, secret, disk, durable, clock, counters · content, names · store, kms · keys · fs ·
+//! fuse, control, config · daemon · cli.
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod clock;
+pub mod content;
+pub mod disk;
+pub mod durable;
+pub mod ids;
+pub mod kms;
+pub mod names;
+pub mod secret;

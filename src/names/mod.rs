@@ -1,0 +1,1 @@
+//! Encrypted names, links and attributes.
