@@ -15,3 +15,4 @@ pub mod ids;
 pub mod kms;
 pub mod names;
 pub mod secret;
+pub mod store;

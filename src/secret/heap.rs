@@ -22,14 +22,29 @@ unsafe impl GlobalAlloc for WipingHeap {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the block is `layout.size()` bytes long and still allocated. The empty asm
-        // takes its address, so the compiler cannot drop the write as dead.
+        // SAFETY: the block is `layout.size()` bytes long, still allocated, and the caller's
+        // to give up.
         unsafe {
             block.write_bytes(0, layout.size());
-            std::arch::asm!("/* {0} */", in(reg) block, options(nostack, preserves_flags));
+            keep(block);
             System.dealloc(block, layout);
         }
     }
 
     // The default `realloc` is alloc + copy + dealloc, so a grown block's old place is wiped too.
+}
+
+/// Makes the compiler believe that the memory behind `at` is read, so that a write to it is
+/// not dropped as dead.
+fn keep(at: *mut u8) {
+    // SAFETY: the asm is empty; it takes an address and touches nothing.
+    unsafe {
+        std::arch::asm!("/* {0} */", in(reg) at, options(nostack, preserves_flags));
+    }
+}
+
+/// Overwrites a buffer of plaintext with zeros, at the speed of memset.
+pub fn wipe(buf: &mut [u8]) {
+    buf.fill(0);
+    keep(buf.as_mut_ptr());
 }

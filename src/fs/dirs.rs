@@ -1,0 +1,106 @@
+//! Finding an inode's place in the store: a tree of (parent, name), and a bounded set of open
+//! directories. No path is ever walked from the root.
+
+use std::ffi::{OsStr, OsString};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::errno::{Outcome, errno};
+use super::table::{Node, ROOT};
+use super::Fs;
+use crate::disk::Dir;
+
+/// The bounded set of open directories.
+pub(super) struct DirCache(Mutex<LruCache<u64, Dir>>);
+
+impl DirCache {
+    pub(super) fn new(size: usize) -> Self {
+        let size = NonZeroUsize::new(size).unwrap_or(NonZeroUsize::MIN);
+        Self(Mutex::new(LruCache::new(size)))
+    }
+
+    pub(super) fn forget(&self, ino: u64) {
+        self.0.lock().pop(&ino);
+    }
+}
+
+/// How often a place is looked up again that a rename moved meanwhile.
+const TRIES: usize = 16;
+
+impl Fs {
+    /// The open directory of an inode.
+    pub(super) fn dir(&self, ino: u64) -> Outcome<Dir> {
+        for _ in 0..TRIES {
+            if let Some(dir) = self.try_dir(ino)? {
+                return Ok(dir);
+            }
+        }
+        Err(errno(libc::ESTALE))
+    }
+
+    /// `None` when a rename came in between.
+    fn try_dir(&self, ino: u64) -> Outcome<Option<Dir>> {
+        // Up, until a directory that is open…
+        let mut chain: Vec<(u64, OsString)> = Vec::new();
+        let mut at = ino;
+        let mut dir = loop {
+            if at == ROOT {
+                break self.store.root().clone();
+            }
+            if let Some(dir) = self.dirs.0.lock().get(&at) {
+                break dir.clone();
+            }
+            let (parent, name) = self.node(at)?.place().ok_or(errno(libc::ENOENT))?;
+            chain.push((at, name));
+            at = parent;
+        };
+        // …and down again.
+        for (ino, name) in chain.into_iter().rev() {
+            let next = match dir.open_dir(&name) {
+                Ok(next) => next,
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
+                    return Ok(None);
+                }
+                Err(e) => return Err(e.into()),
+            };
+            if self.map_ino(next.stat_self()?.ino) != ino {
+                return Ok(None);
+            }
+            self.dirs.0.lock().put(ino, next.clone());
+            dir = next;
+        }
+        Ok(Some(dir))
+    }
+
+    /// The parent directory and name of a node; (root, ".") for the root.
+    pub(super) fn locate(&self, node: &Node) -> Outcome<(Dir, OsString)> {
+        if node.ino == ROOT {
+            return Ok((self.store.root().clone(), OsStr::new(".").to_owned()));
+        }
+        let (parent, name) = node.place().ok_or(errno(libc::ESTALE))?;
+        Ok((self.dir(parent)?, name))
+    }
+
+    /// Runs `act` at the place of a node, again where a rename came in between: `act` must
+    /// check that it found the node.
+    pub(super) fn at_place<T>(
+        &self,
+        node: &Arc<Node>,
+        act: impl Fn(&Dir, &OsStr) -> Outcome<Option<T>>,
+    ) -> Outcome<T> {
+        for _ in 0..TRIES {
+            let (dir, name) = self.locate(node)?;
+            match act(&dir, &name) {
+                Ok(Some(done)) => return Ok(done),
+                Ok(None) => {}
+                Err(e) if e == errno(libc::ENOENT) => {}
+                Err(e) => return Err(e),
+            }
+            self.dirs.forget(node.ino);
+        }
+        Err(errno(libc::ESTALE))
+    }
+}

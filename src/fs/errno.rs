@@ -1,0 +1,61 @@
+//! The one table from what went wrong to the errno that an application sees.
+
+use std::io;
+
+use crate::content::Unauthentic;
+use crate::keys::{KeyFail, Reason, Want};
+
+/// An errno.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+/// Why an operation did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fail {
+    /// Nothing was done, for a key has to be fetched first: run it again when it is there.
+    Park(Want),
+    /// It failed.
+    Errno(Errno),
+}
+
+/// The result of an operation.
+pub type Outcome<T> = Result<T, Fail>;
+
+/// A failure with this errno.
+pub fn errno(code: i32) -> Fail {
+    Fail::Errno(Errno(code))
+}
+
+impl From<Reason> for Errno {
+    fn from(reason: Reason) -> Self {
+        Self(match reason {
+            Reason::Refused => libc::EKEYREVOKED,
+            Reason::Unreachable => libc::EKEYEXPIRED,
+            Reason::Operator => libc::ENOKEY,
+        })
+    }
+}
+
+impl From<KeyFail> for Fail {
+    fn from(fail: KeyFail) -> Self {
+        match fail {
+            KeyFail::Need(want) => Self::Park(want),
+            KeyFail::Closed(reason) => Self::Errno(reason.into()),
+            KeyFail::Late => errno(libc::EKEYEXPIRED),
+            KeyFail::Rejected => errno(libc::EKEYREJECTED),
+        }
+    }
+}
+
+impl From<io::Error> for Fail {
+    fn from(e: io::Error) -> Self {
+        // An error without an errno comes from our own checks: the store is not what it was.
+        errno(e.raw_os_error().unwrap_or(libc::EIO))
+    }
+}
+
+impl From<Unauthentic> for Fail {
+    fn from(_: Unauthentic) -> Self {
+        errno(libc::EBADMSG)
+    }
+}

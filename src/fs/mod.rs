@@ -1,0 +1,151 @@
+//! The filesystem over the store: no FUSE types, no KMS, no waiting.
+//!
+//! Every operation is synchronous. One that needs a key which is not at hand returns
+//! [`Fail::Park`] before it has done anything, holding no lock; the caller runs it again.
+
+mod attr;
+mod attributes;
+mod data;
+mod dirs;
+mod entries;
+mod errno;
+mod handles;
+mod listing;
+mod names;
+pub mod records;
+mod remove;
+mod rename;
+mod table;
+mod xattrs;
+
+use std::sync::Arc;
+
+pub use attr::{Attr, Change, SetTime};
+pub use data::{Reach, SeekTo};
+pub use entries::{Caller, Made};
+pub use errno::{Errno, Fail, Outcome, errno};
+pub use handles::OpenFor;
+pub use listing::Listed;
+pub use records::Sought;
+pub use rename::RenameHow;
+pub use table::{Node, ROOT, Table};
+pub use xattrs::XattrSet;
+
+use crate::disk::FsStat;
+use crate::disk::device::{Device, Writeback};
+use crate::disk::identity::Owners;
+use crate::keys::{Keyring, Pass, Purpose};
+use crate::store::{Names, Store};
+use dirs::DirCache;
+
+/// Whether the mount may be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It may.
+    ReadWrite,
+    /// Every change is EROFS.
+    ReadOnly,
+}
+
+/// The filesystem's settings.
+#[derive(Clone, Debug)]
+pub struct FsSettings {
+    /// Whether it may be changed.
+    pub access: Access,
+    /// Whose files a new one is.
+    pub owners: Owners,
+    /// How many directory descriptors are kept open.
+    pub directories: usize,
+}
+
+/// The filesystem.
+pub struct Fs {
+    store: Arc<Store>,
+    keyring: Arc<Keyring>,
+    table: Table,
+    dirs: DirCache,
+    listings: listing::Listings,
+    settings: FsSettings,
+    names: Names,
+    writeback: Writeback,
+    root_ino: u64,
+}
+
+impl Fs {
+    /// A filesystem over an opened volume.
+    ///
+    /// # Errors
+    /// When the store's root cannot be looked at.
+    pub fn new(
+        store: Arc<Store>,
+        keyring: Arc<Keyring>,
+        device: &Device,
+        settings: FsSettings,
+    ) -> std::io::Result<Self> {
+        let root_ino = store.root().stat_self()?.ino;
+        let names = keyring.volume().settings().names;
+        Ok(Self {
+            dirs: DirCache::new(settings.directories),
+            store,
+            keyring,
+            table: Table::default(),
+            listings: listing::Listings::default(),
+            settings,
+            names,
+            writeback: device.writeback,
+            root_ino,
+        })
+    }
+
+    /// The keyring.
+    pub fn keyring(&self) -> &Arc<Keyring> {
+        &self.keyring
+    }
+
+    /// The inode table.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Passes the gate; held until the request is answered.
+    ///
+    /// # Errors
+    /// The errno of the mount's state.
+    pub fn enter(&self, purpose: Purpose) -> Outcome<Pass<'_>> {
+        Ok(self.keyring.enter(purpose)?)
+    }
+
+    /// The node that the kernel names.
+    ///
+    /// # Errors
+    /// ESTALE where there is none: the kernel never names one that it does not know.
+    pub fn node(&self, ino: u64) -> Outcome<Arc<Node>> {
+        self.table.get(ino).ok_or(errno(libc::ESTALE))
+    }
+
+    /// The root's number is 1 whatever it is in the store; whoever has 1 there gets the root's.
+    fn map_ino(&self, ino: u64) -> u64 {
+        match ino {
+            n if n == self.root_ino => ROOT,
+            ROOT => self.root_ino,
+            n => n,
+        }
+    }
+
+    fn writable(&self) -> Outcome<()> {
+        match self.settings.access {
+            Access::ReadWrite => Ok(()),
+            Access::ReadOnly => Err(errno(libc::EROFS)),
+        }
+    }
+
+    /// Space and inodes of the store's filesystem. It needs no key.
+    ///
+    /// # Errors
+    /// Of the backing filesystem.
+    pub fn statfs(&self) -> Outcome<FsStat> {
+        let mut s = self.store.root().statfs()?;
+        s.namemax = 255;
+        Ok(s)
+    }
+}

@@ -1,0 +1,115 @@
+//! From a name of the mount to one on disk, and back.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use super::errno::{Outcome, errno};
+use super::table::{Node, ROOT};
+use super::Fs;
+use crate::disk::Directory;
+use crate::ids::DirId;
+use crate::names::{self, DiskName, VolumeKeys};
+use crate::store::{META, Names};
+
+/// The symlink that holds a directory's id.
+pub(super) const DIR_ID: &str = ".kmsfs.dir";
+
+const NAME_MAX: usize = 255;
+
+impl Fs {
+    /// The id of a directory, read once and kept with its node.
+    pub(super) fn dir_id(&self, node: &Node) -> Outcome<DirId> {
+        if let Some(id) = node.dir_id.get() {
+            return Ok(*id);
+        }
+        let id = read_dir_id(&*self.dir(node.ino)?)?;
+        Ok(*node.dir_id.get_or_init(|| id))
+    }
+
+    /// The disk name of `name` in the directory `parent`.
+    pub(super) fn disk_name(&self, parent: &Node, name: &OsStr) -> Outcome<DiskName> {
+        if name.len() > NAME_MAX {
+            return Err(errno(libc::ENAMETOOLONG));
+        }
+        if self.names == Names::Plain {
+            if parent.ino == ROOT && name == META {
+                return Err(errno(libc::EPERM));
+            }
+            return Ok(DiskName::Short(name.to_owned()));
+        }
+        let keys = self.keyring.names()?;
+        Ok(names::encrypt(&keys, self.dir_id(parent)?, name.as_bytes()))
+    }
+
+    /// The name that an entry has in the mount; `None` for what is not shown: kmsfs's own
+    /// entries, and names that do not decrypt (which are logged).
+    pub(super) fn shown_name(
+        &self,
+        keys: &VolumeKeys,
+        parent: &Node,
+        dir: &dyn Directory,
+        entry: &OsStr,
+    ) -> Outcome<Option<OsString>> {
+        let bytes = entry.as_bytes();
+        if self.names == Names::Plain {
+            let hidden = parent.ino == ROOT && entry == META;
+            return Ok((!hidden).then(|| entry.to_owned()));
+        }
+        if names::is_reserved(bytes) {
+            return Ok(None);
+        }
+        let id = self.dir_id(parent)?;
+        let clear = if names::is_long_entry(bytes) {
+            let record = dir.readlink(&names::record_of(bytes));
+            record.ok().and_then(|text| names::decrypt_long(keys, id, bytes, text.as_bytes()).ok())
+        } else {
+            names::decrypt(keys, id, bytes).ok()
+        };
+        if clear.is_none() {
+            log::warn!("directory {}: the entry {entry:?} is not a name of this volume", parent.ino);
+        }
+        Ok(clear.map(OsString::from_vec))
+    }
+
+    /// The clear name of an entry, for dentries to be invalidated by.
+    pub fn clear_name(&self, keys: &VolumeKeys, parent: &Node, entry: &OsStr) -> Option<OsString> {
+        let dir = self.dir(parent.ino).ok()?;
+        self.shown_name(keys, parent, &*dir, entry).ok().flatten()
+    }
+}
+
+/// Reads a directory's id; a fresh, empty directory without one gets none: it is damaged only
+/// when it has entries, and shows none either way.
+fn read_dir_id(dir: &dyn Directory) -> Outcome<DirId> {
+    match dir.readlink(OsStr::new(DIR_ID)) {
+        Ok(text) => {
+            text.to_str().and_then(|t| DirId::parse(t).ok()).ok_or(errno(libc::EBADMSG))
+        }
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => adopt_fresh(dir),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// A power cut may leave a folder whose id did not reach the disk: an empty one gets a new id.
+fn adopt_fresh(dir: &dyn Directory) -> Outcome<DirId> {
+    if !crate::disk::names(dir)?.is_empty() {
+        return Err(errno(libc::EBADMSG));
+    }
+    let id = DirId::random();
+    match dir.symlink(OsStr::new(DIR_ID), OsStr::new(&id.to_string())) {
+        Ok(()) => Ok(id),
+        // Another request was first.
+        Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
+            let text = dir.readlink(OsStr::new(DIR_ID))?;
+            text.to_str().and_then(|t| DirId::parse(t).ok()).ok_or(errno(libc::EBADMSG))
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The entry of a disk name.
+pub(super) fn entry_of(name: &DiskName) -> &OsStr {
+    match name {
+        DiskName::Short(entry) | DiskName::Long { entry, .. } => entry,
+    }
+}

@@ -1,0 +1,398 @@
+//! Content as records on an open file: reading, writing, growing, cutting, punching.
+//!
+//! The caller holds the file's lock: shared for reading, exclusive for the rest. The rules of
+//! order are those of docs/FORMAT.md; tests/crash.rs cuts the power between all of them.
+
+use crate::content::{
+    ContentCipher, FirstPage, HEADER, Header, MAX_SIZE, Opened, PAGE, capacity, disk_size,
+    is_hole, locate, parse_header, plain_size, records, spans, start_of,
+};
+use crate::disk::device::Writeback;
+use crate::disk::{OpenFile, Range};
+use crate::fs::errno::{Outcome, errno};
+use crate::ids::FileId;
+use crate::secret::{fill_random, wipe};
+
+const PAGE_LEN: usize = PAGE as usize;
+
+/// What is known of the padding of a file's last record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tail {
+    /// Not looked at since the file was opened or cut.
+    #[default]
+    Unknown,
+    /// Zero, on stable storage too as far as this record was ever written.
+    Zero,
+}
+
+/// The file id in the header; `None` for an empty file, or one that has no key yet.
+///
+/// # Errors
+/// EBADMSG for a header that is not one; of reading.
+pub fn file_id(file: &dyn OpenFile) -> Outcome<Option<FileId>> {
+    let mut head = [0; HEADER];
+    let n = file.read_at(&mut head, 0)?;
+    if n == 0 {
+        return Ok(None);
+    }
+    match parse_header(&head) {
+        Ok(FirstPage::Keyed(Header { file })) => Ok(Some(file)),
+        Ok(FirstPage::Keyless) => Ok(None),
+        Err(_) => Err(errno(libc::EBADMSG)),
+    }
+}
+
+/// A file's content, under its lock.
+pub struct Records<'a> {
+    /// The open file.
+    pub file: &'a dyn OpenFile,
+    /// Its cipher; `None` while it has no key.
+    pub cipher: Option<&'a ContentCipher>,
+    /// What the device promises.
+    pub writeback: Writeback,
+}
+
+impl Records<'_> {
+    /// The size of the plaintext.
+    ///
+    /// # Errors
+    /// Of stat.
+    pub fn size(&self) -> Outcome<u64> {
+        Ok(plain_size(self.file.stat()?.size))
+    }
+
+    fn cipher(&self) -> Outcome<&ContentCipher> {
+        // A file without a key has no record to seal or open; one that has is damaged.
+        self.cipher.ok_or(errno(libc::EBADMSG))
+    }
+
+    fn open_page(&self, record: u64, page: &[u8], out: &mut [u8]) -> Outcome<Opened> {
+        let Some(cipher) = self.cipher else {
+            out.fill(0);
+            return if is_hole(page) { Ok(Opened::Hole) } else { Err(errno(libc::EBADMSG)) };
+        };
+        cipher.open(record, page, out).map_err(|e| {
+            log::error!("file {}: record {record} (offset {}) fails authentication", cipher.file(), start_of(record));
+            e.into()
+        })
+    }
+
+    /// Reads one record whole into `plain`; beyond the end of the file it is zeros.
+    fn load(&self, record: u64, plain: &mut [u8]) -> Outcome<()> {
+        let mut page = [0; PAGE_LEN];
+        self.file.read_at(&mut page, record * PAGE)?;
+        self.open_page(record, &page, plain)?;
+        Ok(())
+    }
+
+    /// Reads up to `out.len()` bytes at `offset`, and says how many: fewer at the end.
+    ///
+    /// # Errors
+    /// EBADMSG; of the backing file.
+    pub fn read(&self, offset: u64, out: &mut [u8], pages: &mut Vec<u8>) -> Outcome<usize> {
+        let size = self.size()?;
+        let len = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(out.len());
+        if len == 0 {
+            return Ok(0);
+        }
+        let (first, _) = locate(offset);
+        let (last, _) = locate(offset + len as u64 - 1);
+        let count = usize::try_from(last - first + 1).map_err(|_| errno(libc::EINVAL))?;
+        pages.resize(count * PAGE_LEN, 0);
+        let got = self.file.read_at(pages, first * PAGE)?;
+        pages[got..].fill(0);
+        for span in spans(offset, len) {
+            let at = usize::try_from(span.record - first).map_err(|_| errno(libc::EINVAL))? * PAGE_LEN;
+            let page = &pages[at..at + PAGE_LEN];
+            let into = &mut out[span.at..span.at + span.len];
+            if span.len as u64 == capacity(span.record) {
+                self.open_page(span.record, page, into)?;
+            } else {
+                let mut plain = [0; PAGE_LEN];
+                let plain = &mut plain[..capacity(span.record) as usize];
+                self.open_page(span.record, page, plain)?;
+                into.copy_from_slice(&plain[span.within..span.within + span.len]);
+                wipe(plain);
+            }
+        }
+        Ok(len)
+    }
+
+    /// Writes `data` at `offset`, growing the file where it ends beyond it.
+    ///
+    /// # Errors
+    /// EFBIG, EBADMSG; of the backing file, and then the size is as before.
+    pub fn write(&self, tail: &mut Tail, offset: u64, data: &[u8], pages: &mut Vec<u8>) -> Outcome<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let end = offset.checked_add(data.len() as u64).filter(|e| *e <= MAX_SIZE);
+        let end = end.ok_or(errno(libc::EFBIG))?;
+        let size = self.size()?;
+        if size > 0 && *tail == Tail::Unknown && records(size) > locate(offset).0 {
+            // The last record may be among those overwritten: then its padding is looked at
+            // now, for a later look would see the zeros that this write leaves in the cache.
+            let last = records(size) - 1;
+            if end > start_of(last) {
+                self.clean_tail(tail, size)?;
+            }
+        }
+        self.seal_spans(size, offset, data, pages)?;
+        let (first, _) = locate(offset);
+        if end > size {
+            self.grow(tail, size, end)?;
+        } else if self.writeback == Writeback::WaitFirst {
+            self.file.wait_writeback(first * PAGE, pages.len() as u64)?;
+        }
+        let whole = self.put(first, pages, size);
+        if whole.is_err() && end > size {
+            // A full disk: what could not be written is not there. Best effort by its nature.
+            let _ = self.file.set_size(disk_size(size));
+            *tail = Tail::Unknown;
+        }
+        whole
+    }
+
+    /// Writes whole pages; the bytes of the marker after the last are never written.
+    fn put(&self, first: u64, pages: &[u8], size: u64) -> Outcome<()> {
+        if first > 0 && size == 0 {
+            self.install()?;
+        }
+        self.file.write_at(pages, first * PAGE)?;
+        Ok(())
+    }
+
+    /// Writes the header of a file that has its first record on disk, but no key yet.
+    ///
+    /// # Errors
+    /// Of the backing file.
+    pub fn install(&self) -> Outcome<()> {
+        self.file.write_at(&self.cipher()?.header(), 0)?;
+        Ok(())
+    }
+
+    /// Seals every record that `data` touches into `pages`, reading the edges back.
+    fn seal_spans(&self, size: u64, offset: u64, data: &[u8], pages: &mut Vec<u8>) -> Outcome<()> {
+        let cipher = self.cipher()?;
+        let (first, _) = locate(offset);
+        let count = spans(offset, data.len()).count();
+        pages.resize(count * PAGE_LEN, 0);
+        let mut nonces = vec![0; count * 12];
+        fill_random(&mut nonces);
+        let existing = records(size);
+        for (i, span) in spans(offset, data.len()).enumerate() {
+            let page = &mut pages[i * PAGE_LEN..(i + 1) * PAGE_LEN];
+            let nonce: [u8; 12] =
+                nonces[i * 12..(i + 1) * 12].try_into().expect("twelve bytes were sliced");
+            let from = &data[span.at..span.at + span.len];
+            let covered = span.within == 0
+                && (span.len as u64 == capacity(span.record)
+                    || span.record >= existing
+                    || start_of(span.record) + span.len as u64 >= size);
+            if covered {
+                cipher.seal(first + i as u64, from, page, nonce);
+                continue;
+            }
+            let mut plain = [0; PAGE_LEN];
+            let plain = &mut plain[..capacity(span.record) as usize];
+            if span.record < existing {
+                self.load(span.record, plain)?;
+                let inside = size.saturating_sub(start_of(span.record)).min(plain.len() as u64);
+                plain[inside as usize..].fill(0);
+            }
+            plain[span.within..span.within + span.len].copy_from_slice(from);
+            cipher.seal(span.record, plain, page, nonce);
+            wipe(plain);
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the padding of the last record is zero on stable storage.
+    fn clean_tail(&self, tail: &mut Tail, size: u64) -> Outcome<()> {
+        if *tail == Tail::Zero || size == 0 {
+            return Ok(());
+        }
+        let last = records(size) - 1;
+        let used = (size - start_of(last)) as usize;
+        let room = capacity(last) as usize;
+        if used < room {
+            let mut plain = [0; PAGE_LEN];
+            let plain = &mut plain[..room];
+            self.load(last, plain)?;
+            if plain[used..].iter().any(|b| *b != 0) {
+                plain[used..].fill(0);
+                let mut page = [0; PAGE_LEN];
+                self.cipher()?.seal(last, plain, &mut page, crate::secret::random_bytes());
+                self.rewrite(last, &page)?;
+                self.file.sync_data()?;
+            }
+            wipe(plain);
+        }
+        *tail = Tail::Zero;
+        Ok(())
+    }
+
+    /// Writes a page in place of one that is there.
+    fn rewrite(&self, record: u64, page: &[u8]) -> Outcome<()> {
+        if self.writeback == Writeback::WaitFirst {
+            self.file.wait_writeback(record * PAGE, PAGE)?;
+        }
+        self.file.write_at(page, record * PAGE)?;
+        Ok(())
+    }
+
+    fn grow(&self, tail: &mut Tail, size: u64, new: u64) -> Outcome<()> {
+        self.clean_tail(tail, size)?;
+        if self.writeback == Writeback::WaitFirst && size > 0 {
+            self.file.wait_writeback((records(size) - 1) * PAGE, PAGE)?;
+        }
+        self.file.set_size(disk_size(new))?;
+        *tail = Tail::Zero;
+        Ok(())
+    }
+
+    /// Sets the size; what is added reads as zeros.
+    ///
+    /// # Errors
+    /// EFBIG, EBADMSG; of the backing file.
+    pub fn set_size(&self, tail: &mut Tail, new: u64) -> Outcome<()> {
+        if new > MAX_SIZE {
+            return Err(errno(libc::EFBIG));
+        }
+        let size = self.size()?;
+        if new > size {
+            self.grow(tail, size, new)?;
+            if size == 0
+                && self.cipher.is_some()
+            {
+                self.install()?;
+            }
+        } else if new < size {
+            *tail = Tail::Unknown;
+            self.file.set_size(disk_size(new))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a range read as zeros, its whole records holes. The size stays.
+    ///
+    /// # Errors
+    /// EBADMSG; of the backing file.
+    pub fn punch(&self, tail: &mut Tail, offset: u64, len: u64) -> Outcome<()> {
+        let size = self.size()?;
+        let end = offset.saturating_add(len).min(size);
+        if offset >= end {
+            return Ok(());
+        }
+        self.clean_tail(tail, size)?;
+        let (first, within) = locate(offset);
+        let (last, last_within) = locate(end - 1);
+        let ends_whole = end == size || last_within as u64 + 1 == capacity(last);
+        let whole_from = if within == 0 { first } else { first + 1 };
+        let whole_to = if ends_whole { last + 1 } else { last };
+        if whole_from >= whole_to {
+            return self.zero_edges(&[(offset, end)]);
+        }
+        let edges = [(offset, start_of(whole_from)), (start_of(whole_to).min(end), end)];
+        self.zero_edges(&edges)?;
+        self.punch_records(whole_from, whole_to, records(size))
+    }
+
+    fn zero_edges(&self, edges: &[(u64, u64)]) -> Outcome<()> {
+        for (from, to) in edges.iter().filter(|(from, to)| from < to) {
+            for span in spans(*from, (to - from) as usize) {
+                let mut page = [0; PAGE_LEN];
+                self.file.read_at(&mut page, span.record * PAGE)?;
+                if is_hole(&page) {
+                    continue;
+                }
+                let mut plain = [0; PAGE_LEN];
+                let plain = &mut plain[..capacity(span.record) as usize];
+                self.open_page(span.record, &page, plain)?;
+                plain[span.within..span.within + span.len].fill(0);
+                let nonce = crate::secret::random_bytes();
+                self.cipher()?.seal(span.record, plain, &mut page, nonce);
+                wipe(plain);
+                self.rewrite(span.record, &page)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn punch_records(&self, from: u64, to: u64, count: u64) -> Outcome<()> {
+        let mut at = from;
+        if at == 0 {
+            let mut page = [0; PAGE_LEN];
+            if let Some(cipher) = self.cipher {
+                page[..HEADER].copy_from_slice(&cipher.header());
+            }
+            self.rewrite(0, &page)?;
+            at = 1;
+        }
+        if at >= to {
+            return Ok(());
+        }
+        // The bytes of the size marker stay: only the pages of records are punched.
+        debug_assert!(to <= count);
+        match self.file.range(Range::Punch, at * PAGE, (to - at) * PAGE) {
+            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                (at..to).try_for_each(|record| self.rewrite(record, &[0; PAGE_LEN]))
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// The first offset ≥ `offset` that lies in data, or in a hole (the end of the file counts
+    /// as one); lseek(2).
+    ///
+    /// # Errors
+    /// ENXIO; of the backing file.
+    pub fn seek(&self, offset: u64, sought: Sought) -> Outcome<u64> {
+        let size = self.size()?;
+        if offset >= size {
+            return Err(errno(libc::ENXIO));
+        }
+        let (mut record, _) = locate(offset);
+        let count = records(size);
+        while record < count {
+            if sought == Sought::Data {
+                match self.file.seek_data(record * PAGE)? {
+                    Some(at) => record = record.max(at / PAGE),
+                    None => return Err(errno(libc::ENXIO)),
+                }
+                if record >= count {
+                    return Err(errno(libc::ENXIO));
+                }
+            }
+            let mut page = [0; PAGE_LEN];
+            self.file.read_at(&mut page, record * PAGE)?;
+            if is_hole(&page) == (sought == Sought::Hole) {
+                return Ok(start_of(record).max(offset));
+            }
+            record += 1;
+        }
+        if sought == Sought::Hole { Ok(size) } else { Err(errno(libc::ENXIO)) }
+    }
+}
+
+/// What [`Records::seek`] looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sought {
+    /// Data.
+    Data,
+    /// A hole.
+    Hole,
+}
+
+/// Whether every record of a file that has no key is a hole, as it must be.
+///
+/// # Errors
+/// EBADMSG where one is not; of the backing file.
+pub fn expect_holes(records: &Records<'_>) -> Outcome<()> {
+    debug_assert!(records.cipher.is_none());
+    match records.seek(0, Sought::Data) {
+        Err(e) if e == errno(libc::ENXIO) => Ok(()),
+        Err(e) => Err(e),
+        Ok(_) => Err(errno(libc::EBADMSG)),
+    }
+}

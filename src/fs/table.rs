@@ -1,0 +1,214 @@
+//! The inode table: exactly the inodes that the kernel knows.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::disk::{File, FileKind};
+use crate::fs::records::Tail;
+use crate::ids::{DirId, FileId};
+
+/// Where an inode is found: a parent and a name on disk.
+type Link = (u64, Box<OsStr>);
+
+/// Past this many known links of one inode, more are not remembered.
+const MOST_LINKS: usize = 64;
+
+/// What is known of a regular file's content, under its lock.
+#[derive(Debug, Default)]
+pub struct Content {
+    /// The backing file, while it is open or unlinked.
+    pub file: Option<File>,
+    /// Whether `file` is open for writing too.
+    pub writable: bool,
+    /// The file id, once read from the header or assigned.
+    pub id: Option<FileId>,
+    /// What is known of the last record's padding.
+    pub tail: Tail,
+    /// Opens that are not released yet.
+    pub openers: u32,
+    /// Those for writing.
+    pub writers: u32,
+}
+
+/// An inode.
+#[derive(Debug)]
+pub struct Node {
+    /// Its number on the mount.
+    pub ino: u64,
+    /// Its kind.
+    pub kind: FileKind,
+    links: Mutex<Vec<Link>>,
+    /// A directory's id, once read.
+    pub dir_id: OnceLock<DirId>,
+    /// A regular file's content.
+    pub content: RwLock<Content>,
+    /// Whether the kernel may hold pages of it.
+    pub paged: AtomicBool,
+    /// Whether a directory has a default ACL: 0 unknown, 1 no, 2 yes.
+    pub default_acl: AtomicU8,
+    /// Whether security.capability is known to be absent.
+    pub no_capability: AtomicBool,
+    /// Directories made in this one since it was last synced.
+    pub fresh_children: Mutex<Vec<u64>>,
+}
+
+impl Node {
+    /// A parent and a name on disk that lead here; `None` for the root and for what has been
+    /// unlinked.
+    pub fn place(&self) -> Option<(u64, OsString)> {
+        self.links.lock().last().map(|(parent, name)| (*parent, name.to_os_string()))
+    }
+
+    /// Every known parent and name.
+    pub fn places(&self) -> Vec<(u64, OsString)> {
+        self.links.lock().iter().map(|(p, n)| (*p, n.to_os_string())).collect()
+    }
+
+    /// Adds a name that leads here.
+    pub fn add_link(&self, parent: u64, name: &OsStr) {
+        let mut links = self.links.lock();
+        let known = links.iter().any(|(p, n)| *p == parent && **n == *name);
+        if !known && links.len() < MOST_LINKS {
+            links.reserve_exact(1);
+            links.push((parent, name.into()));
+        }
+    }
+
+    /// Removes a name; answers whether none is left.
+    pub fn remove_link(&self, parent: u64, name: &OsStr) -> bool {
+        let mut links = self.links.lock();
+        links.retain(|(p, n)| !(*p == parent && **n == *name));
+        links.is_empty()
+    }
+}
+
+#[derive(Debug)]
+struct Known {
+    node: Arc<Node>,
+    lookups: u64,
+}
+
+const SHARDS: usize = 32;
+
+/// The table. See the module's description.
+#[derive(Debug)]
+pub struct Table {
+    shards: Vec<Mutex<HashMap<u64, Known>>>,
+    nodes: AtomicUsize,
+    paged: AtomicUsize,
+}
+
+/// The root's inode number on every FUSE mount.
+pub const ROOT: u64 = 1;
+
+impl Default for Table {
+    fn default() -> Self {
+        let table = Self {
+            shards: (0..SHARDS).map(|_| Mutex::new(HashMap::new())).collect(),
+            nodes: AtomicUsize::new(0),
+            paged: AtomicUsize::new(0),
+        };
+        let root = table.remember(ROOT, FileKind::Dir, None);
+        root.dir_id.get_or_init(|| DirId::ROOT);
+        table
+    }
+}
+
+impl Table {
+    fn shard(&self, ino: u64) -> &Mutex<HashMap<u64, Known>> {
+        &self.shards[(ino % SHARDS as u64) as usize]
+    }
+
+    /// The node that the kernel names.
+    pub fn get(&self, ino: u64) -> Option<Arc<Node>> {
+        self.shard(ino).lock().get(&ino).map(|k| k.node.clone())
+    }
+
+    /// Counts one more lookup of an inode that was found at `place`.
+    pub fn remember(&self, ino: u64, kind: FileKind, place: Option<(u64, &OsStr)>) -> Arc<Node> {
+        let mut shard = self.shard(ino).lock();
+        let known = shard.entry(ino).or_insert_with(|| {
+            self.nodes.fetch_add(1, Ordering::Relaxed);
+            Known { node: Arc::new(new_node(ino, kind)), lookups: 0 }
+        });
+        known.lookups += 1;
+        let node = known.node.clone();
+        drop(shard);
+        if let Some((parent, name)) = place {
+            node.add_link(parent, name);
+        }
+        node
+    }
+
+    /// Takes lookups back; answers the node when the kernel has forgotten it.
+    pub fn forget(&self, ino: u64, lookups: u64) -> Option<Arc<Node>> {
+        let mut shard = self.shard(ino).lock();
+        let known = shard.get_mut(&ino)?;
+        known.lookups = known.lookups.saturating_sub(lookups);
+        if known.lookups > 0 || ino == ROOT {
+            return None;
+        }
+        let node = shard.remove(&ino)?.node;
+        self.nodes.fetch_sub(1, Ordering::Relaxed);
+        if node.paged.load(Ordering::Relaxed) {
+            self.paged.fetch_sub(1, Ordering::Relaxed);
+        }
+        Some(node)
+    }
+
+    /// Notes that the kernel may hold pages of an inode from now on.
+    pub fn mark_paged(&self, node: &Node) {
+        if !node.paged.load(Ordering::Relaxed) && !node.paged.swap(true, Ordering::Relaxed) {
+            self.paged.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Every node.
+    pub fn all(&self) -> Vec<Arc<Node>> {
+        let nodes = |s: &Mutex<HashMap<u64, Known>>| -> Vec<_> {
+            s.lock().values().map(|k| k.node.clone()).collect()
+        };
+        self.shards.iter().flat_map(nodes).collect()
+    }
+
+    /// How many inodes the kernel knows, and how many of them may have pages.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.nodes.load(Ordering::Relaxed), self.paged.load(Ordering::Relaxed))
+    }
+}
+
+fn new_node(ino: u64, kind: FileKind) -> Node {
+    Node {
+        ino,
+        kind,
+        links: Mutex::new(Vec::new()),
+        dir_id: OnceLock::new(),
+        content: RwLock::new(Content::default()),
+        paged: AtomicBool::new(false),
+        default_acl: AtomicU8::new(0),
+        no_capability: AtomicBool::new(false),
+        fresh_children: Mutex::new(Vec::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_lives_as_long_as_its_lookups() {
+        let table = Table::default();
+        let name = OsStr::new("x");
+        table.remember(7, FileKind::File, Some((ROOT, name)));
+        table.remember(7, FileKind::File, Some((ROOT, name)));
+        assert!(table.forget(7, 1).is_none());
+        assert!(table.forget(7, 1).is_some());
+        assert!(table.get(7).is_none());
+        assert!(table.forget(ROOT, 99).is_none());
+        assert_eq!(table.counts(), (1, 0));
+    }
+}

@@ -1,0 +1,121 @@
+//! The cache of content ciphers: least recently used out first, with an absolute time to live.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lru::LruCache;
+
+use crate::clock::Moment;
+use crate::content::ContentCipher;
+use crate::ids::FileId;
+
+struct Entry {
+    cipher: Arc<ContentCipher>,
+    expires: Moment,
+}
+
+struct Held {
+    users: u32,
+    entry: Option<Entry>,
+}
+
+/// See the module's description. Ciphers wipe themselves when the last user lets go.
+pub(super) struct Cache {
+    idle: LruCache<FileId, Entry>,
+    held: HashMap<FileId, Held>,
+    ttl: Duration,
+}
+
+impl Cache {
+    pub(super) fn new(size: NonZeroUsize, ttl: Duration) -> Self {
+        // Unbounded with a bound of our own: a bounded one allocates all of its table at once.
+        let mut idle = LruCache::unbounded();
+        idle.resize(size);
+        Self { idle, held: HashMap::new(), ttl }
+    }
+
+    /// The cipher of a file, if it is here and its time is not up. `lenient` time keeps what is
+    /// held for writing, and everything during an outage.
+    pub(super) fn get(&mut self, file: FileId, now: Moment, expiry: Expiry) -> Option<Arc<ContentCipher>> {
+        if let Some(held) = self.held.get(&file) {
+            return held.entry.as_ref().map(|e| e.cipher.clone());
+        }
+        let entry = self.idle.get(&file)?;
+        if now >= entry.expires && expiry == Expiry::Strict {
+            self.idle.pop(&file);
+            return None;
+        }
+        Some(entry.cipher.clone())
+    }
+
+    pub(super) fn put(&mut self, cipher: Arc<ContentCipher>, now: Moment) {
+        let file = cipher.file();
+        let entry = Entry { cipher, expires: now + self.ttl };
+        match self.held.get_mut(&file) {
+            Some(held) => held.entry = Some(entry),
+            None => drop(self.idle.push(file, entry)),
+        }
+    }
+
+    /// Keeps a file's key, now or when it comes, until as many calls of `release`.
+    pub(super) fn hold(&mut self, file: FileId) {
+        let idle = &mut self.idle;
+        let held = self.held.entry(file).or_insert_with(|| Held { users: 0, entry: idle.pop(&file) });
+        held.users += 1;
+    }
+
+    pub(super) fn release(&mut self, file: FileId) {
+        let Some(held) = self.held.get_mut(&file) else { return };
+        held.users -= 1;
+        if held.users == 0
+            && let Some(Held { entry: Some(entry), .. }) = self.held.remove(&file)
+        {
+            self.idle.push(file, entry);
+        }
+    }
+
+    pub(super) fn evict(&mut self, file: FileId) {
+        self.idle.pop(&file);
+        if let Some(held) = self.held.get_mut(&file) {
+            held.entry = None;
+        }
+    }
+
+    /// Held files whose key is missing or past its time: to be fetched afresh.
+    pub(super) fn due(&self, now: Moment) -> Vec<FileId> {
+        let old = |h: &Held| h.entry.as_ref().is_none_or(|e| now >= e.expires);
+        self.held.iter().filter(|(_, h)| old(h)).map(|(f, _)| *f).collect()
+    }
+
+    /// Drops every key. Who is held stays known.
+    pub(super) fn wipe(&mut self) {
+        self.idle.clear();
+        for held in self.held.values_mut() {
+            held.entry = None;
+        }
+    }
+
+    /// Drops the idle keys whose time is up.
+    pub(super) fn expire(&mut self, now: Moment) {
+        let gone: Vec<_> =
+            self.idle.iter().filter(|(_, e)| now >= e.expires).map(|(f, _)| *f).collect();
+        for file in gone {
+            self.idle.pop(&file);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.idle.len() + self.held.values().filter(|h| h.entry.is_some()).count()
+    }
+}
+
+/// Whether a time to live that is up counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expiry {
+    /// It does.
+    Strict,
+    /// The KMS is out of reach: what is cached stays until the grace ends.
+    Outage,
+}

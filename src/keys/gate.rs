@@ -1,0 +1,159 @@
+//! The gate that every request passes, and the count of those inside.
+//!
+//! Closing it is immediate for newcomers; [`Gate::wait_idle`] then waits for those inside, so
+//! that keys can be wiped with nobody using one, and no plaintext is answered afterwards.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::machine::{Phase, Reason};
+use crate::clock::Moment;
+
+/// What a request wants of the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To read or change anything.
+    Use,
+    /// To save dirty pages that the kernel holds; served while draining too.
+    Save,
+}
+
+/// Why the gate did not let a request in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shut {
+    /// Closed, for this reason.
+    Closed(Reason),
+    /// The monitor has not been heard for longer than a heartbeat (the process was stopped, or
+    /// the machine slept): nothing is served until a beat says how things stand.
+    Stale,
+}
+
+/// The gate. See the module's description.
+#[derive(Debug)]
+pub struct Gate {
+    phase: AtomicU8,
+    inside: AtomicUsize,
+    heard: AtomicU64,
+    patience: u64,
+    idle: Mutex<()>,
+    left: Condvar,
+}
+
+/// Proof of having passed; dropping it leaves.
+#[derive(Debug)]
+pub struct Pass<'a>(&'a Gate);
+
+impl Gate {
+    /// An open gate, which goes stale when [`Gate::heard`] is not called for `patience`.
+    pub fn new(patience: Duration) -> Self {
+        Self {
+            phase: AtomicU8::new(Phase::Open.code()),
+            inside: AtomicUsize::new(0),
+            heard: AtomicU64::new(millis(Moment::now())),
+            patience: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
+            idle: Mutex::new(()),
+            left: Condvar::new(),
+        }
+    }
+
+    /// Lets a request in.
+    ///
+    /// # Errors
+    /// [`Shut`].
+    pub fn enter(&self, purpose: Purpose) -> Result<Pass<'_>, Shut> {
+        // Counted first: a closer that reads the count after setting the phase sees this
+        // request, or this request sees the phase.
+        self.inside.fetch_add(1, Ordering::SeqCst);
+        let pass = Pass(self);
+        match (self.phase(), purpose) {
+            (Phase::Open, Purpose::Use) => {
+                let silent = millis(Moment::now()).saturating_sub(self.heard.load(Ordering::Relaxed));
+                if silent > self.patience { Err(Shut::Stale) } else { Ok(pass) }
+            }
+            (Phase::Open | Phase::Draining(_), Purpose::Save) => Ok(pass),
+            (Phase::Draining(r) | Phase::Locked(r), _) => Err(Shut::Closed(r)),
+        }
+    }
+
+    /// The present phase.
+    pub fn phase(&self) -> Phase {
+        Phase::from_code(self.phase.load(Ordering::SeqCst))
+    }
+
+    /// Changes the phase for all who come from now on.
+    pub fn set(&self, phase: Phase) {
+        self.phase.store(phase.code(), Ordering::SeqCst);
+    }
+
+    /// The monitor's sign of life.
+    pub fn heard(&self) {
+        self.heard.store(millis(Moment::now()), Ordering::Relaxed);
+    }
+
+    /// Waits until nobody is inside. The gate should be closed, or this may last.
+    pub fn wait_idle(&self) {
+        let mut held = self.idle.lock();
+        while self.inside.load(Ordering::SeqCst) != 0 {
+            self.left.wait(&mut held);
+        }
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        let last = self.0.inside.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && self.0.phase() != Phase::Open {
+            // Under the lock, so that the wake-up cannot fall between a waiter's look at the
+            // count and its wait.
+            let _held = self.0.idle.lock();
+            self.0.left.notify_all();
+        }
+    }
+}
+
+fn millis(at: Moment) -> u64 {
+    u64::try_from(at.0.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn gate() -> Gate {
+        Gate::new(Duration::from_secs(60))
+    }
+
+    #[test]
+    fn draining_lets_only_saves_in() {
+        let g = gate();
+        g.set(Phase::Draining(Reason::Refused));
+        assert_eq!(g.enter(Purpose::Use).err(), Some(Shut::Closed(Reason::Refused)));
+        assert!(g.enter(Purpose::Save).is_ok());
+        g.set(Phase::Locked(Reason::Refused));
+        assert!(g.enter(Purpose::Save).is_err());
+    }
+
+    #[test]
+    fn a_silent_monitor_makes_it_stale() {
+        let g = Gate::new(Duration::ZERO);
+        g.heard.store(0, Ordering::Relaxed);
+        assert_eq!(g.enter(Purpose::Use).err(), Some(Shut::Stale));
+        assert!(g.enter(Purpose::Save).is_ok());
+    }
+
+    #[test]
+    fn wait_idle_returns_when_the_last_has_left() {
+        let g = Arc::new(gate());
+        let pass = g.enter(Purpose::Use).expect("open");
+        g.set(Phase::Locked(Reason::Operator));
+        let waiter = std::thread::spawn({
+            let g = g.clone();
+            move || g.wait_idle()
+        });
+        drop(pass);
+        waiter.join().expect("the waiter wakes up");
+    }
+}

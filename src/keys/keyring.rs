@@ -1,0 +1,340 @@
+//! The one door to a key.
+//!
+//! Nothing here waits: a key that is not at hand is `KeyFail::Need`, and the caller registers a
+//! waker for it with [`Keyring::want`]. Threads of the keyring's own talk to the KMS.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::cache::{Cache, Expiry};
+use super::gate::{Gate, Pass, Purpose, Shut};
+use super::lines::DeadLines;
+use super::machine::{Phase, Reason};
+use super::pool::Pool;
+use super::volume::Volume;
+use crate::clock::Moment;
+use crate::content::ContentCipher;
+use crate::ids::FileId;
+use crate::kms::{KeyService, Verdict};
+use crate::names::VolumeKeys;
+use crate::store::Store;
+
+/// What a parked request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Want {
+    /// The data key of a file.
+    File(FileId),
+    /// A data key for a file that has none yet.
+    Fresh,
+    /// A heartbeat, after the process was stopped or the machine slept.
+    Beat,
+}
+
+/// Why there is no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyFail {
+    /// It has to be fetched: park the request.
+    #[error("the key has to be fetched")]
+    Need(Want),
+    /// The mount is draining or locked, or the KMS refuses this file's master key.
+    #[error("the mount is locked ({0:?})")]
+    Closed(Reason),
+    /// The KMS could not be reached in time.
+    #[error("the KMS could not be reached in time")]
+    Late,
+    /// This file's wrapped key is missing, damaged, or another volume's.
+    #[error("the file's wrapped key is missing, damaged or rejected")]
+    Rejected,
+}
+
+/// Called once with the outcome that a parked request waited for.
+pub type Waker = Box<dyn FnOnce(Result<(), KeyFail>) + Send>;
+
+/// The keyring's settings.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How many data keys are cached beyond those of files open for writing.
+    pub cache: NonZeroUsize,
+    /// How long a data key is used before it is fetched again.
+    pub ttl: Duration,
+    /// How long the gate trusts a silent monitor.
+    pub patience: Duration,
+}
+
+/// How long a request waits for its key.
+pub(super) const PARKED_FOR: Duration = Duration::from_secs(4);
+
+pub(super) struct Waiter {
+    pub(super) waker: Waker,
+    pub(super) deadline: Moment,
+}
+
+pub(super) struct Inner {
+    pub(super) cache: Cache,
+    pub(super) pool: Pool,
+    pub(super) waiting: HashMap<Want, Vec<Waiter>>,
+    pub(super) queue: VecDeque<FileId>,
+    pub(super) in_flight: HashSet<FileId>,
+    pub(super) stopping: bool,
+}
+
+/// The keyring. See the module's description.
+pub struct Keyring {
+    pub(super) volume: Volume,
+    pub(super) store: Arc<Store>,
+    pub(super) service: Arc<dyn KeyService>,
+    gate: Gate,
+    names: RwLock<Option<Arc<VolumeKeys>>>,
+    pub(super) inner: Mutex<Inner>,
+    pub(super) fetch_work: Condvar,
+    pub(super) pool_work: Condvar,
+    pub(super) dead: DeadLines,
+    pub(super) outage: AtomicBool,
+    pub(super) beat_wanted: AtomicBool,
+    fetched: AtomicU64,
+}
+
+impl Keyring {
+    /// A keyring of an opened volume, with its gate open.
+    pub fn new(
+        volume: Volume,
+        names: VolumeKeys,
+        store: Arc<Store>,
+        service: Arc<dyn KeyService>,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            volume,
+            store,
+            service,
+            gate: Gate::new(limits.patience),
+            names: RwLock::new(Some(Arc::new(names))),
+            inner: Mutex::new(Inner {
+                cache: Cache::new(limits.cache, limits.ttl),
+                pool: Pool::default(),
+                waiting: HashMap::new(),
+                queue: VecDeque::new(),
+                in_flight: HashSet::new(),
+                stopping: false,
+            }),
+            fetch_work: Condvar::new(),
+            pool_work: Condvar::new(),
+            dead: DeadLines::default(),
+            outage: AtomicBool::new(false),
+            beat_wanted: AtomicBool::new(false),
+            fetched: AtomicU64::new(0),
+        }
+    }
+
+    /// The gate.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Lets a request in; hold the pass until it is answered.
+    ///
+    /// # Errors
+    /// `Closed`, or `Need(Beat)`.
+    pub fn enter(&self, purpose: Purpose) -> Result<Pass<'_>, KeyFail> {
+        self.gate.enter(purpose).map_err(|shut| match shut {
+            Shut::Closed(reason) => KeyFail::Closed(reason),
+            Shut::Stale => KeyFail::Need(Want::Beat),
+        })
+    }
+
+    /// The keys of names, links and attributes.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn names(&self) -> Result<Arc<VolumeKeys>, KeyFail> {
+        self.names.read().clone().ok_or_else(|| KeyFail::Closed(self.reason()))
+    }
+
+    fn reason(&self) -> Reason {
+        match self.gate.phase() {
+            Phase::Draining(r) | Phase::Locked(r) => r,
+            Phase::Open => Reason::Refused,
+        }
+    }
+
+    /// The cipher of a file's content.
+    ///
+    /// # Errors
+    /// `Need` when it is not cached.
+    pub fn cipher(&self, file: FileId) -> Result<Arc<ContentCipher>, KeyFail> {
+        let expiry =
+            if self.outage.load(Ordering::Relaxed) { Expiry::Outage } else { Expiry::Strict };
+        let found = self.inner.lock().cache.get(file, Moment::now(), expiry);
+        found.ok_or(KeyFail::Need(Want::File(file)))
+    }
+
+    /// A data key from the pool, with its wrapped key durable in its sidecar. It is cached.
+    ///
+    /// # Errors
+    /// `Need(Fresh)` when the pool is empty.
+    pub fn fresh(&self) -> Result<Arc<ContentCipher>, KeyFail> {
+        let mut inner = self.inner.lock();
+        let taken = inner.pool.take();
+        if inner.pool.is_low() {
+            self.pool_work.notify_one();
+        }
+        let cipher = taken.ok_or(KeyFail::Need(Want::Fresh))?;
+        inner.cache.put(cipher.clone(), Moment::now());
+        Ok(cipher)
+    }
+
+    /// Keeps a file's key cached (it is open for writing) until [`Keyring::release`].
+    pub fn hold(&self, file: FileId) {
+        self.inner.lock().cache.hold(file);
+    }
+
+    /// Takes one `hold` back.
+    pub fn release(&self, file: FileId) {
+        self.inner.lock().cache.release(file);
+    }
+
+    /// Forgets a file's key.
+    pub fn evict(&self, file: FileId) {
+        self.inner.lock().cache.evict(file);
+    }
+
+    /// Says that nothing refers to this file any more: its sidecar line is removed later, after
+    /// a syncfs of the store.
+    pub fn bury(&self, file: FileId) {
+        self.evict(file);
+        self.dead.add(file);
+    }
+
+    /// Registers `waker` for a key that was not at hand. It is called once, from a thread of
+    /// the keyring: when the key is there, when it is known not to come, or after four seconds.
+    pub fn want(&self, want: Want, waker: Waker) {
+        let mut inner = self.inner.lock();
+        let closed = match self.gate.phase() {
+            Phase::Open => None,
+            Phase::Draining(reason) | Phase::Locked(reason) => Some(reason),
+        };
+        if let Some(reason) = closed {
+            drop(inner);
+            return waker(Err(KeyFail::Closed(reason)));
+        }
+        let deadline = Moment::now() + PARKED_FOR;
+        inner.waiting.entry(want).or_default().push(Waiter { waker, deadline });
+        match want {
+            // Fetched even if it came in the meantime: rare, and simpler than another look.
+            Want::File(file) => {
+                if inner.in_flight.insert(file) {
+                    inner.queue.push_back(file);
+                    self.fetch_work.notify_one();
+                }
+            }
+            Want::Fresh => {
+                self.pool_work.notify_one();
+            }
+            Want::Beat => self.beat_wanted.store(true, Ordering::Relaxed),
+        }
+    }
+
+    /// Answers everyone who waits for `want`.
+    pub(super) fn wake(&self, want: Want, outcome: Result<(), KeyFail>) {
+        let waiters = self.inner.lock().waiting.remove(&want).unwrap_or_default();
+        for waiter in waiters {
+            (waiter.waker)(outcome);
+        }
+    }
+
+    /// Answers everyone who waits for anything.
+    pub(super) fn wake_all(&self, outcome: Result<(), KeyFail>) {
+        let all = std::mem::take(&mut self.inner.lock().waiting);
+        for waiter in all.into_values().flatten() {
+            (waiter.waker)(outcome);
+        }
+    }
+
+    /// Answers those whose time is up, and asks again for what the others wait for.
+    pub(super) fn tick(&self, now: Moment) {
+        let mut late = Vec::new();
+        {
+            let mut inner = self.inner.lock();
+            let Inner { waiting, queue, in_flight, cache, .. } = &mut *inner;
+            waiting.retain(|want, waiters| {
+                late.extend(waiters.extract_if(.., |w| now >= w.deadline));
+                if let Want::File(file) = want
+                    && !waiters.is_empty()
+                    && in_flight.insert(*file)
+                {
+                    queue.push_back(*file);
+                }
+                !waiters.is_empty()
+            });
+            if !self.outage.load(Ordering::Relaxed) {
+                cache.expire(now);
+                for file in cache.due(now) {
+                    if in_flight.insert(file) {
+                        queue.push_back(file);
+                    }
+                }
+            }
+            if !queue.is_empty() {
+                self.fetch_work.notify_all();
+            }
+        }
+        for waiter in late {
+            (waiter.waker)(Err(KeyFail::Late));
+        }
+    }
+
+    /// Puts a fetched key into the cache, unless the mount closed in the meantime.
+    pub(super) fn admit(&self, cipher: ContentCipher) {
+        let mut inner = self.inner.lock();
+        if !matches!(self.gate.phase(), Phase::Locked(_)) {
+            inner.cache.put(Arc::new(cipher), Moment::now());
+            self.fetched.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Drops every key. The gate must be locked and idle.
+    pub(super) fn wipe(&self) -> Option<Arc<VolumeKeys>> {
+        let mut inner = self.inner.lock();
+        inner.cache.wipe();
+        let unused = inner.pool.wipe();
+        drop(inner);
+        unused.into_iter().for_each(|file| self.dead.add(file));
+        self.names.write().take()
+    }
+
+    /// Takes new volume keys and opens the gate.
+    pub(super) fn reopen(&self, names: VolumeKeys) {
+        *self.names.write() = Some(Arc::new(names));
+        self.gate.heard();
+        self.gate.set(Phase::Open);
+        self.pool_work.notify_one();
+    }
+
+    /// A failed call's meaning; a refusal asks for a beat at once.
+    pub(super) fn fail_of(&self, verdict: Verdict) -> Option<KeyFail> {
+        match verdict {
+            Verdict::Refused => {
+                self.beat_wanted.store(true, Ordering::Relaxed);
+                Some(KeyFail::Closed(Reason::Refused))
+            }
+            Verdict::ThisKey | Verdict::Invalid => Some(KeyFail::Rejected),
+            Verdict::Unavailable => None,
+        }
+    }
+
+    /// How many data keys are cached, how many lie in the pool, how many were fetched.
+    pub fn counts(&self) -> (usize, usize, u64) {
+        let inner = self.inner.lock();
+        (inner.cache.len(), inner.pool.len(), self.fetched.load(Ordering::Relaxed))
+    }
+
+    /// The volume.
+    pub fn volume(&self) -> &Volume {
+        &self.volume
+    }
+}

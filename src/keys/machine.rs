@@ -1,0 +1,299 @@
+//! The kill switch's state machine: pure, with time as an argument.
+//!
+//! Open → Draining → Locked → Open. A refusal of the master key drains at once (or after
+//! `revoke_after`); an unreachable KMS after the heartbeat and the grace; an operator at will.
+//! Reopening wants two good beats in a row, since a KMS may answer both ways for a while after
+//! a change.
+
+use std::time::Duration;
+
+use crate::clock::Moment;
+
+/// Why the mount is not open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The KMS refuses the master key.
+    Refused,
+    /// The KMS has been out of reach for longer than the grace.
+    Unreachable,
+    /// An operator locked it.
+    Operator,
+}
+
+/// Where the mount stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Everything is served.
+    Open,
+    /// Dirty pages are saved, nothing else is served.
+    Draining(Reason),
+    /// Nothing is served, and no key is in memory.
+    Locked(Reason),
+}
+
+const REASONS: [Reason; 3] = [Reason::Refused, Reason::Unreachable, Reason::Operator];
+
+impl Phase {
+    /// A number for an atomic.
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Self::Open => 0,
+            Self::Draining(r) => 1 + r as u8,
+            Self::Locked(r) => 4 + r as u8,
+        }
+    }
+
+    /// The phase of a number that `code` made.
+    pub(super) fn from_code(code: u8) -> Self {
+        match code {
+            1..=3 => Self::Draining(REASONS[usize::from(code) - 1]),
+            4..=6 => Self::Locked(REASONS[usize::from(code) - 4]),
+            _ => Self::Open,
+        }
+    }
+}
+
+/// The settings that the machine knows.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// The heartbeat.
+    pub heartbeat: Duration,
+    /// How long a refusal must last before it locks.
+    pub revoke_after: Duration,
+    /// How long the KMS may be out of reach, beyond a heartbeat.
+    pub outage_grace: Duration,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// All calls of a beat succeeded.
+    Good,
+    /// A call of a beat was refused.
+    Refused,
+    /// None was refused, but one got no answer that counts.
+    Unavailable,
+    /// An operator asked for the lock.
+    Lock,
+    /// An operator took it back.
+    Unlock,
+    /// The drain is over.
+    Drained,
+    /// Time passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Refuse requests and begin to invalidate.
+    Drain(Reason),
+    /// The drain is over: close the gate and wipe.
+    Seal(Reason),
+    /// Open again.
+    Open,
+}
+
+/// The machine.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    timing: Timing,
+    phase: Phase,
+    last_good: Moment,
+    refused_since: Option<Moment>,
+    good_in_a_row: u32,
+    operator: bool,
+}
+
+/// How many good beats in a row open a locked mount.
+const GOOD_TO_OPEN: u32 = 2;
+
+impl Machine {
+    /// An open mount, whose volume key the KMS has just unwrapped.
+    pub fn new(timing: Timing, now: Moment) -> Self {
+        Self {
+            timing,
+            phase: Phase::Open,
+            last_good: now,
+            refused_since: None,
+            good_in_a_row: 0,
+            operator: false,
+        }
+    }
+
+    /// A locked mount, which the KMS would not open after all.
+    pub(super) fn locked(timing: Timing, now: Moment) -> Self {
+        Self { phase: Phase::Locked(Reason::Refused), ..Self::new(timing, now) }
+    }
+
+    /// Where the mount stands.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// When the KMS last answered well.
+    pub fn last_good(&self) -> Moment {
+        self.last_good
+    }
+
+    /// Takes one event in and says what is to be done.
+    pub fn step(&mut self, event: Event, now: Moment) -> Option<Effect> {
+        match event {
+            Event::Good => {
+                self.last_good = now;
+                self.refused_since = None;
+                self.good_in_a_row += 1;
+            }
+            Event::Refused => {
+                self.refused_since.get_or_insert(now);
+                self.good_in_a_row = 0;
+            }
+            Event::Unavailable => self.good_in_a_row = 0,
+            Event::Lock => self.operator = true,
+            Event::Unlock => self.operator = false,
+            Event::Drained | Event::Tick => {}
+        }
+        match self.phase {
+            Phase::Open => {
+                let reason = self.reason_to_close(now)?;
+                self.phase = Phase::Draining(reason);
+                self.good_in_a_row = 0;
+                Some(Effect::Drain(reason))
+            }
+            Phase::Draining(reason) => {
+                if event != Event::Drained {
+                    return None;
+                }
+                self.phase = Phase::Locked(reason);
+                Some(Effect::Seal(reason))
+            }
+            Phase::Locked(_) => self.step_locked(now),
+        }
+    }
+
+    fn reason_to_close(&self, now: Moment) -> Option<Reason> {
+        if self.operator {
+            return Some(Reason::Operator);
+        }
+        if let Some(since) = self.refused_since
+            && now.since(since) >= self.timing.revoke_after
+        {
+            return Some(Reason::Refused);
+        }
+        let limit = self.timing.heartbeat + self.timing.outage_grace;
+        (now.since(self.last_good) > limit).then_some(Reason::Unreachable)
+    }
+
+    fn step_locked(&mut self, now: Moment) -> Option<Effect> {
+        // The reason follows what is true now, so that the errno tells what to do about it.
+        if let Some(reason) = self.reason_to_close(now) {
+            self.phase = Phase::Locked(reason);
+            return None;
+        }
+        if self.good_in_a_row < GOOD_TO_OPEN {
+            return None;
+        }
+        self.phase = Phase::Open;
+        Some(Effect::Open)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: u64) -> Moment {
+        Moment(Duration::from_secs(secs))
+    }
+
+    fn machine(revoke_after: u64, grace: u64) -> Machine {
+        let timing = Timing {
+            heartbeat: Duration::from_secs(10),
+            revoke_after: Duration::from_secs(revoke_after),
+            outage_grace: Duration::from_secs(grace),
+        };
+        Machine::new(timing, at(0))
+    }
+
+    #[test]
+    fn a_refusal_drains_then_locks_then_two_good_beats_open() {
+        let mut m = machine(0, 900);
+        assert_eq!(m.step(Event::Refused, at(1)), Some(Effect::Drain(Reason::Refused)));
+        assert_eq!(m.step(Event::Good, at(1)), None);
+        assert_eq!(m.step(Event::Refused, at(1)), None);
+        assert_eq!(m.step(Event::Drained, at(2)), Some(Effect::Seal(Reason::Refused)));
+        assert_eq!(m.step(Event::Good, at(3)), None);
+        assert_eq!(m.step(Event::Refused, at(4)), None);
+        assert_eq!(m.step(Event::Good, at(5)), None);
+        assert_eq!(m.step(Event::Good, at(6)), Some(Effect::Open));
+    }
+
+    #[test]
+    fn an_outage_locks_after_heartbeat_and_grace() {
+        let mut m = machine(0, 60);
+        assert_eq!(m.step(Event::Unavailable, at(70)), None);
+        assert_eq!(m.step(Event::Tick, at(71)), Some(Effect::Drain(Reason::Unreachable)));
+    }
+
+    #[test]
+    fn an_operator_locks_and_good_beats_do_not_open() {
+        let mut m = machine(0, 60);
+        assert_eq!(m.step(Event::Lock, at(1)), Some(Effect::Drain(Reason::Operator)));
+        m.step(Event::Drained, at(1));
+        for t in 2..9 {
+            assert_eq!(m.step(Event::Good, at(t)), None);
+        }
+        assert_eq!(m.step(Event::Unlock, at(9)), Some(Effect::Open));
+    }
+
+    #[test]
+    fn revoke_after_waits_for_a_lasting_refusal() {
+        let mut m = machine(5, 60);
+        assert_eq!(m.step(Event::Refused, at(1)), None);
+        assert_eq!(m.step(Event::Good, at(2)), None);
+        assert_eq!(m.step(Event::Refused, at(3)), None);
+        assert_eq!(m.step(Event::Tick, at(8)), Some(Effect::Drain(Reason::Refused)));
+    }
+
+    /// Every script of eight events: a mount is open only where the promise lets it be.
+    #[test]
+    fn no_script_leaves_a_refused_mount_open() {
+        let events = [
+            Event::Good,
+            Event::Refused,
+            Event::Unavailable,
+            Event::Lock,
+            Event::Unlock,
+            Event::Drained,
+        ];
+        for script in 0..6u32.pow(7) {
+            let (mut m, mut rest, mut last, mut operator) = (machine(0, 5), script, None, false);
+            for t in 1..=7 {
+                let event = events[(rest % 6) as usize];
+                rest /= 6;
+                let before = m.phase();
+                m.step(event, at(t));
+                match event {
+                    Event::Good | Event::Refused | Event::Unavailable => last = Some(event),
+                    Event::Lock => operator = true,
+                    Event::Unlock => operator = false,
+                    _ => {}
+                }
+                if m.phase() == Phase::Open {
+                    assert!(!operator && last != Some(Event::Refused), "script {script}");
+                }
+                let jumped = matches!((before, m.phase()), (Phase::Open, Phase::Locked(_)));
+                assert!(!jumped, "script {script}: locked without a drain");
+            }
+        }
+    }
+
+    #[test]
+    fn phases_survive_their_code() {
+        for r in REASONS {
+            for p in [Phase::Open, Phase::Draining(r), Phase::Locked(r)] {
+                assert_eq!(Phase::from_code(p.code()), p);
+            }
+        }
+    }
+}

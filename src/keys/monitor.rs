@@ -1,0 +1,318 @@
+//! The thread that beats, steps the state machine and carries out what it says.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::keyring::{KeyFail, Keyring, Want};
+use super::machine::{Effect, Event, Machine, Phase, Reason, Timing};
+use super::{beat, fetch, pool};
+use crate::clock::Moment;
+use crate::kms::KmsError;
+use crate::names::VolumeKeys;
+
+/// What the lock needs of the layers above.
+pub trait Effects: Send + Sync {
+    /// How long a lock would take now, by what the kernel holds.
+    fn lock_time(&self) -> Duration;
+    /// Invalidates the page cache of every inode, dirty pages saved first, until `deadline`.
+    fn drain(&self, deadline: Moment);
+    /// The gate is closed: invalidates what the kernel may have got since, and every name.
+    fn seal(&self, names: &VolumeKeys);
+    /// Tells the operator where the mount stands.
+    fn announce(&self, phase: Phase, why: Option<&KmsError>);
+}
+
+/// What `status` tells of the monitor.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Where the mount stands.
+    pub phase: Phase,
+    /// How long ago the KMS last answered well.
+    pub last_good: Duration,
+    /// What the KMS last said when it did not.
+    pub last_error: Option<String>,
+    /// Beats so far.
+    pub beats: u64,
+    /// Those that were not good.
+    pub failed: u64,
+}
+
+type Message = (Event, Option<KmsError>);
+
+/// How often waiting requests are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// While locked, the beats that may open it come at least this often.
+const LOCKED_BEAT: Duration = Duration::from_secs(1);
+/// Dead sidecar lines are removed this often, or when there are many.
+const SWEEP: Duration = Duration::from_secs(30);
+const MANY_LINES: usize = 8192;
+
+/// The running monitor.
+pub struct Monitor {
+    events: Sender<Message>,
+    status: Arc<Mutex<Status>>,
+    keyring: Arc<Keyring>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Monitor {
+    /// Starts the keyring's threads.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn start(
+        keyring: &Arc<Keyring>,
+        effects: Arc<dyn Effects>,
+        timing: Timing,
+    ) -> std::io::Result<Self> {
+        let (events, inbox) = channel();
+        let status = Arc::new(Mutex::new(Status {
+            phase: Phase::Open,
+            last_good: Duration::ZERO,
+            last_error: None,
+            beats: 0,
+            failed: 0,
+        }));
+        let mut threads = Vec::new();
+        for _ in 0..fetch::FETCHERS {
+            threads.push(spawn("kmsfs-fetch", keyring, |k| fetch::run(&k))?);
+        }
+        threads.push(spawn("kmsfs-pool", keyring, |k| pool::run(&k))?);
+        threads.push(spawn("kmsfs-lines", keyring, |k| sweep_lines(&k))?);
+        let work = Loop {
+            keyring: keyring.clone(),
+            effects,
+            timing,
+            machine: Machine::new(timing, Moment::now()),
+            events: events.clone(),
+            inbox,
+            status: status.clone(),
+            locker: None,
+            last_error: None,
+            gap: false,
+        };
+        threads.push(spawn("kmsfs-monitor", keyring, |_| work.run())?);
+        Ok(Self { events, status, keyring: keyring.clone(), threads })
+    }
+
+    /// Locks as an operator does.
+    pub fn lock(&self) {
+        let _ = self.events.send((Event::Lock, None));
+    }
+
+    /// Takes an operator's lock back.
+    pub fn unlock(&self) {
+        let _ = self.events.send((Event::Unlock, None));
+    }
+
+    /// Where things stand.
+    pub fn status(&self) -> Status {
+        self.status.lock().clone()
+    }
+
+    /// Ends the threads: parked requests are answered, unused and dead lines removed.
+    pub fn stop(self) {
+        self.keyring.inner.lock().stopping = true;
+        self.keyring.fetch_work.notify_all();
+        self.keyring.pool_work.notify_all();
+        self.keyring.wake_all(Err(KeyFail::Late));
+        for thread in self.threads {
+            if thread.join().is_err() {
+                log::error!("a thread of the keyring panicked");
+            }
+        }
+        drop(self.keyring.wipe());
+        if let Err(e) = self.keyring.dead.sweep(&self.keyring.store) {
+            log::warn!("sidecar lines that nothing uses are left over: {e}");
+        }
+    }
+}
+
+fn spawn(
+    name: &str,
+    keyring: &Arc<Keyring>,
+    body: impl FnOnce(Arc<Keyring>) + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    let keyring = keyring.clone();
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || body(keyring))
+}
+
+fn sweep_lines(keyring: &Keyring) {
+    let mut last = Moment::now();
+    loop {
+        std::thread::park_timeout(TICK);
+        if keyring.inner.lock().stopping {
+            return;
+        }
+        let now = Moment::now();
+        if keyring.dead.len() >= MANY_LINES || now.since(last) >= SWEEP {
+            last = now;
+            if let Err(e) = keyring.dead.sweep(&keyring.store) {
+                log::warn!("dead sidecar lines are kept for now: {e}");
+            }
+        }
+    }
+}
+
+struct Loop {
+    keyring: Arc<Keyring>,
+    effects: Arc<dyn Effects>,
+    timing: Timing,
+    machine: Machine,
+    events: Sender<Message>,
+    inbox: Receiver<Message>,
+    status: Arc<Mutex<Status>>,
+    locker: Option<JoinHandle<()>>,
+    last_error: Option<KmsError>,
+    /// The process was stopped, or the machine slept: only a beat vouches for the gate again.
+    gap: bool,
+}
+
+impl Loop {
+    fn run(mut self) {
+        let mut next = Moment::now() + self.interval();
+        let mut last = Moment::now();
+        while !self.keyring.inner.lock().stopping {
+            let now = Moment::now();
+            let gap = now.since(last) > self.timing.heartbeat;
+            last = now;
+            self.gap |= gap;
+            if !self.gap {
+                self.keyring.gate().heard();
+            }
+            let wanted = self.keyring.beat_wanted.swap(false, Ordering::Relaxed);
+            if now >= next || wanted || gap {
+                beat::start(&self.keyring, self.events.clone());
+                next = now + self.interval();
+            }
+            let wait = next.since(now).min(TICK);
+            match self.inbox.recv_timeout(wait) {
+                Ok((event, error)) => self.take(event, error),
+                Err(RecvTimeoutError::Timeout) => self.take(Event::Tick, None),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.keyring.tick(Moment::now());
+        }
+        if let Some(locker) = self.locker.take() {
+            let _ = locker.join();
+        }
+    }
+
+    /// Beats are a heartbeat apart, less the time that a lock would take, so that the promise
+    /// holds with the lock included; at least a quarter of it is kept for that.
+    fn interval(&self) -> Duration {
+        let beat = self.timing.heartbeat;
+        let apart = beat.saturating_sub(self.effects.lock_time().max(beat / 4));
+        let apart = apart.max(beat / 10);
+        match self.machine.phase() {
+            Phase::Open => apart,
+            Phase::Draining(_) | Phase::Locked(_) => apart.min(LOCKED_BEAT),
+        }
+    }
+
+    fn take(&mut self, event: Event, error: Option<KmsError>) {
+        let now = Moment::now();
+        self.count(event, error);
+        let effect = self.machine.step(event, now);
+        match effect {
+            Some(Effect::Drain(reason)) => self.drain(reason),
+            Some(Effect::Seal(reason)) => self.sealed(reason),
+            Some(Effect::Open) => self.open(),
+            None => {}
+        }
+        // A lock whose reason changed answers with the errno of what is true now.
+        if let (Phase::Locked(new), Phase::Locked(old)) =
+            (self.machine.phase(), self.keyring.gate().phase())
+            && new != old
+        {
+            self.keyring.gate().set(Phase::Locked(new));
+        }
+        let mut status = self.status.lock();
+        status.phase = self.keyring.gate().phase();
+        status.last_good = now.since(self.machine.last_good());
+    }
+
+    fn count(&mut self, event: Event, error: Option<KmsError>) {
+        let mut status = self.status.lock();
+        match event {
+            Event::Good => {
+                status.beats += 1;
+                self.keyring.outage.store(false, Ordering::Relaxed);
+            }
+            Event::Refused | Event::Unavailable => {
+                status.beats += 1;
+                status.failed += 1;
+                let out = event == Event::Unavailable;
+                self.keyring.outage.store(out, Ordering::Relaxed);
+            }
+            _ => return,
+        }
+        if let Some(e) = &error {
+            status.last_error = Some(e.to_string());
+        }
+        self.last_error = error;
+        drop(status);
+        self.gap = false;
+        self.keyring.gate().heard();
+        self.keyring.wake(Want::Beat, Ok(()));
+    }
+
+    fn drain(&mut self, reason: Reason) {
+        self.keyring.gate().set(Phase::Draining(reason));
+        self.keyring.wake_all(Err(KeyFail::Closed(reason)));
+        self.effects.announce(Phase::Draining(reason), self.last_error.as_ref());
+        let (effects, events) = (self.effects.clone(), self.events.clone());
+        let deadline = Moment::now() + self.timing.heartbeat / 4 + Duration::from_millis(700);
+        // A thread of its own: a notifier call waits for the kernel, which waits for workers.
+        let drain = move |_| {
+            effects.drain(deadline);
+            let _ = events.send((Event::Drained, None));
+        };
+        match spawn("kmsfs-drain", &self.keyring, drain) {
+            Ok(thread) => self.locker = Some(thread),
+            Err(e) => {
+                log::error!("no thread for the drain, locking without it: {e}");
+                let _ = self.events.send((Event::Drained, None));
+            }
+        }
+    }
+
+    fn sealed(&mut self, reason: Reason) {
+        self.keyring.gate().set(Phase::Locked(reason));
+        let (effects, keyring) = (self.effects.clone(), self.keyring.clone());
+        let error = self.last_error.clone();
+        let seal = move |_| {
+            keyring.gate().wait_idle();
+            if let Some(names) = keyring.wipe() {
+                effects.seal(&names);
+            }
+            effects.announce(Phase::Locked(reason), error.as_ref());
+        };
+        match spawn("kmsfs-seal", &self.keyring, seal) {
+            Ok(thread) => self.locker = Some(thread),
+            Err(e) => log::error!("no thread to finish the lock: {e}"),
+        }
+    }
+
+    fn open(&mut self) {
+        if let Some(locker) = self.locker.take() {
+            let _ = locker.join();
+        }
+        match self.keyring.volume.unlock(&self.keyring.store, &*self.keyring.service) {
+            Ok(names) => {
+                self.keyring.reopen(names);
+                self.effects.announce(Phase::Open, None);
+            }
+            Err(e) => {
+                log::error!("the volume key cannot be unwrapped, the mount stays locked: {e}");
+                let _ = self.events.send((Event::Refused, None));
+                self.machine = Machine::locked(self.timing, Moment::now());
+            }
+        }
+    }
+}

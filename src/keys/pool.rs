@@ -1,0 +1,151 @@
+//! The key pool: data keys made ahead of use, their wrapped keys durable in sidecar pages, so
+//! that creating a file waits neither for a KMS nor for an fsync.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::keyring::{KeyFail, Keyring, Want};
+use super::machine::Phase;
+use crate::content::{ContentCipher, check};
+use crate::ids::{FileId, PageId, SLOTS};
+use crate::kms::{Context, KmsError};
+use crate::store::{Line, Page, WrapKind};
+
+const SMALLEST: usize = 16;
+const LARGEST: usize = 2048;
+/// After this long without a refill the pool's size falls back to the smallest.
+const QUIET: Duration = Duration::from_secs(60);
+/// Between tries when the KMS or the disk gives no keys.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Data keys ready for use.
+pub(super) struct Pool {
+    ready: VecDeque<Arc<ContentCipher>>,
+    target: usize,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self { ready: VecDeque::new(), target: SMALLEST }
+    }
+}
+
+impl Pool {
+    pub(super) fn take(&mut self) -> Option<Arc<ContentCipher>> {
+        self.ready.pop_front()
+    }
+
+    pub(super) fn is_low(&self) -> bool {
+        self.ready.len() <= self.target / 2
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Drops the keys and names the files whose lines were never used.
+    pub(super) fn wipe(&mut self) -> Vec<FileId> {
+        self.ready.drain(..).map(|c| c.file()).collect()
+    }
+
+    /// How many keys to make now. A pool that ran down by half since its last fill grows.
+    fn order(&mut self, quiet: bool) -> usize {
+        if quiet {
+            self.target = SMALLEST;
+        } else if self.ready.is_empty() {
+            self.target = (self.target * 2).min(LARGEST);
+        }
+        self.target.saturating_sub(self.ready.len())
+    }
+}
+
+/// Why a page of keys could not be made.
+enum NoKeys {
+    Kms(KmsError),
+    Disk(std::io::Error),
+}
+
+/// The thread that keeps the pool full, until the keyring stops.
+pub(super) fn run(keyring: &Keyring) {
+    loop {
+        let wanted = {
+            let mut inner = keyring.inner.lock();
+            let mut quiet = false;
+            while !inner.stopping && !(open(keyring) && inner.pool.is_low()) {
+                quiet |= keyring.pool_work.wait_for(&mut inner, QUIET).timed_out();
+            }
+            if inner.stopping {
+                return;
+            }
+            inner.pool.order(quiet)
+        };
+        if let Err(e) = fill(keyring, wanted) {
+            refuse(keyring, e);
+            let mut inner = keyring.inner.lock();
+            if !inner.stopping {
+                keyring.pool_work.wait_for(&mut inner, PAUSE);
+            }
+        }
+    }
+}
+
+fn open(keyring: &Keyring) -> bool {
+    keyring.gate().phase() == Phase::Open
+}
+
+fn refuse(keyring: &Keyring, why: NoKeys) {
+    let fail = match why {
+        NoKeys::Kms(e) => {
+            log::warn!("no new data keys: {e}");
+            keyring.fail_of(e.verdict)
+        }
+        NoKeys::Disk(e) => {
+            log::warn!("no new data keys: a sidecar page cannot be written: {e}");
+            Some(KeyFail::Late)
+        }
+    };
+    if let Some(fail) = fail {
+        keyring.wake(Want::Fresh, Err(fail));
+    }
+}
+
+fn fill(keyring: &Keyring, mut wanted: usize) -> Result<(), NoKeys> {
+    while wanted > 0 && open(keyring) {
+        let n = wanted.min(usize::from(SLOTS));
+        let page = make_page(keyring, n)?;
+        let mut inner = keyring.inner.lock();
+        if !open(keyring) {
+            // Locked while the page was made: its keys are dropped, its lines never used.
+            page.iter().for_each(|c| keyring.dead.add(c.file()));
+            return Ok(());
+        }
+        inner.pool.ready.extend(page);
+        drop(inner);
+        keyring.wake(Want::Fresh, Ok(()));
+        wanted -= n;
+    }
+    Ok(())
+}
+
+fn make_page(keyring: &Keyring, n: usize) -> Result<Vec<Arc<ContentCipher>>, NoKeys> {
+    let volume = keyring.volume.id();
+    let page = PageId::random();
+    let (mut lines, mut ciphers) = (Vec::with_capacity(n), Vec::with_capacity(n));
+    for slot in (0..SLOTS).take(n) {
+        let file = FileId::new(page, slot);
+        let made = keyring
+            .service
+            .generate(&keyring.volume.asked(), &Context::file(volume, file))
+            .map_err(NoKeys::Kms)?;
+        lines.push(Line {
+            slot,
+            kind: WrapKind::Master(made.master),
+            key: made.wrapped,
+            check: check(&made.key, volume, file),
+        });
+        ciphers.push(Arc::new(ContentCipher::new(&made.key, volume, file)));
+    }
+    keyring.store.add_page(page, &Page::of(&lines)).map_err(NoKeys::Disk)?;
+    Ok(ciphers)
+}

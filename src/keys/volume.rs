@@ -1,0 +1,128 @@
+//! Making a volume, and opening one: from `volume.json` to the keys of its names.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::ids::VolumeId;
+use crate::kms::{Context, KeyArn, KeyRef, KeyService, KmsError, Unwrapped};
+use crate::names::VolumeKeys;
+use crate::store::{Provider, Settings, Store, StoreError, VolumeFile, Wrap};
+
+/// A volume's settings and its present wrap. It holds no key.
+#[derive(Clone)]
+pub struct Volume {
+    settings: Settings,
+    wrap: Arc<Mutex<Wrap>>,
+}
+
+/// Why a volume could not be made or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The KMS.
+    #[error(transparent)]
+    Kms(#[from] KmsError),
+    /// The volume key that came back does not belong to the settings.
+    #[error("volume.json is damaged or has been changed: its settings do not verify")]
+    Changed,
+}
+
+impl Volume {
+    /// The volume's id.
+    pub fn id(&self) -> VolumeId {
+        self.settings.volume()
+    }
+
+    /// Its settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The key that `init` was asked for: an alias, an id or an ARN. New data keys come from it.
+    pub fn asked(&self) -> KeyRef {
+        self.wrap.lock().asked.clone()
+    }
+
+    /// The master key that wrapped the volume key.
+    pub fn master(&self) -> KeyArn {
+        self.wrap.lock().master.clone()
+    }
+
+    /// Whether a line may name this master key: one of the same keystore, or of the same
+    /// account and region.
+    pub fn accepts(&self, master: &KeyArn) -> bool {
+        let home = |arn: &KeyArn| arn.0.rsplit_once(":key/").map(|(home, _)| home.to_owned());
+        home(master).is_some() && home(master) == home(&self.wrap.lock().master)
+    }
+
+    /// Asks the KMS for the canary: the cheapest call that a disabled key, a policy and a lost
+    /// grant all refuse.
+    pub(super) fn unwrap_canary(&self, service: &dyn KeyService) -> Result<Unwrapped, KmsError> {
+        let wrap = self.wrap.lock().clone();
+        service.decrypt(&KeyRef::from(&wrap.master), &wrap.canary, &Context::canary(self.id()))
+    }
+
+    /// Unwraps the volume key and derives the keys of names.
+    pub(super) fn unlock(
+        &self,
+        store: &Store,
+        service: &dyn KeyService,
+    ) -> Result<VolumeKeys, OpenError> {
+        let file = store.read_volume()?;
+        let keys = unlock(&file, service)?;
+        *self.wrap.lock() = file.wrap;
+        Ok(keys)
+    }
+}
+
+fn unlock(file: &VolumeFile, service: &dyn KeyService) -> Result<VolumeKeys, OpenError> {
+    let volume = file.settings.volume();
+    let master = KeyRef::from(&file.wrap.master);
+    let got = service.decrypt(&master, &file.wrap.key, &Context::volume(volume))?;
+    let keys = VolumeKeys::derive(&got.key, volume);
+    if keys.verify_settings(file.settings.encode().as_bytes(), &file.mac) {
+        Ok(keys)
+    } else {
+        Err(OpenError::Changed)
+    }
+}
+
+/// Opens the volume of a store.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn open(store: &Store, service: &dyn KeyService) -> Result<(Volume, VolumeKeys), OpenError> {
+    let file = store.read_volume()?;
+    let keys = unlock(&file, service)?;
+    Ok((Volume { settings: file.settings, wrap: Arc::new(Mutex::new(file.wrap)) }, keys))
+}
+
+/// Writes the `volume.json` of a new store, under a fresh volume key.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn create(
+    store: &Store,
+    service: &dyn KeyService,
+    provider: Provider,
+    asked: KeyRef,
+    settings: Settings,
+) -> Result<VolumeKeys, OpenError> {
+    let volume = settings.volume();
+    let made = service.generate(&asked, &Context::volume(volume))?;
+    let canary = service.generate(&asked, &Context::canary(volume))?;
+    let keys = VolumeKeys::derive(&made.key, volume);
+    let mac = keys.mac_settings(settings.encode().as_bytes());
+    let wrap = Wrap {
+        provider,
+        asked,
+        master: made.master,
+        key: made.wrapped,
+        canary: canary.wrapped,
+    };
+    store.write_volume(&VolumeFile { settings, mac, wrap })?;
+    Ok(keys)
+}

@@ -1,0 +1,9 @@
+//! What lies under `STORE/.kmsfs`: the volume file, the sidecars, bodies of long links, the lock.
+
+mod layout;
+mod sidecar;
+mod volume_file;
+
+pub use layout::{META, Store, StoreError};
+pub use sidecar::{DamagedLine, Line, Page, WrapKind};
+pub use volume_file::{BadVolumeFile, DataKeys, Names, Provider, Settings, VolumeFile, Wrap};

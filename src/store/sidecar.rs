@@ -1,0 +1,175 @@
+//! Sidecar pages: the wrapped data keys of up to 64 files, one JSON line a file.
+
+use data_encoding::{BASE64, HEXLOWER};
+use serde::{Deserialize, Serialize};
+
+use super::volume_file::parse_wrapped;
+use crate::ids::{BranchId, SLOTS};
+use crate::kms::{KeyArn, Wrapped};
+
+/// What wrapped a data key. A hint: the key it names is never trusted, only the check is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WrapKind {
+    /// The KMS, under this master key.
+    Master(KeyArn),
+    /// A branch key.
+    Branch(BranchId),
+}
+
+/// One file's wrapped data key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The file's slot on the page.
+    pub slot: u16,
+    /// What wrapped the key.
+    pub kind: WrapKind,
+    /// The wrapped data key.
+    pub key: Wrapped,
+    /// Derived from the data key: verified at every unwrap.
+    pub check: [u8; 32],
+}
+
+/// A line that is not what `encode` makes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("damaged sidecar line: {0}")]
+pub struct DamagedLine(String);
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    slot: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    master: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    branch: Option<String>,
+    key: String,
+    check: String,
+}
+
+impl Line {
+    /// The line's one spelling, without its newline.
+    pub fn encode(&self) -> Vec<u8> {
+        let (master, branch) = match &self.kind {
+            WrapKind::Master(arn) => (Some(arn.0.clone()), None),
+            WrapKind::Branch(id) => (None, Some(id.to_string())),
+        };
+        let text = Text {
+            slot: self.slot,
+            master,
+            branch,
+            key: BASE64.encode(&self.key.0),
+            check: HEXLOWER.encode(&self.check),
+        };
+        serde_json::to_vec(&text).expect("strings and numbers have a JSON form")
+    }
+
+    /// Reads exactly what [`Line::encode`] writes.
+    ///
+    /// # Errors
+    /// [`DamagedLine`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, DamagedLine> {
+        let bad = |why: &str| DamagedLine(why.to_owned());
+        let text: Text = serde_json::from_slice(bytes).map_err(|e| DamagedLine(e.to_string()))?;
+        let kind = match (text.master, text.branch) {
+            (Some(arn), None) => WrapKind::Master(KeyArn(arn)),
+            (None, Some(id)) => {
+                WrapKind::Branch(BranchId::parse(&id).map_err(|e| DamagedLine(e.to_string()))?)
+            }
+            _ => return Err(bad("neither one master key nor one branch key")),
+        };
+        let check = HEXLOWER
+            .decode(text.check.as_bytes())
+            .ok()
+            .and_then(|c| c.try_into().ok())
+            .ok_or_else(|| bad("check: not 64 hex digits"))?;
+        let key = parse_wrapped(&text.key).map_err(DamagedLine)?;
+        let line = Self { slot: text.slot, kind, key, check };
+        if line.slot >= SLOTS || line.encode() != bytes {
+            return Err(bad("not in its one spelling"));
+        }
+        Ok(line)
+    }
+}
+
+/// A sidecar page: its lines in order, each kept byte for byte.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page(Vec<Vec<u8>>);
+
+impl Page {
+    /// A page of these lines.
+    pub fn of(lines: &[Line]) -> Self {
+        Self(lines.iter().map(Line::encode).collect())
+    }
+
+    /// The page's bytes: each line and a newline.
+    pub fn encode(&self) -> Vec<u8> {
+        self.0.iter().flat_map(|l| l.iter().copied().chain([b'\n'])).collect()
+    }
+
+    /// Splits a page. It cannot fail: a damaged line costs one file, not the page.
+    pub fn parse(bytes: &[u8]) -> Self {
+        let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        if body.is_empty() {
+            return Self::default();
+        }
+        Self(body.split(|&b| b == b'\n').map(<[u8]>::to_vec).collect())
+    }
+
+    /// The readable lines that claim `slot`. When there are several, the one whose check
+    /// verifies counts.
+    pub fn lines(&self, slot: u16) -> impl Iterator<Item = Line> {
+        self.readable().filter(move |l| l.slot == slot)
+    }
+
+    /// Every line that can be read.
+    pub fn readable(&self) -> impl Iterator<Item = Line> {
+        self.0.iter().filter_map(|l| Line::parse(l).ok())
+    }
+
+    /// Removes the lines of slots that `gone` names; damaged lines stay.
+    pub fn remove(&mut self, gone: impl Fn(u16) -> bool) {
+        self.0.retain(|l| !Line::parse(l).is_ok_and(|l| gone(l.slot)));
+    }
+
+    /// Whether no line is left.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(slot: u16) -> Line {
+        Line {
+            slot,
+            kind: WrapKind::Master(KeyArn("arn:k".to_owned())),
+            key: Wrapped(vec![7; 100]),
+            check: [1; 32],
+        }
+    }
+
+    #[test]
+    fn a_damaged_line_costs_one_file_and_is_kept() {
+        let mut bytes = Page::of(&[line(0), line(1)]).encode();
+        bytes[3] ^= 1;
+        let mut page = Page::parse(&bytes);
+        assert_eq!(page.encode(), bytes);
+        assert_eq!(page.readable().collect::<Vec<_>>(), vec![line(1)]);
+        page.remove(|s| s == 1);
+        assert!(!page.is_empty());
+    }
+
+    #[test]
+    fn every_flipped_byte_of_a_line_is_seen() {
+        let bytes = line(5).encode();
+        for i in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut flipped = bytes.clone();
+                flipped[i] ^= 1 << bit;
+                assert_ne!(Line::parse(&flipped).ok(), Some(line(5)), "byte {i} bit {bit}");
+            }
+        }
+    }
+}
