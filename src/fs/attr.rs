@@ -1,0 +1,192 @@
+//! Attributes: what a lookup and a getattr answer, and what a setattr changes.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::errno::{Outcome, errno};
+use super::table::Node;
+use super::Fs;
+use crate::content::plain_size;
+use crate::disk::{Directory, FileKind, Stat, Time, TimeChange};
+
+/// The attributes of an inode, with the mount's own number and plaintext size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attr(pub Stat);
+
+/// A time to set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetTime {
+    /// The present.
+    Now,
+    /// This.
+    To(Time),
+}
+
+/// What a setattr changes; what is `None` stays.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Change {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size.
+    pub size: Option<u64>,
+    /// Last access.
+    pub atime: Option<SetTime>,
+    /// Last change of content.
+    pub mtime: Option<SetTime>,
+    /// Who asks: a truncation by an ordinary user drops suid and sgid.
+    pub by: u32,
+}
+
+fn time_change(t: Option<SetTime>) -> TimeChange {
+    match t {
+        None => TimeChange::Keep,
+        Some(SetTime::Now) => TimeChange::Now,
+        Some(SetTime::To(t)) => TimeChange::To(t),
+    }
+}
+
+impl Fs {
+    /// The mount's attributes of what `stat` found at `name` in `dir`.
+    pub(super) fn attr_of(&self, stat: Stat, dir: &dyn Directory, name: &OsStr) -> Outcome<Attr> {
+        let mut stat = stat;
+        if stat.dev != self.store.device() {
+            // Another filesystem mounted inside the store: its files are not ours.
+            return Err(errno(libc::EXDEV));
+        }
+        stat.ino = self.map_ino(stat.ino);
+        match stat.kind() {
+            FileKind::File => stat.size = plain_size(stat.size),
+            FileKind::Symlink => stat.size = self.read_target(dir, name)?.len() as u64,
+            _ => {}
+        }
+        Ok(Attr(stat))
+    }
+
+    /// The attributes of an inode.
+    ///
+    /// # Errors
+    /// Of the backing filesystem.
+    pub fn getattr(&self, ino: u64) -> Outcome<Attr> {
+        let node = self.node(ino)?;
+        if let Some(file) = node.content.read().file.clone() {
+            let mut stat = file.stat()?;
+            stat.ino = ino;
+            if stat.kind() == FileKind::File {
+                stat.size = plain_size(stat.size);
+            }
+            return Ok(Attr(stat));
+        }
+        self.at_place(&node, |dir, name| {
+            let stat = dir.stat(name)?;
+            if self.map_ino(stat.ino) != ino {
+                return Ok(None);
+            }
+            self.attr_of(stat, &**dir, name).map(Some)
+        })
+    }
+
+    /// Changes attributes.
+    ///
+    /// # Errors
+    /// `Park` when the size changes and the key is not at hand; of the backing filesystem.
+    pub fn setattr(&self, ino: u64, change: &Change) -> Outcome<Attr> {
+        self.writable()?;
+        let node = self.node(ino)?;
+        if let Some(size) = change.size {
+            self.truncate(&node, size)?;
+            node.no_capability.store(false, Ordering::Relaxed);
+        }
+        let open = node.content.read().file.clone();
+        if let Some(file) = open {
+            let file = &*file;
+            if change.uid.is_some() || change.gid.is_some() {
+                file.set_owner(change.uid, change.gid)?;
+            }
+            self.after_size_or_owner(change, &|| Ok(file.stat()?), &|m| Ok(file.set_mode(m)?))?;
+            if let Some(mode) = change.mode {
+                file.set_mode(mode & 0o7777)?;
+            }
+            if change.atime.is_some() || change.mtime.is_some() {
+                file.set_times(time_change(change.atime), time_change(change.mtime))?;
+            }
+            return self.getattr(ino);
+        }
+        self.at_place(&node, |dir, name| self.change_at(&node, &**dir, name, change))?;
+        self.getattr(ino)
+    }
+
+    fn change_at(
+        &self,
+        node: &Arc<Node>,
+        dir: &dyn Directory,
+        name: &OsStr,
+        change: &Change,
+    ) -> Outcome<Option<()>> {
+        if self.map_ino(dir.stat(name)?.ino) != node.ino {
+            return Ok(None);
+        }
+        if change.uid.is_some() || change.gid.is_some() {
+            dir.set_owner(name, change.uid, change.gid)?;
+        }
+        if node.kind != FileKind::Symlink {
+            let stat = || Ok(dir.stat(name)?);
+            self.after_size_or_owner(change, &stat, &|mode| Ok(dir.set_mode(name, mode)?))?;
+            if let Some(mode) = change.mode {
+                dir.set_mode(name, mode & 0o7777)?;
+            }
+        }
+        if change.atime.is_some() || change.mtime.is_some() {
+            dir.set_times(name, time_change(change.atime), time_change(change.mtime))?;
+        }
+        Ok(Some(()))
+    }
+
+    /// The kernel leaves the dropping of suid and sgid to us (HANDLE_KILLPRIV_V2): a chown
+    /// drops them in the store's own filesystem, a truncation has to here.
+    fn after_size_or_owner(
+        &self,
+        change: &Change,
+        stat: &dyn Fn() -> Outcome<Stat>,
+        set_mode: &dyn Fn(u32) -> Outcome<()>,
+    ) -> Outcome<()> {
+        if change.size.is_none() || change.by == 0 {
+            return Ok(());
+        }
+        let mode = stat()?.mode;
+        match without_privileges(mode) {
+            Some(dropped) => set_mode(dropped),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A regular file's permission bits without suid, and without sgid where the group may execute;
+/// `None` when nothing is to be dropped.
+pub(super) fn without_privileges(mode: u32) -> Option<u32> {
+    if FileKind::of_mode(mode) != FileKind::File {
+        return None;
+    }
+    let mut kept = mode & 0o7777 & !libc::S_ISUID;
+    if mode & libc::S_IXGRP != 0 {
+        kept &= !libc::S_ISGID;
+    }
+    (kept != mode & 0o7777).then_some(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_privileges;
+
+    #[test]
+    fn suid_goes_and_sgid_only_where_the_group_executes() {
+        assert_eq!(without_privileges(0o104755), Some(0o755));
+        assert_eq!(without_privileges(0o102755), Some(0o755));
+        assert_eq!(without_privileges(0o102745), None);
+        assert_eq!(without_privileges(0o042755), None);
+    }
+}

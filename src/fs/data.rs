@@ -1,0 +1,247 @@
+//! Reading and writing content.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::attr::without_privileges;
+use super::errno::{Outcome, errno};
+use super::handles::OpenFor;
+use super::records::{Records, Sought, Tail, expect_holes};
+use super::table::{Content, Node};
+use super::Fs;
+use crate::content::{ContentCipher, PAGE, disk_size, records};
+use crate::disk::{File, Range};
+use crate::secret::wipe;
+
+thread_local! {
+    /// Pages on the way from or to the disk: ciphertext, kept for the next request.
+    static PAGES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Copies go in pieces of this size.
+const PIECE: usize = 1 << 20;
+
+/// What `fallocate` does to the size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// It stays.
+    KeepSize,
+    /// It grows to the range's end.
+    Extend,
+}
+
+/// What a range becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeekTo {
+    /// lseek(2) SEEK_DATA.
+    Data,
+    /// lseek(2) SEEK_HOLE.
+    Hole,
+}
+
+impl Fs {
+    /// The cipher of a file's content, or `None` while it has no key; and the backing file.
+    fn reading(&self, node: &Arc<Node>) -> Outcome<(File, Option<Arc<ContentCipher>>)> {
+        let file = self.backing(node, OpenFor::Reading)?;
+        let cipher = match self.file_id(node, &*file)? {
+            Some(id) => Some(self.keyring.cipher(id)?),
+            None => None,
+        };
+        Ok((file, cipher))
+    }
+
+    /// Reads at `offset` into `out`; answers how many bytes, fewer at the end.
+    ///
+    /// # Errors
+    /// `Park`, EBADMSG, EKEYREJECTED; of the backing filesystem.
+    pub fn read(&self, ino: u64, offset: u64, out: &mut [u8]) -> Outcome<usize> {
+        let node = self.node(ino)?;
+        loop {
+            let (file, cipher) = self.reading(&node)?;
+            let content = node.content.read();
+            if content.id != cipher.as_ref().map(|c| c.file()) {
+                continue; // It got its key in between.
+            }
+            let records =
+                Records { file: &*file, cipher: cipher.as_deref(), writeback: self.writeback };
+            return PAGES.with_borrow_mut(|pages| records.read(offset, out, pages));
+        }
+    }
+
+    /// Writes at `offset`.
+    ///
+    /// # Errors
+    /// `Park`, EFBIG, EBADMSG, EKEYREJECTED; of the backing filesystem.
+    pub fn write(&self, ino: u64, offset: u64, data: &[u8]) -> Outcome<()> {
+        self.writable()?;
+        let node = self.node(ino)?;
+        self.with_key(&node, |content, records| {
+            PAGES.with_borrow_mut(|pages| records.write(&mut content.tail, offset, data, pages))
+        })?;
+        self.drop_capability(&node);
+        Ok(())
+    }
+
+    /// Runs `act` under the file's lock with its cipher, giving it a key first if it has none.
+    fn with_key<T>(
+        &self,
+        node: &Arc<Node>,
+        act: impl FnOnce(&mut Content, &Records<'_>) -> Outcome<T>,
+    ) -> Outcome<T> {
+        let file = self.backing(node, OpenFor::Writing)?;
+        let known = self.file_id(node, &*file)?;
+        let cipher = match known {
+            Some(id) => self.keyring.cipher(id)?,
+            None => self.keyring.fresh()?,
+        };
+        let mut content = node.content.write();
+        let cipher = match content.id {
+            Some(id) if id != cipher.file() => {
+                // Another writer gave it a key first; ours was never used.
+                if known.is_none() {
+                    self.keyring.bury(cipher.file());
+                }
+                self.keyring.cipher(id)?
+            }
+            _ => cipher,
+        };
+        let records =
+            Records { file: &*file, cipher: Some(&cipher), writeback: self.writeback };
+        if content.id.is_none() {
+            if records.size()? > 0 {
+                expect_holes(&Records { cipher: None, ..records })?;
+                records.install()?;
+            }
+            content.id = Some(cipher.file());
+            if content.writers > 0 {
+                self.keyring.hold(cipher.file());
+            }
+        }
+        act(&mut content, &records)
+    }
+
+    /// Sets the size.
+    pub(super) fn truncate(&self, node: &Arc<Node>, size: u64) -> Outcome<()> {
+        let file = self.backing(node, OpenFor::Writing)?;
+        let id = self.file_id(node, &*file)?;
+        let cipher = match id {
+            Some(id) => Some(self.keyring.cipher(id)?),
+            None => None,
+        };
+        let mut content = node.content.write();
+        if content.id != id {
+            drop(content);
+            return self.truncate(node, size);
+        }
+        let records =
+            Records { file: &*file, cipher: cipher.as_deref(), writeback: self.writeback };
+        records.set_size(&mut content.tail, size)
+    }
+
+    /// fallocate(2) without a mode, or with KEEP_SIZE.
+    ///
+    /// # Errors
+    /// `Park`; of the backing filesystem.
+    pub fn allocate(&self, ino: u64, offset: u64, len: u64, reach: Reach) -> Outcome<()> {
+        self.writable()?;
+        let node = self.node(ino)?;
+        let end = offset.checked_add(len).ok_or(errno(libc::EFBIG))?;
+        self.with_key(&node, |content, r| {
+            let size = r.size()?;
+            let from = records(offset.saturating_add(1)).saturating_sub(1) * PAGE;
+            r.file.range(Range::Reserve, from, disk_size(end).saturating_sub(from).max(PAGE))?;
+            if reach == Reach::Extend && end > size {
+                r.set_size(&mut content.tail, end)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// fallocate(2) with PUNCH_HOLE or ZERO_RANGE: the range reads as zeros.
+    ///
+    /// # Errors
+    /// `Park`; of the backing filesystem.
+    pub fn zero(&self, ino: u64, offset: u64, len: u64, reach: Reach) -> Outcome<()> {
+        self.writable()?;
+        let node = self.node(ino)?;
+        let end = offset.checked_add(len).ok_or(errno(libc::EFBIG))?;
+        self.with_key(&node, |content, r| {
+            r.punch(&mut content.tail, offset, len)?;
+            if reach == Reach::Extend && end > r.size()? {
+                r.set_size(&mut content.tail, end)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// lseek(2) SEEK_DATA and SEEK_HOLE. Holes are known without a key.
+    ///
+    /// # Errors
+    /// ENXIO; of the backing filesystem.
+    pub fn seek(&self, ino: u64, offset: u64, to: SeekTo) -> Outcome<u64> {
+        let node = self.node(ino)?;
+        let file = self.backing(&node, OpenFor::Reading)?;
+        let _content = node.content.read();
+        let records = Records { file: &*file, cipher: None, writeback: self.writeback };
+        records.seek(offset, if to == SeekTo::Data { Sought::Data } else { Sought::Hole })
+    }
+
+    /// copy_file_range(2); answers how many bytes, fewer where the source ends.
+    ///
+    /// # Errors
+    /// `Park`, when nothing is copied yet; of the backing filesystem.
+    pub fn copy(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Outcome<u64> {
+        let mut piece = vec![0; PIECE.min(usize::try_from(len).unwrap_or(PIECE))];
+        let mut done = 0;
+        while done < len {
+            let want = piece.len().min(usize::try_from(len - done).unwrap_or(PIECE));
+            let step = self
+                .read(from.0, from.1 + done, &mut piece[..want])
+                .and_then(|n| self.write(to.0, to.1 + done, &piece[..n]).map(|()| n));
+            match step {
+                Ok(0) => break,
+                Ok(n) => done += n as u64,
+                Err(_) if done > 0 => break,
+                Err(e) => {
+                    wipe(&mut piece);
+                    return Err(e);
+                }
+            }
+        }
+        wipe(&mut piece);
+        Ok(done)
+    }
+
+    /// A write by someone without the privilege drops suid and sgid (HANDLE_KILLPRIV_V2).
+    ///
+    /// # Errors
+    /// Of the backing filesystem.
+    pub fn kill_privileges(&self, ino: u64) -> Outcome<()> {
+        let node = self.node(ino)?;
+        let file = self.backing(&node, OpenFor::Writing)?;
+        match without_privileges(file.stat()?.mode) {
+            Some(mode) => Ok(file.set_mode(mode)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Changed content loses its file capabilities; looked at once per inode.
+    fn drop_capability(&self, node: &Node) {
+        if node.no_capability.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let Some(file) = &node.content.read().file {
+            // ENODATA is the common answer, and a filesystem without xattrs has none to drop.
+            let _ = file.remove_xattr(std::ffi::OsStr::new("security.capability"));
+        }
+    }
+}
+
+impl Content {
+    /// Forgets what was known of a file that was replaced or damaged.
+    pub fn reset(&mut self) {
+        self.id = None;
+        self.tail = Tail::Unknown;
+    }
+}

@@ -1,0 +1,247 @@
+//! Looking entries up and making them.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::attr::Attr;
+use super::errno::{Outcome, errno};
+use super::handles::OpenFor;
+use super::names::{DIR_ID, entry_of};
+use super::table::Node;
+use super::Fs;
+use crate::disk::{Dir, Directory, FileKind, Open, identity};
+use crate::ids::DirId;
+use crate::names::{self, DiskLink, DiskName, LinkText};
+use crate::store::Names;
+
+/// Who asks for a new entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// The user id.
+    pub uid: u32,
+    /// The group id.
+    pub gid: u32,
+    /// The umask, which a default ACL overrides.
+    pub umask: u32,
+}
+
+/// What to make.
+#[derive(Clone, Copy, Debug)]
+pub enum Made<'a> {
+    /// A regular file, fifo, socket or device: mode with type bits, and device number.
+    Node(u32, u64),
+    /// A directory.
+    Dir(u32),
+    /// A symbolic link to this target.
+    Symlink(&'a OsStr),
+}
+
+/// Longest symlink target (PATH_MAX without its NUL).
+const TARGET_MAX: usize = 4095;
+
+impl Fs {
+    /// Looks a name up, and counts the lookup.
+    ///
+    /// # Errors
+    /// ENOENT; of the backing filesystem.
+    pub fn lookup(&self, parent: u64, name: &OsStr) -> Outcome<Attr> {
+        let parent = self.node(parent)?;
+        let disk = self.disk_name(&parent, name)?;
+        self.found(&parent, &*self.dir(parent.ino)?, entry_of(&disk))
+    }
+
+    /// Counts a lookup of an entry on disk and answers its attributes.
+    pub(super) fn found(&self, parent: &Node, dir: &dyn Directory, entry: &OsStr) -> Outcome<Attr> {
+        let attr = self.attr_of(dir.stat(entry)?, dir, entry)?;
+        self.table.remember(attr.0.ino, attr.0.kind(), Some((parent.ino, entry)));
+        Ok(attr)
+    }
+
+    /// Whether new entries of a directory take their mode from its default ACL.
+    fn has_default_acl(&self, parent: &Node, dir: &dyn Directory) -> bool {
+        match parent.default_acl.load(Ordering::Relaxed) {
+            0 => {
+                let acl = OsStr::new("system.posix_acl_default");
+                let has = dir.xattr(OsStr::new("."), acl).is_ok();
+                parent.default_acl.store(1 + u8::from(has), Ordering::Relaxed);
+                has
+            }
+            known => known == 2,
+        }
+    }
+
+    fn mode_for(&self, parent: &Node, dir: &dyn Directory, mode: u32, caller: Caller) -> u32 {
+        if self.has_default_acl(parent, dir) { mode } else { mode & !caller.umask }
+    }
+
+    /// Begins a new entry: the directory, the disk name with its long record written, and the
+    /// thread's identity set.
+    fn begin(&self, parent: &Node, name: &OsStr, caller: Caller) -> Outcome<(Dir, DiskName)> {
+        self.writable()?;
+        let disk = self.disk_name(parent, name)?;
+        let dir = self.dir(parent.ino)?;
+        identity::assume(self.settings.owners, caller.uid, caller.gid)?;
+        self.add_record(&*dir, &disk)?;
+        Ok((dir, disk))
+    }
+
+    /// Writes the record of a long name, before its entry.
+    pub(super) fn add_record(&self, dir: &dyn Directory, name: &DiskName) -> Outcome<()> {
+        let DiskName::Long { record, text, .. } = name else { return Ok(()) };
+        match dir.symlink(record, text) {
+            // The record's name is the hash of its text: one that is there is the same.
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Removes the record of a long name, after its entry; a left-over record is harmless.
+    pub(super) fn drop_record(&self, dir: &dyn Directory, name: &DiskName) {
+        if let DiskName::Long { entry, record, .. } = name
+            && dir.stat(entry).is_err()
+        {
+            let _ = dir.unlink(record);
+        }
+    }
+
+    /// Creates a regular file, opened for writing.
+    ///
+    /// # Errors
+    /// EEXIST; of the backing filesystem.
+    pub fn create(&self, parent: u64, name: &OsStr, mode: u32, caller: Caller) -> Outcome<Attr> {
+        let parent = self.node(parent)?;
+        let (dir, disk) = self.begin(&parent, name, caller)?;
+        let entry = entry_of(&disk);
+        let mode = self.mode_for(&parent, &*dir, mode & 0o7777, caller);
+        let file = match dir.open(entry, Open::Create(mode)) {
+            Ok(file) => file,
+            Err(e) => {
+                self.drop_record(&*dir, &disk);
+                return Err(e.into());
+            }
+        };
+        let mut stat = file.stat()?;
+        stat.ino = self.map_ino(stat.ino);
+        let node = self.table.remember(stat.ino, FileKind::File, Some((parent.ino, entry)));
+        self.count_open(&mut node.content.write(), file, OpenFor::Writing);
+        Ok(Attr(stat))
+    }
+
+    /// Makes any other entry.
+    ///
+    /// # Errors
+    /// EEXIST; of the backing filesystem.
+    pub fn make(&self, parent: u64, name: &OsStr, what: Made<'_>, caller: Caller) -> Outcome<Attr> {
+        let parent = self.node(parent)?;
+        let (dir, disk) = self.begin(&parent, name, caller)?;
+        let entry = entry_of(&disk);
+        let made = match what {
+            Made::Node(mode, rdev) => {
+                let mode = self.mode_for(&parent, &*dir, mode, caller);
+                dir.mknod(entry, mode, rdev).map_err(Into::into)
+            }
+            Made::Dir(mode) => {
+                let mode = self.mode_for(&parent, &*dir, mode & 0o7777, caller);
+                self.make_dir(&*dir, entry, mode)
+            }
+            Made::Symlink(target) => self.make_symlink(&*dir, entry, target),
+        };
+        if let Err(e) = made {
+            self.drop_record(&*dir, &disk);
+            return Err(e);
+        }
+        let attr = self.found(&parent, &*dir, entry)?;
+        if matches!(what, Made::Dir(_)) {
+            parent.fresh_children.lock().push(attr.0.ino);
+        }
+        Ok(attr)
+    }
+
+    /// A folder that its owner can enter, its id, then the mode asked for.
+    fn make_dir(&self, dir: &dyn Directory, entry: &OsStr, mode: u32) -> Outcome<()> {
+        if self.names == Names::Plain {
+            return Ok(dir.mkdir(entry, mode)?);
+        }
+        dir.mkdir(entry, mode | 0o300)?;
+        let made = dir.open_dir(entry).and_then(|made| {
+            made.symlink(OsStr::new(DIR_ID), OsStr::new(&DirId::random().to_string()))?;
+            if mode & 0o300 != 0o300 {
+                let now = made.stat_self()?.mode & 0o7777;
+                made.set_mode(OsStr::new("."), now & !(0o300 & !mode))?;
+            }
+            Ok(())
+        });
+        if made.is_err() {
+            let _ = dir.open_dir(entry).and_then(|made| made.unlink(OsStr::new(DIR_ID)));
+            let _ = dir.rmdir(entry);
+        }
+        Ok(made?)
+    }
+
+    fn make_symlink(&self, dir: &dyn Directory, entry: &OsStr, target: &OsStr) -> Outcome<()> {
+        if target.len() > TARGET_MAX {
+            return Err(errno(libc::ENAMETOOLONG));
+        }
+        if target.is_empty() {
+            return Err(errno(libc::ENOENT));
+        }
+        let keys = self.keyring.names()?;
+        match names::seal_link(&keys, target.as_bytes()) {
+            DiskLink::Inline(text) => Ok(dir.symlink(entry, &text)?),
+            DiskLink::Body { text, id, body } => {
+                self.store.add_link_body(id, &body)?;
+                let made = dir.symlink(entry, &text);
+                if made.is_err() {
+                    let _ = self.store.remove_link_body(id);
+                }
+                Ok(made?)
+            }
+        }
+    }
+
+    /// The target of the symlink `entry`.
+    pub(super) fn read_target(&self, dir: &dyn Directory, entry: &OsStr) -> Outcome<OsString> {
+        let keys = self.keyring.names()?;
+        let text = dir.readlink(entry)?;
+        let bad = errno(libc::EBADMSG);
+        let target = match names::parse_link(text.as_bytes()).map_err(|_| bad)? {
+            LinkText::Inline(sealed) => names::open_inline(&keys, &sealed).map_err(|_| bad)?,
+            LinkText::Body(id) => {
+                let body = self.store.read_link_body(id)?;
+                names::open_body(&keys, id, &body).map_err(|_| bad)?
+            }
+        };
+        Ok(OsString::from_vec(target))
+    }
+
+    /// readlink(2).
+    ///
+    /// # Errors
+    /// EBADMSG for a target that fails authentication; of the backing filesystem.
+    pub fn readlink(&self, ino: u64) -> Outcome<OsString> {
+        let node = self.node(ino)?;
+        self.at_place(&node, |dir, name| self.read_target(&**dir, name).map(Some))
+    }
+
+    /// link(2).
+    ///
+    /// # Errors
+    /// EEXIST; of the backing filesystem.
+    pub fn link(&self, ino: u64, parent: u64, name: &OsStr, caller: Caller) -> Outcome<Attr> {
+        let (node, parent) = (self.node(ino)?, self.node(parent)?);
+        let (to, disk) = self.begin(&parent, name, caller)?;
+        let linked = self.link_at(&node, &to, entry_of(&disk));
+        if let Err(e) = linked {
+            self.drop_record(&*to, &disk);
+            return Err(e);
+        }
+        self.found(&parent, &*to, entry_of(&disk))
+    }
+
+    fn link_at(&self, node: &Arc<Node>, to: &Dir, entry: &OsStr) -> Outcome<()> {
+        let (dir, name) = self.locate(node)?;
+        Ok(dir.link(&name, &**to, entry)?)
+    }
+}

@@ -1,0 +1,188 @@
+//! Open directories and their listings, with the store's own positions as cookies.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::attr::Attr;
+use super::errno::{Outcome, errno};
+use super::table::ROOT;
+use super::Fs;
+use crate::disk::{Dir, Entry, FileKind};
+
+/// The open listings, by handle.
+#[derive(Default)]
+pub(super) struct Listings {
+    open: Mutex<HashMap<u64, (u64, Dir)>>,
+    next: AtomicU64,
+}
+
+/// One entry of a listing.
+#[derive(Debug)]
+pub struct Listed {
+    /// The name in the mount.
+    pub name: OsString,
+    /// Its inode number in the mount.
+    pub ino: u64,
+    /// Its kind.
+    pub kind: FileKind,
+    /// The position after it.
+    pub next: u64,
+    /// Its attributes, where they were asked for; the entry's lookup is then counted.
+    pub attr: Option<Attr>,
+}
+
+/// Whether a listing brings attributes, and counts a lookup of each entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Names alone.
+    Names,
+    /// Attributes too.
+    Attributes,
+}
+
+impl Fs {
+    /// Opens a directory for listing.
+    ///
+    /// # Errors
+    /// ENOTDIR; of the backing filesystem.
+    pub fn open_listing(&self, ino: u64) -> Outcome<u64> {
+        let node = self.node(ino)?;
+        // The id is read now: a directory whose id is damaged does not open.
+        if self.names == crate::store::Names::Encrypted {
+            self.dir_id(&node)?;
+        }
+        let own = self.dir(ino)?.open_dir(OsStr::new("."))?;
+        let handle = self.listings.next.fetch_add(1, Ordering::Relaxed);
+        self.listings.open.lock().insert(handle, (ino, own));
+        Ok(handle)
+    }
+
+    /// Closes a listing.
+    pub fn close_listing(&self, handle: u64) {
+        self.listings.open.lock().remove(&handle);
+    }
+
+    /// Lists from a position (0, or an entry's `next`) until `visit` answers false; that last
+    /// entry's lookup is not counted.
+    ///
+    /// # Errors
+    /// EBADF; of the backing filesystem.
+    pub fn list(
+        &self,
+        handle: u64,
+        from: u64,
+        detail: Detail,
+        visit: &mut dyn FnMut(&Listed) -> bool,
+    ) -> Outcome<()> {
+        let (ino, dir) =
+            self.listings.open.lock().get(&handle).cloned().ok_or(errno(libc::EBADF))?;
+        let parent = self.node(ino)?;
+        let keys = self.keyring.names()?;
+        let mut failed = Ok(());
+        dir.list(from, &mut |entry| {
+            let step = self.listed(&parent, &keys, &dir, entry, detail).map(|listed| {
+                let Some((listed, on_disk)) = listed else { return true };
+                let counted = listed.attr.is_some() && !is_dots(&listed.name);
+                if counted {
+                    self.table.remember(listed.ino, listed.kind, Some((ino, &on_disk)));
+                }
+                let more = visit(&listed);
+                if counted && !more {
+                    self.forget(listed.ino, 1);
+                }
+                more
+            });
+            step.unwrap_or_else(|e| {
+                failed = Err(e);
+                false
+            })
+        })?;
+        failed
+    }
+
+    fn listed(
+        &self,
+        parent: &super::table::Node,
+        keys: &crate::names::VolumeKeys,
+        dir: &Dir,
+        entry: Entry,
+        detail: Detail,
+    ) -> Outcome<Option<(Listed, OsString)>> {
+        let dots = is_dots(&entry.name);
+        let name = if dots {
+            entry.name.clone()
+        } else {
+            match self.shown_name(keys, parent, &**dir, &entry.name)? {
+                Some(name) => name,
+                None => return Ok(None),
+            }
+        };
+        // What lies above the root is not the mount's.
+        let ino = if dots && parent.ino == ROOT { ROOT } else { self.map_ino(entry.ino) };
+        let mut listed =
+            Listed { name, ino, kind: entry.kind.unwrap_or(FileKind::File), next: entry.next, attr: None };
+        if dots {
+            listed.kind = FileKind::Dir;
+            listed.attr = (detail == Detail::Attributes).then(|| dots_attr(ino));
+        } else if detail == Detail::Attributes || entry.kind.is_none() {
+            // Removed since the listing: not there any more.
+            let Ok(stat) = dir.stat(&entry.name) else { return Ok(None) };
+            let Ok(attr) = self.attr_of(stat, &**dir, &entry.name) else {
+                listed.kind = stat.kind();
+                return Ok(Some((listed, entry.name)));
+            };
+            listed.kind = stat.kind();
+            listed.ino = attr.0.ino;
+            listed.attr = (detail == Detail::Attributes).then_some(attr);
+        }
+        Ok(Some((listed, entry.name)))
+    }
+
+    /// fsync(2) of a directory: its entries, and the ids of directories made in it.
+    ///
+    /// # Errors
+    /// Of the backing filesystem.
+    pub fn sync_dir(&self, ino: u64) -> Outcome<()> {
+        let node = self.node(ino)?;
+        let fresh = std::mem::take(&mut *node.fresh_children.lock());
+        for (i, child) in fresh.iter().enumerate() {
+            let synced = match self.dir(*child) {
+                Ok(dir) => dir.sync().map_err(Into::into),
+                // Forgotten or removed since: everything is synced in its place.
+                Err(_) => self.store.sync().map_err(Into::into),
+            };
+            if let Err(e) = synced {
+                node.fresh_children.lock().extend(&fresh[i..]);
+                return Err(e);
+            }
+        }
+        Ok(self.dir(ino)?.sync()?)
+    }
+}
+
+fn is_dots(name: &OsStr) -> bool {
+    name == "." || name == ".."
+}
+
+/// The kernel reads nothing but the number and kind of `.` and `..`.
+fn dots_attr(ino: u64) -> Attr {
+    let zero = crate::disk::Time::default();
+    Attr(crate::disk::Stat {
+        dev: 0,
+        ino,
+        mode: libc::S_IFDIR | 0o700,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 0,
+        blocks: 0,
+        blksize: 4096,
+        atime: zero,
+        mtime: zero,
+        ctime: zero,
+    })
+}

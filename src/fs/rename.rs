@@ -1,0 +1,125 @@
+//! Renaming.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use super::errno::Outcome;
+use super::names::entry_of;
+use super::remove::Doomed;
+use super::table::Node;
+use super::Fs;
+use crate::disk::{Dir, FileKind, Replace};
+use crate::names::DiskName;
+
+/// What rename does about an entry that is there already (renameat2(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenameHow {
+    /// Replaces it.
+    Over,
+    /// EEXIST.
+    NoReplace,
+    /// Swaps the two.
+    Exchange,
+}
+
+struct End {
+    node: Arc<Node>,
+    dir: Dir,
+    name: DiskName,
+}
+
+impl End {
+    fn entry(&self) -> &OsStr {
+        entry_of(&self.name)
+    }
+}
+
+impl Fs {
+    /// rename(2) and renameat2(2).
+    ///
+    /// # Errors
+    /// ENOTEMPTY, EEXIST; of the backing filesystem.
+    pub fn rename(&self, from: (u64, &OsStr), to: (u64, &OsStr), how: RenameHow) -> Outcome<()> {
+        self.writable()?;
+        let (from, to) = (self.end(from)?, self.end(to)?);
+        if how == RenameHow::Exchange {
+            return self.exchange(&from, &to);
+        }
+        self.add_record(&*to.dir, &to.name)?;
+        let moved = self.move_over(&from, &to, how);
+        if moved.is_err() {
+            self.drop_record(&*to.dir, &to.name);
+        }
+        moved
+    }
+
+    fn end(&self, (parent, name): (u64, &OsStr)) -> Outcome<End> {
+        let node = self.node(parent)?;
+        let name = self.disk_name(&node, name)?;
+        Ok(End { dir: self.dir(parent)?, node, name })
+    }
+
+    fn move_over(&self, from: &End, to: &End, how: RenameHow) -> Outcome<()> {
+        let source = from.dir.stat(from.entry())?;
+        let target = match to.dir.stat(to.entry()) {
+            Ok(stat) if how == RenameHow::Over => Some(stat),
+            _ => None,
+        };
+        if target.is_some_and(|t| t.ino == source.ino) {
+            // Two names of one inode: rename(2) does nothing.
+            return Ok(from.dir.rename(from.entry(), &*to.dir, to.entry(), Replace::Over)?);
+        }
+        let doomed = target.map(|_| self.doom(&to.dir, to.entry())).transpose()?;
+        let flags = if how == RenameHow::Over { Replace::Over } else { Replace::Never };
+        let act = || Ok(from.dir.rename(from.entry(), &*to.dir, to.entry(), flags)?);
+        let both_dirs = source.kind() == FileKind::Dir
+            && target.is_some_and(|t| t.kind() == FileKind::Dir);
+        if both_dirs { self.emptied(&to.dir, to.entry(), act)? } else { act()? }
+        self.moved(from, to, source.ino, doomed);
+        Ok(())
+    }
+
+    fn moved(&self, from: &End, to: &End, source: u64, doomed: Option<Doomed>) {
+        self.drop_record(&*from.dir, &from.name);
+        if let Some(doomed) = doomed {
+            self.unlinked(doomed, to.node.ino, to.entry());
+        }
+        if let Some(node) = self.table.get(self.map_ino(source)) {
+            node.add_link(to.node.ino, to.entry());
+            node.remove_link(from.node.ino, from.entry());
+            self.moved_fresh(&node, from, to);
+        }
+    }
+
+    /// A new directory's id is not durable before its parent is synced, wherever it moved.
+    fn moved_fresh(&self, node: &Node, from: &End, to: &End) {
+        if node.kind != FileKind::Dir {
+            return;
+        }
+        let mut fresh = from.node.fresh_children.lock();
+        let before = fresh.len();
+        fresh.retain(|ino| *ino != node.ino);
+        let was_fresh = fresh.len() != before;
+        drop(fresh);
+        if was_fresh {
+            to.node.fresh_children.lock().push(node.ino);
+        }
+    }
+
+    fn exchange(&self, a: &End, b: &End) -> Outcome<()> {
+        let (at_a, at_b) = (a.dir.stat(a.entry())?, b.dir.stat(b.entry())?);
+        a.dir.rename(a.entry(), &*b.dir, b.entry(), Replace::Exchange)?;
+        let swap = |ino: u64, from: &End, to: &End| {
+            if let Some(node) = self.table.get(self.map_ino(ino)) {
+                node.add_link(to.node.ino, to.entry());
+                node.remove_link(from.node.ino, from.entry());
+                self.moved_fresh(&node, from, to);
+            }
+        };
+        if at_a.ino != at_b.ino {
+            swap(at_a.ino, a, b);
+            swap(at_b.ino, b, a);
+        }
+        Ok(())
+    }
+}
