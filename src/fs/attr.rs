@@ -4,9 +4,9 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::Fs;
 use super::errno::{Outcome, errno};
 use super::table::Node;
-use super::Fs;
 use crate::content::plain_size;
 use crate::disk::{Directory, FileKind, Stat, Time, TimeChange};
 

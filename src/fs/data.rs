@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::Fs;
 use super::attr::without_privileges;
 use super::errno::{Outcome, errno};
 use super::handles::OpenFor;
 use super::records::{Records, Sought, Tail, expect_holes};
 use super::table::{Content, Node};
-use super::Fs;
 use crate::content::{ContentCipher, PAGE, disk_size, records};
 use crate::disk::{File, Range};
 use crate::secret::wipe;
@@ -106,8 +106,7 @@ impl Fs {
             }
             _ => cipher,
         };
-        let records =
-            Records { file: &*file, cipher: Some(&cipher), writeback: self.writeback };
+        let records = Records { file: &*file, cipher: Some(&cipher), writeback: self.writeback };
         if content.id.is_none() {
             if records.size()? > 0 {
                 expect_holes(&Records { cipher: None, ..records })?;

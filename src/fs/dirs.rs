@@ -8,9 +8,9 @@ use std::sync::Arc;
 use lru::LruCache;
 use parking_lot::Mutex;
 
+use super::Fs;
 use super::errno::{Outcome, errno};
 use super::table::{Node, ROOT};
-use super::Fs;
 use crate::disk::Dir;
 
 /// The bounded set of open directories.

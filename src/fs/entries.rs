@@ -5,12 +5,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::Fs;
 use super::attr::Attr;
 use super::errno::{Outcome, errno};
 use super::handles::OpenFor;
 use super::names::{DIR_ID, entry_of};
 use super::table::Node;
-use super::Fs;
 use crate::disk::{Dir, Directory, FileKind, Open, identity};
 use crate::ids::DirId;
 use crate::names::{self, DiskLink, DiskName, LinkText};

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
+use super::Fs;
 use super::errno::{Outcome, errno};
 use super::records::{self, Tail};
 use super::table::{Content, Node};
-use super::Fs;
 use crate::disk::{File, FileKind, Open};
 use crate::ids::FileId;
 
@@ -104,7 +104,11 @@ impl Fs {
     }
 
     /// The file id, from the node or the header.
-    pub(super) fn file_id(&self, node: &Node, file: &dyn crate::disk::OpenFile) -> Outcome<Option<FileId>> {
+    pub(super) fn file_id(
+        &self,
+        node: &Node,
+        file: &dyn crate::disk::OpenFile,
+    ) -> Outcome<Option<FileId>> {
         if let Some(id) = node.content.read().id {
             return Ok(Some(id));
         }

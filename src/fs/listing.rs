@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::Fs;
 use super::attr::Attr;
 use super::errno::{Outcome, errno};
 use super::table::ROOT;
-use super::Fs;
 use crate::disk::{Dir, Entry, FileKind};
 
 /// The open listings, by handle.
@@ -122,8 +122,13 @@ impl Fs {
         };
         // What lies above the root is not the mount's.
         let ino = if dots && parent.ino == ROOT { ROOT } else { self.map_ino(entry.ino) };
-        let mut listed =
-            Listed { name, ino, kind: entry.kind.unwrap_or(FileKind::File), next: entry.next, attr: None };
+        let mut listed = Listed {
+            name,
+            ino,
+            kind: entry.kind.unwrap_or(FileKind::File),
+            next: entry.next,
+            attr: None,
+        };
         if dots {
             listed.kind = FileKind::Dir;
             listed.attr = (detail == Detail::Attributes).then(|| dots_attr(ino));

@@ -4,7 +4,6 @@
 //! [`Fail::Park`] before it has done anything, holding no lock; the caller runs it again.
 
 mod attr;
-mod attributes;
 mod data;
 mod dirs;
 mod entries;

@@ -3,9 +3,9 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use super::Fs;
 use super::errno::{Outcome, errno};
 use super::table::{Node, ROOT};
-use super::Fs;
 use crate::disk::Directory;
 use crate::ids::DirId;
 use crate::names::{self, DiskName, VolumeKeys};
@@ -66,7 +66,10 @@ impl Fs {
             names::decrypt(keys, id, bytes).ok()
         };
         if clear.is_none() {
-            log::warn!("directory {}: the entry {entry:?} is not a name of this volume", parent.ino);
+            log::warn!(
+                "directory {}: the entry {entry:?} is not a name of this volume",
+                parent.ino
+            );
         }
         Ok(clear.map(OsString::from_vec))
     }
@@ -82,9 +85,7 @@ impl Fs {
 /// when it has entries, and shows none either way.
 fn read_dir_id(dir: &dyn Directory) -> Outcome<DirId> {
     match dir.readlink(OsStr::new(DIR_ID)) {
-        Ok(text) => {
-            text.to_str().and_then(|t| DirId::parse(t).ok()).ok_or(errno(libc::EBADMSG))
-        }
+        Ok(text) => text.to_str().and_then(|t| DirId::parse(t).ok()).ok_or(errno(libc::EBADMSG)),
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => adopt_fresh(dir),
         Err(e) => Err(e.into()),
     }

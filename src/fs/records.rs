@@ -4,8 +4,8 @@
 //! order are those of docs/FORMAT.md; tests/crash.rs cuts the power between all of them.
 
 use crate::content::{
-    ContentCipher, FirstPage, HEADER, Header, MAX_SIZE, Opened, PAGE, capacity, disk_size,
-    is_hole, locate, parse_header, plain_size, records, spans, start_of,
+    ContentCipher, FirstPage, HEADER, Header, MAX_SIZE, Opened, PAGE, capacity, disk_size, is_hole,
+    locate, parse_header, plain_size, records, spans, start_of,
 };
 use crate::disk::device::Writeback;
 use crate::disk::{OpenFile, Range};
@@ -72,7 +72,11 @@ impl Records<'_> {
             return if is_hole(page) { Ok(Opened::Hole) } else { Err(errno(libc::EBADMSG)) };
         };
         cipher.open(record, page, out).map_err(|e| {
-            log::error!("file {}: record {record} (offset {}) fails authentication", cipher.file(), start_of(record));
+            log::error!(
+                "file {}: record {record} (offset {}) fails authentication",
+                cipher.file(),
+                start_of(record)
+            );
             e.into()
         })
     }
@@ -102,7 +106,8 @@ impl Records<'_> {
         let got = self.file.read_at(pages, first * PAGE)?;
         pages[got..].fill(0);
         for span in spans(offset, len) {
-            let at = usize::try_from(span.record - first).map_err(|_| errno(libc::EINVAL))? * PAGE_LEN;
+            let at =
+                usize::try_from(span.record - first).map_err(|_| errno(libc::EINVAL))? * PAGE_LEN;
             let page = &pages[at..at + PAGE_LEN];
             let into = &mut out[span.at..span.at + span.len];
             if span.len as u64 == capacity(span.record) {
@@ -122,7 +127,13 @@ impl Records<'_> {
     ///
     /// # Errors
     /// EFBIG, EBADMSG; of the backing file, and then the size is as before.
-    pub fn write(&self, tail: &mut Tail, offset: u64, data: &[u8], pages: &mut Vec<u8>) -> Outcome<()> {
+    pub fn write(
+        &self,
+        tail: &mut Tail,
+        offset: u64,
+        data: &[u8],
+        pages: &mut Vec<u8>,
+    ) -> Outcome<()> {
         if data.is_empty() {
             return Ok(());
         }
@@ -262,9 +273,7 @@ impl Records<'_> {
         let size = self.size()?;
         if new > size {
             self.grow(tail, size, new)?;
-            if size == 0
-                && self.cipher.is_some()
-            {
+            if size == 0 && self.cipher.is_some() {
                 self.install()?;
             }
         } else if new < size {

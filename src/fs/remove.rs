@@ -3,11 +3,11 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
+use super::Fs;
 use super::errno::{Outcome, errno};
 use super::names::{DIR_ID, entry_of};
 use super::records;
 use super::table::Node;
-use super::Fs;
 use crate::disk::{Dir, Directory, FileKind, Open, Stat};
 use crate::names::LinkText;
 use crate::store::Names;
@@ -36,7 +36,8 @@ impl Fs {
         let mut doomed = Doomed { node, stat, body: None };
         if stat.kind() == FileKind::Symlink
             && let Ok(text) = dir.readlink(entry)
-            && let Ok(LinkText::Body(id)) = crate::names::parse_link(std::os::unix::ffi::OsStrExt::as_bytes(&*text))
+            && let Ok(LinkText::Body(id)) =
+                crate::names::parse_link(std::os::unix::ffi::OsStrExt::as_bytes(&*text))
         {
             doomed.body = Some(id);
         }

@@ -3,11 +3,11 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
+use super::Fs;
 use super::errno::Outcome;
 use super::names::entry_of;
 use super::remove::Doomed;
 use super::table::Node;
-use super::Fs;
 use crate::disk::{Dir, FileKind, Replace};
 use crate::names::DiskName;
 
@@ -72,9 +72,13 @@ impl Fs {
         let doomed = target.map(|_| self.doom(&to.dir, to.entry())).transpose()?;
         let flags = if how == RenameHow::Over { Replace::Over } else { Replace::Never };
         let act = || Ok(from.dir.rename(from.entry(), &*to.dir, to.entry(), flags)?);
-        let both_dirs = source.kind() == FileKind::Dir
-            && target.is_some_and(|t| t.kind() == FileKind::Dir);
-        if both_dirs { self.emptied(&to.dir, to.entry(), act)? } else { act()? }
+        let both_dirs =
+            source.kind() == FileKind::Dir && target.is_some_and(|t| t.kind() == FileKind::Dir);
+        if both_dirs {
+            self.emptied(&to.dir, to.entry(), act)?
+        } else {
+            act()?
+        }
         self.moved(from, to, source.ino, doomed);
         Ok(())
     }

@@ -5,9 +5,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::Fs;
 use super::errno::{Outcome, errno};
 use super::table::Node;
-use super::Fs;
 use crate::disk::{FileKind, XattrHow};
 use crate::names;
 
@@ -45,8 +45,7 @@ impl Fs {
     pub fn getxattr(&self, ino: u64, name: &OsStr) -> Outcome<Vec<u8>> {
         let node = self.node(ino)?;
         let on_disk = self.on_disk(name)?;
-        let bytes =
-            self.on_xattrs(&node, |f| f.xattr(&on_disk), |d, n| d.xattr(n, &on_disk))?;
+        let bytes = self.on_xattrs(&node, |f| f.xattr(&on_disk), |d, n| d.xattr(n, &on_disk))?;
         if !name.as_bytes().starts_with(USER) {
             return Ok(bytes);
         }
@@ -89,11 +88,7 @@ impl Fs {
         self.writable()?;
         let node = self.node(ino)?;
         let on_disk = self.on_disk(name)?;
-        self.on_xattrs(
-            &node,
-            |f| f.remove_xattr(&on_disk),
-            |d, n| d.remove_xattr(n, &on_disk),
-        )?;
+        self.on_xattrs(&node, |f| f.remove_xattr(&on_disk), |d, n| d.remove_xattr(n, &on_disk))?;
         self.acl_changed(&node);
         Ok(())
     }
@@ -114,8 +109,7 @@ impl Fs {
         let mut list = Vec::new();
         for name in all {
             if names::is_sealed_xattr(&name) {
-                let bytes =
-                    self.on_xattrs(&node, |f| f.xattr(&name), |d, n| d.xattr(n, &name));
+                let bytes = self.on_xattrs(&node, |f| f.xattr(&name), |d, n| d.xattr(n, &name));
                 let opened = bytes.ok().and_then(|b| names::open_xattr(&keys, &name, &b).ok());
                 let Some((clear, _)) = opened else { continue };
                 list.extend(clear);

@@ -12,13 +12,11 @@ use crate::kms::{Context, KeyRef, KmsError, Verdict};
 /// holds up this beat alone, and the next starts on time.
 pub(super) fn start(keyring: &Arc<Keyring>, events: Sender<(Event, Option<KmsError>)>) {
     let keyring = keyring.clone();
-    let spawned = std::thread::Builder::new()
-        .name("kmsfs-beat".to_owned())
-        .spawn(move || {
-            let verdict = beat(&keyring);
-            // The monitor may be gone: the mount is ending.
-            let _ = events.send(verdict);
-        });
+    let spawned = std::thread::Builder::new().name("kmsfs-beat".to_owned()).spawn(move || {
+        let verdict = beat(&keyring);
+        // The monitor may be gone: the mount is ending.
+        let _ = events.send(verdict);
+    });
     if let Err(e) = spawned {
         log::error!("no thread for a heartbeat: {e}");
     }

@@ -38,7 +38,12 @@ impl Cache {
 
     /// The cipher of a file, if it is here and its time is not up. `lenient` time keeps what is
     /// held for writing, and everything during an outage.
-    pub(super) fn get(&mut self, file: FileId, now: Moment, expiry: Expiry) -> Option<Arc<ContentCipher>> {
+    pub(super) fn get(
+        &mut self,
+        file: FileId,
+        now: Moment,
+        expiry: Expiry,
+    ) -> Option<Arc<ContentCipher>> {
         if let Some(held) = self.held.get(&file) {
             return held.entry.as_ref().map(|e| e.cipher.clone());
         }
@@ -62,7 +67,8 @@ impl Cache {
     /// Keeps a file's key, now or when it comes, until as many calls of `release`.
     pub(super) fn hold(&mut self, file: FileId) {
         let idle = &mut self.idle;
-        let held = self.held.entry(file).or_insert_with(|| Held { users: 0, entry: idle.pop(&file) });
+        let held =
+            self.held.entry(file).or_insert_with(|| Held { users: 0, entry: idle.pop(&file) });
         held.users += 1;
     }
 

@@ -69,7 +69,8 @@ impl Gate {
         let pass = Pass(self);
         match (self.phase(), purpose) {
             (Phase::Open, Purpose::Use) => {
-                let silent = millis(Moment::now()).saturating_sub(self.heard.load(Ordering::Relaxed));
+                let silent =
+                    millis(Moment::now()).saturating_sub(self.heard.load(Ordering::Relaxed));
                 if silent > self.patience { Err(Shut::Stale) } else { Ok(pass) }
             }
             (Phase::Open | Phase::Draining(_), Purpose::Save) => Ok(pass),

@@ -116,13 +116,8 @@ pub fn create(
     let canary = service.generate(&asked, &Context::canary(volume))?;
     let keys = VolumeKeys::derive(&made.key, volume);
     let mac = keys.mac_settings(settings.encode().as_bytes());
-    let wrap = Wrap {
-        provider,
-        asked,
-        master: made.master,
-        key: made.wrapped,
-        canary: canary.wrapped,
-    };
+    let wrap =
+        Wrap { provider, asked, master: made.master, key: made.wrapped, canary: canary.wrapped };
     store.write_volume(&VolumeFile { settings, mac, wrap })?;
     Ok(keys)
 }

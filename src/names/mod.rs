@@ -1,1 +1,19 @@
-//! Encrypted names, links and attributes.
+//! Encrypted names, symlink targets and attributes; pure.
+
+mod keys;
+mod link;
+mod name;
+mod sealed;
+mod xattr;
+
+pub use keys::VolumeKeys;
+pub use link::{
+    BadLink, DiskLink, LinkText, open_body, open_inline, parse as parse_link, seal as seal_link,
+};
+pub use name::{
+    BadName, DiskName, decrypt, decrypt_long, encrypt, is_long_entry, is_reserved, record_of,
+};
+pub use xattr::{
+    BadXattr, disk_name as xattr_disk_name, is_sealed_name as is_sealed_xattr, open as open_xattr,
+    seal as seal_xattr,
+};
