@@ -12,6 +12,7 @@ pub mod content;
 pub mod disk;
 pub mod durable;
 pub mod fs;
+pub mod fuse;
 pub mod ids;
 pub mod keys;
 pub mod kms;

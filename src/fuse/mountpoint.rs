@@ -1,0 +1,178 @@
+//! The mount itself: made, served and taken away by us, as fuser 0.18 would unmount twice.
+
+use std::ffi::CString;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+
+use fuser::{Config, Notifier, Session, SessionACL};
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+use super::Adapter;
+
+/// Who may use the mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exposure {
+    /// Every user, as their permissions allow (`allow_other`).
+    Everyone,
+    /// Whoever mounted it.
+    Owner,
+}
+
+/// How to mount.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Who may use it.
+    pub exposure: Exposure,
+    /// Worker threads.
+    pub threads: usize,
+    /// Flags such as `nosuid`, `noexec`, `ro`.
+    pub flags: Vec<String>,
+}
+
+/// Why there is no mount.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// A flag that is not known.
+    #[error("-o {0}: no such mount option")]
+    Flag(String),
+    /// fusermount3 said no, and has told why.
+    #[error("fusermount3 did not mount it; is the package fuse3 installed?")]
+    Helper,
+    /// The kernel said no.
+    #[error("{0}: {1}")]
+    Kernel(&'static str, #[source] io::Error),
+}
+
+/// A mount that answers.
+pub struct Mounted {
+    session: Session<Adapter>,
+}
+
+impl Mounted {
+    /// For invalidations; never called from a request's own thread.
+    pub fn notifier(&self) -> Notifier {
+        self.session.notifier()
+    }
+
+    /// Serves requests until it is unmounted.
+    ///
+    /// # Errors
+    /// Of the FUSE device.
+    pub fn serve(self) -> io::Result<()> {
+        self.session.run()
+    }
+}
+
+/// Mounts.
+///
+/// # Errors
+/// [`MountError`].
+pub fn mount(
+    adapter: Adapter,
+    source: &Path,
+    at: &Path,
+    options: &Options,
+) -> Result<Mounted, MountError> {
+    let device = if rustix::process::geteuid().is_root() {
+        mount_as_root(source, at, options)?
+    } else {
+        mount_as_user(source, at, options)?
+    };
+    let mut config = Config::default();
+    config.n_threads = Some(options.threads);
+    config.clone_fd = true;
+    // The kernel enforces who may use it.
+    let session = Session::from_fd(adapter, device, SessionACL::All, config).map_err(|e| {
+        let _ = rustix::mount::unmount(at, UnmountFlags::DETACH);
+        MountError::Kernel("the kernel's FUSE did not answer", e)
+    })?;
+    Ok(Mounted { session })
+}
+
+fn mount_as_root(source: &Path, at: &Path, options: &Options) -> Result<OwnedFd, MountError> {
+    let device = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .map_err(|e| MountError::Kernel("/dev/fuse cannot be opened", e))?;
+    let mut data = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions",
+        device.as_raw_fd()
+    );
+    if options.exposure == Exposure::Everyone {
+        let _ = write!(data, ",allow_other");
+    }
+    let data = CString::new(data).expect("digits and letters hold no NUL");
+    let mut flags = MountFlags::empty();
+    for flag in &options.flags {
+        flags |= flag_of(flag)?;
+    }
+    rustix::mount::mount(source, at, "fuse.kmsfs", flags, data.as_c_str())
+        .map_err(|e| MountError::Kernel("mount(2)", e.into()))?;
+    Ok(device.into())
+}
+
+fn flag_of(flag: &str) -> Result<MountFlags, MountError> {
+    Ok(match flag {
+        "nosuid" => MountFlags::NOSUID,
+        "nodev" => MountFlags::NODEV,
+        "noexec" => MountFlags::NOEXEC,
+        "ro" => MountFlags::RDONLY,
+        "noatime" => MountFlags::NOATIME,
+        "rw" | "suid" | "dev" | "exec" | "atime" => MountFlags::empty(),
+        other => return Err(MountError::Flag(other.to_owned())),
+    })
+}
+
+/// fusermount3 mounts for ordinary users and passes the device over a socket (`_FUSE_COMMFD`).
+fn mount_as_user(source: &Path, at: &Path, options: &Options) -> Result<OwnedFd, MountError> {
+    let kernel = |what| move |e: io::Error| MountError::Kernel(what, e);
+    let (ours, theirs) = UnixStream::pair().map_err(kernel("socketpair(2)"))?;
+    rustix::io::fcntl_setfd(theirs.as_fd(), rustix::io::FdFlags::empty())
+        .map_err(|e| MountError::Kernel("fcntl(2)", e.into()))?;
+    let escaped = source.display().to_string().replace('\\', "\\\\").replace(',', "\\,");
+    let mut with = format!("fsname={escaped},subtype=kmsfs,default_permissions");
+    if options.exposure == Exposure::Everyone {
+        with.push_str(",allow_other");
+    }
+    for flag in &options.flags {
+        flag_of(flag)?;
+        with.push(',');
+        with.push_str(flag);
+    }
+    let status = Command::new("fusermount3")
+        .arg("-o")
+        .arg(with)
+        .arg("--")
+        .arg(at)
+        .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+        .status()
+        .map_err(kernel("fusermount3 cannot be run"))?;
+    drop(theirs);
+    if !status.success() {
+        return Err(MountError::Helper);
+    }
+    receive_fd(&ours).map_err(kernel("fusermount3 passed no device"))
+}
+
+fn receive_fd(socket: &UnixStream) -> io::Result<OwnedFd> {
+    let mut byte = [0; 1];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut fds) = message
+            && let Some(fd) = fds.next()
+        {
+            return Ok(fd);
+        }
+    }
+    Err(io::ErrorKind::UnexpectedEof.into())
+}
