@@ -9,6 +9,8 @@
 
 pub mod clock;
 pub mod content;
+pub mod control;
+pub mod daemon;
 pub mod disk;
 pub mod durable;
 pub mod fs;

@@ -156,3 +156,20 @@ pub enum SyncWhat {
     /// Every attribute too (fsync(2)).
     All,
 }
+
+impl Fs {
+    /// Removes the wrapped key of a file at once, and its key from the cache: what is left of
+    /// it is ciphertext. Backups of the sidecar still open it.
+    ///
+    /// # Errors
+    /// EINVAL for what has no key; of the backing filesystem.
+    pub fn shred(&self, ino: u64) -> Outcome<()> {
+        self.writable()?;
+        let node = self.node(ino)?;
+        let file = self.backing(&node, OpenFor::Reading)?;
+        let id = self.file_id(&node, &*file)?.ok_or(errno(libc::EINVAL))?;
+        self.store.remove_lines(id.page(), &[id.slot()].into())?;
+        self.keyring.evict(id);
+        Ok(())
+    }
+}

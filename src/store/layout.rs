@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::{BadVolumeFile, Page, VolumeFile};
-use crate::disk::{self, Dir, Directory, File, Open, Wait};
+use crate::disk::{self, Dir, File, Open, Wait};
 use crate::durable;
 use crate::ids::{LinkId, PageId};
 
@@ -283,15 +283,4 @@ fn lock_shard(shard: &Dir) -> io::Result<File> {
     let file = shard.open(OsStr::new("."), Open::Read)?;
     file.lock(Wait::Block)?;
     Ok(file)
-}
-
-/// Whether a folder is empty but for what kmsfs itself put there.
-pub(crate) fn is_empty_but(dir: &dyn Directory, ours: &[&str]) -> io::Result<bool> {
-    let mut empty = true;
-    dir.list(0, &mut |e| {
-        let known = e.name == "." || e.name == ".." || ours.iter().any(|o| e.name == *o);
-        empty = known;
-        known
-    })?;
-    Ok(empty)
 }

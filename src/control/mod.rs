@@ -1,0 +1,95 @@
+//! The control socket: one JSON line asks, one answers.
+
+mod client;
+mod server;
+
+use serde::{Deserialize, Serialize};
+
+pub use client::{Mount, ask, mounts};
+pub use server::{Server, socket_path};
+
+/// What `status` tells of a mount. Durations are milliseconds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// open, draining, revoked, unreachable or locked.
+    pub state: String,
+    /// The volume's id.
+    pub volume: String,
+    /// The store.
+    pub store: String,
+    /// The mountpoint.
+    pub mountpoint: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// What `init` was given.
+    pub key_asked: String,
+    /// The master key's ARN.
+    pub master_key: String,
+    /// The heartbeat.
+    pub heartbeat_ms: u64,
+    /// How long ago the KMS last answered well.
+    pub last_good_ms: u64,
+    /// What it last said when it did not.
+    pub last_error: Option<String>,
+    /// Heartbeats so far.
+    pub beats: u64,
+    /// Those that were not good.
+    pub beats_failed: u64,
+    /// Data keys in the cache.
+    pub keys_cached: usize,
+    /// Data keys in the pool.
+    pub keys_pooled: usize,
+    /// Data keys fetched so far.
+    pub keys_fetched: u64,
+    /// Inodes that the kernel knows.
+    pub inodes: usize,
+    /// Those that may have cached pages.
+    pub inodes_paged: usize,
+    /// Requests that wait for a key.
+    pub parked: usize,
+    /// Chunks of key memory that could not be locked against swap.
+    pub unlocked_memory: u64,
+    /// What the store's device cannot promise.
+    pub device_warning: Option<String>,
+}
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ask {
+    /// A [`Report`].
+    Status,
+    /// An operator's lock.
+    Lock,
+    /// Its end.
+    Unlock,
+    /// The removal of a file's wrapped key, by inode number.
+    Shred(u64),
+}
+
+/// What is answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// To `Status`.
+    Report(Box<Report>),
+    /// It is done, or under way.
+    Done,
+    /// It cannot be, and why.
+    Failed(String),
+}
+
+/// What the socket needs of the daemon.
+pub trait Host: Send + Sync {
+    /// Where things stand; `None` while it ends.
+    fn report(&self) -> Option<Report>;
+    /// Locks.
+    fn lock(&self);
+    /// Unlocks.
+    fn unlock(&self);
+    /// Removes the wrapped key of a file.
+    ///
+    /// # Errors
+    /// Why not.
+    fn shred(&self, ino: u64) -> Result<(), String>;
+}

@@ -1,0 +1,103 @@
+//! The daemon's end of the socket.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Answer, Ask, Host};
+
+/// The longest question.
+const LONGEST: u64 = 4096;
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where the sockets of this user's mounts lie.
+pub(super) fn folder() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/run/kmsfs");
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(dir) => PathBuf::from(dir).join("kmsfs"),
+        None => std::env::temp_dir().join(format!("kmsfs-{}", rustix::process::geteuid().as_raw())),
+    }
+}
+
+/// The socket of a volume.
+pub fn socket_path(volume: &str) -> PathBuf {
+    folder().join(format!("{volume}.sock"))
+}
+
+/// A listening socket, removed when dropped.
+pub struct Server(PathBuf);
+
+impl Server {
+    /// Listens, and answers on a thread of its own.
+    ///
+    /// # Errors
+    /// Of making the folder or the socket.
+    pub fn start(volume: &str, host: Arc<dyn Host>) -> io::Result<Self> {
+        let path = socket_path(volume);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder())?;
+        // The store's lock is held: whoever left a socket here is gone.
+        let _ = fs::remove_file(&path);
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        std::thread::Builder::new().name("kmsfs-control".to_owned()).spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let host = host.clone();
+                // One that asks slowly holds up itself alone.
+                let _ = std::thread::Builder::new()
+                    .name("kmsfs-answer".to_owned())
+                    .spawn(move || serve(&stream, &*host));
+            }
+        })?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(Path::new(&self.0));
+    }
+}
+
+fn serve(stream: &UnixStream, host: &dyn Host) -> io::Result<()> {
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    let peer = rustix::net::sockopt::socket_peercred(stream)?;
+    let answer = if peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
+        let mut line = String::new();
+        BufReader::new(stream.take(LONGEST)).read_line(&mut line)?;
+        match serde_json::from_str(&line) {
+            Ok(ask) => answer(ask, host),
+            Err(e) => Answer::Failed(format!("not understood: {e}")),
+        }
+    } else {
+        Answer::Failed("this socket is for the mount's owner and root".to_owned())
+    };
+    let mut text = serde_json::to_vec(&answer)?;
+    text.push(b'\n');
+    let mut stream = stream;
+    stream.write_all(&text)
+}
+
+fn answer(ask: Ask, host: &dyn Host) -> Answer {
+    match ask {
+        Ask::Status => match host.report() {
+            Some(report) => Answer::Report(Box::new(report)),
+            None => Answer::Failed("it is being unmounted".to_owned()),
+        },
+        Ask::Lock => {
+            host.lock();
+            Answer::Done
+        }
+        Ask::Unlock => {
+            host.unlock();
+            Answer::Done
+        }
+        Ask::Shred(ino) => host.shred(ino).map_or_else(Answer::Failed, |()| Answer::Done),
+    }
+}

@@ -1,0 +1,293 @@
+//! Wiring: from an opened volume to a mount that answers, and its ordered end.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use fuser::{INodeNo, Notifier};
+use parking_lot::Mutex;
+
+use crate::clock::Moment;
+use crate::control::{Host, Report};
+use crate::disk::device::{self, Device};
+use crate::fs::{Fs, FsSettings, Node, ROOT};
+use crate::fuse::{self, Adapter, MountError, PageCache, Shared};
+use crate::keys::{self, Effects, Keyring, Limits, Monitor, OpenError, Phase, Reason, Timing};
+use crate::kms::{KeyService, KmsError};
+use crate::names::VolumeKeys;
+use crate::store::{Store, StoreError};
+
+/// Everything that a mount is told.
+pub struct Settings {
+    /// The store.
+    pub store: PathBuf,
+    /// Where to mount it.
+    pub mountpoint: PathBuf,
+    /// How.
+    pub mount: fuse::Options,
+    /// How content passes through the kernel.
+    pub cache: PageCache,
+    /// The filesystem's.
+    pub fs: FsSettings,
+    /// The keyring's.
+    pub limits: Limits,
+    /// The kill switch's.
+    pub timing: Timing,
+    /// Run at every change of state, with `KMSFS_STATE` and `KMSFS_MOUNTPOINT`.
+    pub on_lock: Option<String>,
+}
+
+/// Why there is no mount.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The volume cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The mount.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// Anything else of the system.
+    #[error("{0}: {1}")]
+    Io(&'static str, #[source] std::io::Error),
+}
+
+/// A daemon whose mount answers.
+pub struct Daemon {
+    mounted: fuse::Mounted,
+    shared: Arc<Shared>,
+    control: Arc<Control>,
+    store: Arc<Store>,
+    _lock: crate::disk::File,
+}
+
+impl Daemon {
+    /// Opens the volume and mounts it.
+    ///
+    /// # Errors
+    /// [`DaemonError`].
+    pub fn start(settings: Settings, service: Arc<dyn KeyService>) -> Result<Self, DaemonError> {
+        let io = |what| move |e| DaemonError::Io(what, e);
+        let store = Arc::new(Store::open_path(&settings.store)?);
+        let lock = store.lock()?;
+        // What a killed daemon left may be in the page cache only.
+        store.sync().map_err(io("syncfs of the store"))?;
+        let (volume, names) = keys::open(&store, &*service)?;
+        let bsize = store.root().statfs().map_err(io("statfs of the store"))?.bsize;
+        let device = device::probe(store.device(), bsize);
+        if let Some(why) = &device.tearing {
+            log::warn!("{}: {why}", settings.store.display());
+        }
+        let keyring =
+            Arc::new(Keyring::new(volume, names, store.clone(), service, settings.limits));
+        let fs = Fs::new(store.clone(), keyring.clone(), &device, settings.fs.clone())
+            .map_err(io("the store's root"))?;
+        let shared = Shared::new(fs);
+        let adapter = Adapter::new(shared.clone(), settings.cache);
+        let mounted = fuse::mount(adapter, &settings.store, &settings.mountpoint, &settings.mount)?;
+        let effects = Arc::new(Kernel {
+            shared: shared.clone(),
+            notifier: mounted.notifier(),
+            mountpoint: settings.mountpoint.clone(),
+            on_lock: settings.on_lock.clone(),
+        });
+        let monitor = Monitor::start(&keyring, effects, settings.timing)
+            .map_err(io("the keyring's threads"))?;
+        let control = Arc::new(Control {
+            shared: shared.clone(),
+            monitor: Mutex::new(Some(monitor)),
+            settings,
+            device,
+            notifier: OnceLock::from(mounted.notifier()),
+        });
+        Ok(Self { mounted, shared, control, store, _lock: lock })
+    }
+
+    /// What the control socket speaks to.
+    pub fn host(&self) -> Arc<dyn Host> {
+        self.control.clone()
+    }
+
+    /// Serves until it is unmounted, then ends in order: threads, unused lines, the lock.
+    ///
+    /// # Errors
+    /// Of the FUSE device.
+    pub fn serve(self) -> std::io::Result<()> {
+        let served = self.mounted.serve();
+        self.shared.fs.forget_all();
+        let monitor = self.control.monitor.lock().take();
+        if let Some(monitor) = monitor {
+            monitor.stop();
+        }
+        self.store.sync()?;
+        served
+    }
+}
+
+/// The kernel's side of a lock.
+struct Kernel {
+    shared: Arc<Shared>,
+    notifier: Notifier,
+    mountpoint: PathBuf,
+    on_lock: Option<String>,
+}
+
+/// Measured upper bounds for one inode with pages, and for one without or one name.
+const WITH_PAGES: Duration = Duration::from_micros(40);
+const WITHOUT: Duration = Duration::from_micros(12);
+
+impl Kernel {
+    fn invalidate(&self, node: &Node) {
+        // ENOENT: the kernel has forgotten it meanwhile.
+        let _ = self.notifier.inval_inode(INodeNo(node.ino), 0, 0);
+    }
+}
+
+impl Effects for Kernel {
+    fn lock_time(&self) -> Duration {
+        let (nodes, paged) = self.shared.fs.table().counts();
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        WITH_PAGES * count(paged) + WITHOUT * count(nodes)
+    }
+
+    fn drain(&self, deadline: Moment) {
+        let mut nodes = self.shared.fs.table().all();
+        nodes.retain(|n| n.paged.load(std::sync::atomic::Ordering::Relaxed));
+        // Clean ones first: they cost no request.
+        nodes.sort_by_key(|n| n.content.try_read().map_or(1, |c| c.writers));
+        for node in nodes {
+            if Moment::now() >= deadline {
+                log::warn!("the drain is out of time; what was not saved, fsync reports");
+                return;
+            }
+            self.invalidate(&node);
+        }
+    }
+
+    fn seal(&self, names: &VolumeKeys) {
+        let fs = &self.shared.fs;
+        let nodes = fs.table().all();
+        nodes.iter().for_each(|n| self.invalidate(n));
+        for node in &nodes {
+            for (parent, entry) in node.places() {
+                let Ok(parent_node) = fs.node(parent) else { continue };
+                if let Some(name) = fs.clear_name(names, &parent_node, &entry) {
+                    let _ = self.notifier.inval_entry(INodeNo(parent), &name);
+                }
+            }
+        }
+    }
+
+    fn announce(&self, phase: Phase, why: Option<&KmsError>) {
+        let at = self.mountpoint.display();
+        let because = why.map_or_else(String::new, |e| format!(": {e}"));
+        let state = state_word(phase);
+        match phase {
+            Phase::Open => log::warn!("{at}: open"),
+            Phase::Draining(_) => log::warn!("{at}: locking{because}"),
+            Phase::Locked(_) => log::warn!("{at}: {state}{because}"),
+        }
+        if let Some(command) = &self.on_lock
+            && !matches!(phase, Phase::Draining(_))
+        {
+            run_hook(command, state, &self.mountpoint);
+        }
+    }
+}
+
+/// Runs the operator's hook with a clean environment, and waits for it nowhere.
+fn run_hook(command: &str, state: &str, mountpoint: &Path) {
+    let spawned = std::process::Command::new("/bin/sh")
+        .arg("-c")
+        .arg(command)
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("KMSFS_STATE", state)
+        .env("KMSFS_MOUNTPOINT", mountpoint)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn();
+    match spawned {
+        Ok(mut child) => drop(std::thread::spawn(move || child.wait())),
+        Err(e) => log::error!("--on-lock: {e}"),
+    }
+}
+
+/// The word that `status` uses for a phase.
+pub fn state_word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Open => "open",
+        Phase::Draining(_) => "draining",
+        Phase::Locked(Reason::Refused) => "revoked",
+        Phase::Locked(Reason::Unreachable) => "unreachable",
+        Phase::Locked(Reason::Operator) => "locked",
+    }
+}
+
+struct Control {
+    shared: Arc<Shared>,
+    monitor: Mutex<Option<Monitor>>,
+    settings: Settings,
+    device: Device,
+    notifier: OnceLock<Notifier>,
+}
+
+impl Host for Control {
+    fn report(&self) -> Option<Report> {
+        let status = self.monitor.lock().as_ref()?.status();
+        let keyring = self.shared.fs.keyring();
+        let (cached, pooled, fetched) = keyring.counts();
+        let (inodes, paged) = self.shared.fs.table().counts();
+        Some(Report {
+            state: state_word(status.phase).to_owned(),
+            volume: keyring.volume().id().to_string(),
+            store: self.settings.store.display().to_string(),
+            mountpoint: self.settings.mountpoint.display().to_string(),
+            pid: std::process::id(),
+            key_asked: keyring.volume().asked().0,
+            master_key: keyring.volume().master().0,
+            heartbeat_ms: millis(self.settings.timing.heartbeat),
+            last_good_ms: millis(status.last_good),
+            last_error: status.last_error,
+            beats: status.beats,
+            beats_failed: status.failed,
+            keys_cached: cached,
+            keys_pooled: pooled,
+            keys_fetched: fetched,
+            inodes,
+            inodes_paged: paged,
+            parked: self.shared.parked(),
+            unlocked_memory: crate::secret::lock_failures(),
+            device_warning: self.device.tearing.clone(),
+        })
+    }
+
+    fn lock(&self) {
+        if let Some(monitor) = &*self.monitor.lock() {
+            monitor.lock();
+        }
+    }
+
+    fn unlock(&self) {
+        if let Some(monitor) = &*self.monitor.lock() {
+            monitor.unlock();
+        }
+    }
+
+    fn shred(&self, ino: u64) -> Result<(), String> {
+        if ino == ROOT {
+            return Err("it is the root of the mount".to_owned());
+        }
+        self.shared.fs.shred(ino).map_err(|e| format!("{e:?}"))?;
+        if let Some(notifier) = self.notifier.get() {
+            let _ = notifier.inval_inode(INodeNo(ino), 0, 0);
+        }
+        Ok(())
+    }
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
