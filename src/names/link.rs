@@ -88,6 +88,23 @@ mod tests {
     use crate::secret::Key;
 
     #[test]
+    fn every_flipped_bit_is_seen() {
+        let keys = VolumeKeys::derive(&Key::build(|k| k.fill(8)), VolumeId([1; 16]));
+        let DiskLink::Inline(text) = seal(&keys, b"../target") else {
+            panic!("nine bytes are inline")
+        };
+        for bit in 0..text.len() * 8 {
+            let mut flipped = text.as_encoded_bytes().to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let opened = match parse(&flipped) {
+                Ok(LinkText::Inline(sealed)) => open_inline(&keys, &sealed),
+                Ok(LinkText::Body(_)) | Err(_) => Err(BadLink),
+            };
+            assert_eq!(opened, Err(BadLink), "bit {bit}");
+        }
+    }
+
+    #[test]
     fn targets_of_every_length_come_back() {
         let keys = VolumeKeys::derive(&Key::build(|k| k.fill(8)), VolumeId([1; 16]));
         for len in [1, 15, 16, 17, 2000, 3040, 3041, 4095] {

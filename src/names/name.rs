@@ -10,8 +10,13 @@ use super::keys::VolumeKeys;
 use super::sealed::{open_with, pad, seal_with, unpad};
 use crate::ids::DirId;
 
-/// Encrypted names over this length are stored as a hash and a record.
+/// Names over this length are stored as a hash and a record: padded, with a tag and in base64,
+/// the next length would no longer fit the 255 bytes of an entry.
 const SHORT: usize = 160;
+/// The text of a name of [`SHORT`] bytes.
+const SHORT_TEXT: usize = 235;
+const HASH_TEXT: usize = 43;
+const RECORD_SUFFIX: &[u8] = b".name";
 const NAME_MAX: usize = 255;
 
 /// A name as it lies on disk.
@@ -43,11 +48,12 @@ fn hashed(ciphertext: &[u8]) -> String {
     format!("+{}", BASE64URL_NOPAD.encode(&Sha256::digest(ciphertext)))
 }
 
-/// Encrypts a name of at most 255 bytes.
+/// Encrypts a name of 1 to 255 bytes, without NUL or slash.
 pub fn encrypt(keys: &VolumeKeys, dir: DirId, name: &[u8]) -> DiskName {
+    debug_assert!((1..=NAME_MAX).contains(&name.len()), "the caller bounds names");
     let ciphertext = seal_with(&keys.name, nonce(dir), &dir.0, &pad(name));
     let text = BASE64URL_NOPAD.encode(&ciphertext);
-    if text.len() <= SHORT {
+    if name.len() <= SHORT {
         return DiskName::Short(text.into());
     }
     let entry = hashed(&ciphertext);
@@ -70,7 +76,7 @@ fn decrypt_any(keys: &VolumeKeys, dir: DirId, ciphertext: &[u8]) -> Result<Vec<u
 /// # Errors
 /// [`BadName`] for anything that `encrypt` does not make as a short entry.
 pub fn decrypt(keys: &VolumeKeys, dir: DirId, entry: &[u8]) -> Result<Vec<u8>, BadName> {
-    if entry.len() > SHORT {
+    if entry.len() > SHORT_TEXT {
         return Err(BadName);
     }
     decrypt_any(keys, dir, &BASE64URL_NOPAD.decode(entry).map_err(|_| BadName)?)
@@ -87,7 +93,7 @@ pub fn decrypt_long(
     text: &[u8],
 ) -> Result<Vec<u8>, BadName> {
     let ciphertext = BASE64URL_NOPAD.decode(text).map_err(|_| BadName)?;
-    if text.len() <= SHORT || hashed(&ciphertext).as_bytes() != entry {
+    if text.len() <= SHORT_TEXT || hashed(&ciphertext).as_bytes() != entry {
         return Err(BadName);
     }
     decrypt_any(keys, dir, &ciphertext)
@@ -95,18 +101,20 @@ pub fn decrypt_long(
 
 /// Whether an entry is a long name's.
 pub fn is_long_entry(entry: &[u8]) -> bool {
-    entry.starts_with(b"+") && !entry.ends_with(b".name")
+    entry
+        .strip_prefix(b"+")
+        .is_some_and(|hash| hash.len() == HASH_TEXT && BASE64URL_NOPAD.decode(hash).is_ok())
 }
 
 /// Whether an entry is kmsfs's own, and never shown.
 pub fn is_reserved(entry: &[u8]) -> bool {
-    entry.starts_with(b".") || (entry.starts_with(b"+") && entry.ends_with(b".name"))
+    entry.starts_with(b".") || entry.strip_suffix(RECORD_SUFFIX).is_some_and(is_long_entry)
 }
 
 /// The record of a long entry.
 pub fn record_of(entry: &[u8]) -> OsString {
     let mut record = OsStr::from_bytes(entry).to_owned().into_vec();
-    record.extend_from_slice(b".name");
+    record.extend_from_slice(RECORD_SUFFIX);
     OsString::from_vec(record)
 }
 
@@ -138,6 +146,45 @@ mod tests {
                     prop_assert_eq!(decrypt_long(&keys, dir, entry.as_bytes(), text.as_bytes()), Ok(name));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn names_over_160_bytes_are_long_and_every_entry_fits() {
+        let (keys, dir) = (keys(), DirId([4; 16]));
+        for len in 1..=NAME_MAX {
+            let name = vec![b'n'; len];
+            match encrypt(&keys, dir, &name) {
+                DiskName::Short(entry) => {
+                    assert!(len <= 160 && entry.len() <= SHORT_TEXT && entry.len() >= 43);
+                    assert!(!is_reserved(entry.as_bytes()) && !is_long_entry(entry.as_bytes()));
+                }
+                DiskName::Long { entry, record, text } => {
+                    let (e, t) = (entry.as_bytes(), text.as_bytes());
+                    assert!(len > 160 && is_long_entry(e) && !is_reserved(e));
+                    assert!(is_reserved(record.as_bytes()) && !is_long_entry(record.as_bytes()));
+                    assert_eq!(decrypt_long(&keys, dir, e, t), Ok(name));
+                    assert!(decrypt(&keys, dir, t).is_err(), "a long name never stands short");
+                    assert!(decrypt_long(&keys, dir, &e[..43], t).is_err());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_an_entry_is_seen() {
+        let (keys, dir) = (keys(), DirId([4; 16]));
+        let DiskName::Short(entry) = encrypt(&keys, dir, b"a name") else {
+            panic!("a name of six bytes is short")
+        };
+        for bit in 0..entry.len() * 8 {
+            let mut flipped = entry.as_bytes().to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(decrypt(&keys, dir, &flipped).is_err(), "bit {bit}");
+        }
+        for spelling in ["=", "A", "\n"] {
+            let text = [entry.as_bytes(), spelling.as_bytes()].concat();
+            assert!(decrypt(&keys, dir, &text).is_err(), "{spelling:?}");
         }
     }
 

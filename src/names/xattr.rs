@@ -1,15 +1,26 @@
 //! `user.*` attributes: the name hashed, name and value sealed together.
+//!
+//! ```text
+//! value on disk   nonce 12 | ciphertext | tag 16, with the name on disk as associated data
+//! sealed in it    length of the name, u16 big-endian | name | value | 0x80 | zeros to 16·k
+//! ```
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use data_encoding::BASE64URL_NOPAD;
+use zeroize::Zeroizing;
 
 use super::keys::VolumeKeys;
 use super::sealed::{open as open_bytes, seal as seal_bytes};
 
 const PREFIX: &str = "user.kmsfs.";
 const HASH: usize = 24;
+/// The hash in base64url.
+const HASH_TEXT: usize = 32;
+/// Ends the value, which may itself end with zeros; padding hides its exact length.
+const END: u8 = 0x80;
+const BLOCK: usize = 16;
 
 /// Not an attribute of this volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,13 +35,21 @@ pub fn disk_name(keys: &VolumeKeys, name: &[u8]) -> OsString {
 
 /// Whether a name on disk is of a sealed attribute.
 pub fn is_sealed_name(name: &OsStr) -> bool {
-    name.as_bytes().starts_with(PREFIX.as_bytes())
+    name.as_bytes()
+        .strip_prefix(PREFIX.as_bytes())
+        .is_some_and(|hash| hash.len() == HASH_TEXT && BASE64URL_NOPAD.decode(hash).is_ok())
 }
 
-/// Seals name (length u16, big-endian, and bytes) and value under the disk name.
+/// Seals a name (whole, with `user.`) and a value.
 pub fn seal(keys: &VolumeKeys, name: &[u8], value: &[u8]) -> Vec<u8> {
     let len = u16::try_from(name.len()).expect("the kernel's names have at most 255 bytes");
-    let clear: Vec<u8> = len.to_be_bytes().iter().chain(name).chain(value).copied().collect();
+    let room = (2 + name.len() + value.len() + 1).next_multiple_of(BLOCK);
+    let mut clear = Zeroizing::new(Vec::with_capacity(room));
+    clear.extend_from_slice(&len.to_be_bytes());
+    clear.extend_from_slice(name);
+    clear.extend_from_slice(value);
+    clear.push(END);
+    clear.resize(room, 0);
     seal_bytes(&keys.xattr_value, disk_name(keys, name).as_bytes(), &clear)
 }
 
@@ -45,9 +64,12 @@ pub fn open(
 ) -> Result<(Vec<u8>, Vec<u8>), BadXattr> {
     let clear = open_bytes(&keys.xattr_value, on_disk.as_bytes(), bytes).ok_or(BadXattr)?;
     let (len, rest) = clear.split_first_chunk::<2>().ok_or(BadXattr)?;
-    let (name, value) =
+    let (name, padded) =
         rest.split_at_checked(usize::from(u16::from_be_bytes(*len))).ok_or(BadXattr)?;
-    if disk_name(keys, name) != on_disk {
+    let end = padded.iter().rposition(|b| *b != 0).ok_or(BadXattr)?;
+    let (value, padding) = padded.split_at(end);
+    let exact = clear.len().is_multiple_of(BLOCK) && padding.len() <= BLOCK && padding[0] == END;
+    if !exact || disk_name(keys, name) != on_disk {
         return Err(BadXattr);
     }
     Ok((name.to_vec(), value.to_vec()))
@@ -66,5 +88,36 @@ mod tests {
         let (a, b) = (disk_name(&keys, b"user.a"), disk_name(&keys, b"user.b"));
         assert_eq!(open(&keys, &a, &sealed), Ok((b"user.a".to_vec(), b"value".to_vec())));
         assert_eq!(open(&keys, &b, &sealed), Err(BadXattr));
+        assert!(is_sealed_name(&a) && !is_sealed_name(OsStr::new("user.kmsfs.a")));
+    }
+
+    #[test]
+    fn values_of_every_length_come_back_with_their_zeros() {
+        let keys = VolumeKeys::derive(&Key::build(|k| k.fill(8)), VolumeId([1; 16]));
+        let on_disk = disk_name(&keys, b"user.a");
+        for len in (0..40).chain([4000, 65_000]) {
+            for byte in [0, END, 7] {
+                let value = vec![byte; len];
+                let sealed = seal(&keys, b"user.a", &value);
+                assert_eq!((sealed.len() - 12) % BLOCK, 0);
+                assert_eq!(open(&keys, &on_disk, &sealed), Ok((b"user.a".to_vec(), value)));
+            }
+        }
+    }
+
+    #[test]
+    fn other_padding_is_refused() {
+        let keys = VolumeKeys::derive(&Key::build(|k| k.fill(8)), VolumeId([1; 16]));
+        let on_disk = disk_name(&keys, b"user.a");
+        let open_clear = |clear: &[u8]| {
+            let sealed = seal_bytes(&keys.xattr_value, on_disk.as_bytes(), clear);
+            open(&keys, &on_disk, &sealed)
+        };
+        let good = *b"\0\x06user.a1234567\x80";
+        assert!(open_clear(&good).is_ok());
+        assert!(open_clear(&good[..15]).is_err(), "no end");
+        assert!(open_clear(&[&good[..], &[0; 16]].concat()).is_err(), "a block too many");
+        assert!(open_clear(&[&good[..], &[0; 3]].concat()).is_err(), "not a multiple of 16");
+        assert!(open_clear(&[0; 16]).is_err() && open_clear(&[]).is_err());
     }
 }
