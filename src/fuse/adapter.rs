@@ -407,8 +407,8 @@ impl Filesystem for Adapter {
         };
         match fs.enter(purpose) {
             Ok(_pass) => match write_once(fs, ino.0, offset, data, kill) {
-                Ok(n) => return reply.written(n),
-                Err(Fail::Errno(e)) => return reply.error(fuse_errno(e)),
+                Ok(n) => reply.written(n),
+                Err(Fail::Errno(e)) => reply.error(fuse_errno(e)),
                 Err(Fail::Park(want)) => park(&self.shared, want, parked(data, reply), 0),
             },
             Err(Fail::Park(want)) => park(&self.shared, want, parked(data, reply), 0),

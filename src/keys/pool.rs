@@ -72,7 +72,7 @@ pub(super) fn run(keyring: &Keyring) {
         let wanted = {
             let mut inner = keyring.inner.lock();
             let mut quiet = false;
-            while !inner.stopping && !(open(keyring) && inner.pool.is_low()) {
+            while !(inner.stopping || open(keyring) && inner.pool.is_low()) {
                 quiet |= keyring.pool_work.wait_for(&mut inner, QUIET).timed_out();
             }
             if inner.stopping {

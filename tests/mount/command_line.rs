@@ -1,0 +1,97 @@
+//! Exit codes and messages.
+
+use std::fs;
+
+use crate::support::{Store, fails, kmsfs, run, skipped};
+
+#[test]
+fn what_is_no_store_or_no_mountpoint_is_told() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let empty = tempfile::tempdir().expect("a folder");
+    let mount = |from: &std::path::Path, at: &std::path::Path, code| {
+        fails(kmsfs().arg("mount").arg(from).arg(at), code)
+    };
+    assert!(mount(empty.path(), &store.mountpoint(), 3).contains("kmsfs init"));
+    mount(&empty.path().join("absent"), &store.mountpoint(), 3);
+    mount(&store.path(), &empty.path().join("absent"), 7);
+    let file = empty.path().join("file");
+    fs::write(&file, b"x").expect("written");
+    mount(&store.path(), &file, 7);
+    assert!(mount(&store.path(), empty.path(), 7).contains("not empty"));
+    assert!(mount(&store.path(), &store.path(), 7).contains("inside the store"));
+    fails(kmsfs().arg("unmount").arg(empty.path()), 8);
+    fails(kmsfs().arg("init").arg(empty.path()), 1);
+    fails(kmsfs().arg("mount"), 2);
+}
+
+#[test]
+fn two_daemons_cannot_have_one_store() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let _mount = store.mount(&[]);
+    let other = tempfile::tempdir().expect("a folder");
+    let said = fails(kmsfs().arg("mount").arg(store.path()).arg(other.path()), 9);
+    assert!(said.contains("another kmsfs"), "{said}");
+}
+
+#[test]
+fn a_disabled_key_and_a_wrong_passphrase_do_not_mount() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    store.key(&["disable", "alias/kmsfs"]);
+    fails(kmsfs().arg("mount").arg(store.path()).arg(store.mountpoint()), 5);
+    store.key(&["enable", "alias/kmsfs"]);
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let (right, wrong) = (folder.path().join("right"), folder.path().join("wrong"));
+    fs::write(&right, "correct horse\n").expect("written");
+    fs::write(&wrong, "incorrect horse\n").expect("written");
+    run(kmsfs()
+        .arg("keystore")
+        .arg("--keystore")
+        .arg(store.keystore())
+        .arg("passphrase")
+        .arg("--new-passphrase-file")
+        .arg(&right));
+    let mount = |pass: &std::path::Path| {
+        let mut command = kmsfs();
+        command.arg("mount").arg(store.path()).arg(store.mountpoint());
+        command.arg("--passphrase-file").arg(pass);
+        command
+    };
+    fails(&mut mount(&wrong), 4);
+    run(&mut mount(&right));
+    run(kmsfs().arg("unmount").arg(store.mountpoint()));
+}
+
+/// A daemon that was killed leaves a mount that answers nothing: the next mount detaches it.
+#[test]
+fn a_dead_mount_is_detached_by_the_next() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&[]);
+    fs::write(mount.at("f"), b"content").expect("written");
+    let status = run(kmsfs().arg("status").arg(mount.root()).args(["--output", "json"]));
+    let report: serde_json::Value = serde_json::from_str(&status).expect("json");
+    let pid = i32::try_from(report["pid"].as_i64().expect("a pid")).expect("a pid");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+    let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+    if let Ok(handle) = handle {
+        let mut ends = [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut ends, None).expect("it ends");
+    }
+    let again = store.mount(&[]);
+    assert_eq!(fs::read(again.at("f")).expect("readable"), b"content");
+    drop(again);
+    std::mem::forget(mount);
+}

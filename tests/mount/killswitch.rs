@@ -1,0 +1,156 @@
+//! Disabling the master key, from another process.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::{Store, fails, kmsfs, run, skipped};
+
+const EKEYREVOKED: i32 = 128;
+const ENOKEY: i32 = 126;
+
+fn errno<T>(result: std::io::Result<T>) -> Option<i32> {
+    result.err().and_then(|e| e.raw_os_error())
+}
+
+/// A second process that has a file mapped, and reads a byte of the map for each line it gets.
+struct Mapper {
+    child: std::process::Child,
+    answers: BufReader<std::process::ChildStdout>,
+}
+
+impl Mapper {
+    fn start(path: &Path) -> Self {
+        const PROGRAM: &str = "import mmap,os,sys,signal
+f=os.open(sys.argv[1],os.O_RDONLY); m=mmap.mmap(f,0,prot=mmap.PROT_READ)
+for line in sys.stdin: print(m[5000],flush=True)";
+        let mut child = Command::new("python3")
+            .args([OsStr::new("-c"), OsStr::new(PROGRAM), path.as_os_str()])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("python3 can be started");
+        let answers = BufReader::new(child.stdout.take().expect("piped"));
+        Self { child, answers }
+    }
+
+    /// The byte, or `None` when the process has died of SIGBUS.
+    fn byte(&mut self) -> Option<String> {
+        let stdin = self.child.stdin.as_mut().expect("piped");
+        stdin.write_all(b"go\n").expect("it waits for lines");
+        let mut answer = String::new();
+        if self.answers.read_line(&mut answer).expect("a pipe") == 0 {
+            use std::os::unix::process::ExitStatusExt;
+            let status = self.child.wait().expect("it ended");
+            assert_eq!(status.signal(), Some(libc::SIGBUS));
+            return None;
+        }
+        Some(answer.trim().to_owned())
+    }
+}
+
+impl Drop for Mapper {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The foundation's first slice: one file, read through a descriptor, a map and the page cache;
+/// its key is disabled by another process, and nothing more comes; it is enabled, and the same
+/// descriptor reads again.
+#[test]
+fn a_disabled_key_makes_everything_unreadable_and_an_enabled_one_readable_again() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&["--heartbeat", "2s"]);
+    let content: Vec<u8> = (0..200_000u32).map(|i| (i % 251) as u8).collect();
+    fs::write(mount.at("file"), &content).expect("written");
+    fs::create_dir(mount.at("dir")).expect("made");
+    std::os::unix::fs::symlink("file", mount.at("link")).expect("made");
+    let mut open = File::open(mount.at("file")).expect("opened");
+    let mut back = Vec::new();
+    open.read_to_end(&mut back).expect("readable");
+    assert_eq!(back, content);
+    let mut map = Mapper::start(&mount.at("file"));
+    assert_eq!(map.byte().as_deref(), Some((5000 % 251).to_string().as_str()));
+
+    store.key(&["disable", "alias/kmsfs"]);
+    let took = mount.wait_state("revoked", Duration::from_secs(10));
+    assert!(took < Duration::from_secs(3), "locked after {took:?}");
+    open.rewind().expect("no request");
+    assert_eq!(errno(open.read(&mut back)), Some(EKEYREVOKED));
+    assert_eq!(map.byte(), None, "a map gives SIGBUS");
+    assert_eq!(errno(File::open(mount.at("file"))), Some(EKEYREVOKED));
+    assert_eq!(errno(fs::read_dir(mount.root())), Some(EKEYREVOKED));
+    assert_eq!(errno(fs::read_link(mount.at("link"))), Some(EKEYREVOKED));
+    assert_eq!(errno(fs::metadata(mount.at("never-looked-up"))), Some(EKEYREVOKED));
+    assert_eq!(errno(fs::metadata(mount.at("dir"))), Some(EKEYREVOKED));
+    assert_eq!(errno(open.metadata()), Some(EKEYREVOKED), "sizes are not had either");
+    assert_eq!(errno(fs::write(mount.at("new"), b"x")), Some(EKEYREVOKED));
+    fails(kmsfs().arg("status").arg(mount.root()), 5);
+
+    store.key(&["enable", "alias/kmsfs"]);
+    mount.wait_state("open", Duration::from_secs(10));
+    open.rewind().expect("no request");
+    let mut again = Vec::new();
+    open.read_to_end(&mut again).expect("the same descriptor reads again");
+    assert_eq!(again, content);
+}
+
+/// What is fsynced before a lock is there after it, and what was dirty in a shared map is
+/// saved by the drain.
+#[test]
+fn nothing_acknowledged_is_lost_over_locks_under_write_load() {
+    if skipped("fuse") {
+        return;
+    }
+    for options in [&[][..], &["--writeback"][..]] {
+        let store = Store::new(&[]);
+        let mount = store.mount(&[&["--heartbeat", "1s"], options].concat());
+        let path = mount.at("log");
+        let mut acknowledged = 0u64;
+        for _ in 0..3 {
+            let mut log = fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&path)
+                .expect("the mount is open");
+            store.key(&["disable", "alias/kmsfs"]);
+            // Writes go on until they are refused.
+            while writeln!(log, "{acknowledged:020}").and_then(|()| log.sync_data()).is_ok() {
+                acknowledged += 1;
+            }
+            mount.wait_state("revoked", Duration::from_secs(10));
+            drop(log);
+            store.key(&["enable", "alias/kmsfs"]);
+            mount.wait_state("open", Duration::from_secs(10));
+        }
+        let text = fs::read_to_string(&path).expect("readable");
+        for line in 0..acknowledged {
+            assert!(text.contains(&format!("{line:020}")), "line {line} of {acknowledged} is lost");
+        }
+        assert!(acknowledged > 0);
+    }
+}
+
+#[test]
+fn an_operator_locks_and_unlocks() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&["--heartbeat", "2s"]);
+    fs::write(mount.at("file"), b"content").expect("written");
+    run(kmsfs().arg("lock").arg(mount.root()));
+    assert_eq!(errno(fs::read(mount.at("file"))), Some(ENOKEY));
+    fails(kmsfs().arg("status").arg(mount.root()), 10);
+    run(kmsfs().arg("unlock").arg(mount.root()));
+    assert_eq!(fs::read(mount.at("file")).expect("readable"), b"content");
+}

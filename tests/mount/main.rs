@@ -1,0 +1,10 @@
+//! End-to-end tests on real mounts. They need root and /dev/fuse, and fail without, unless
+//! `KMSFS_SKIP=fuse` says otherwise.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod betray;
+mod command_line;
+mod killswitch;
+mod posix;

@@ -1,0 +1,136 @@
+//! What ordinary programs expect of a filesystem.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::process::Command;
+
+use crate::support::{Store, run, skipped};
+
+#[test]
+fn a_tree_survives_a_remount() {
+    if skipped("fuse") {
+        return;
+    }
+    for names in ["encrypted", "plain"] {
+        let store = Store::new(&["--names", names]);
+        let mount = store.mount(&[]);
+        let long = "ü".repeat(120);
+        fs::create_dir(mount.at("d")).expect("made");
+        fs::write(mount.at(&format!("d/{long}")), vec![7; 300_000]).expect("written");
+        fs::hard_link(mount.at(&format!("d/{long}")), mount.at("hard")).expect("linked");
+        let target = format!("/{}", "t".repeat(4000));
+        std::os::unix::fs::symlink(&target, mount.at("far")).expect("made");
+        fs::rename(mount.at("d"), mount.at("e")).expect("renamed");
+        let ino = fs::metadata(mount.at("hard")).expect("there").ino();
+        mount.unmount();
+        let mount = store.mount(&[]);
+        let moved = mount.at(&format!("e/{long}"));
+        assert_eq!(fs::read(&moved).expect("readable"), vec![7; 300_000]);
+        let meta = fs::metadata(&moved).expect("there");
+        assert_eq!((meta.ino(), meta.nlink(), meta.len()), (ino, 2, 300_000));
+        assert_eq!(fs::read_link(mount.at("far")).expect("a link").to_str(), Some(target.as_str()));
+        assert_eq!(fs::symlink_metadata(mount.at("far")).expect("there").len(), 4001);
+        assert_eq!(fs::read_dir(mount.root()).expect("listed").count(), 3);
+        fs::remove_file(&moved).expect("removed");
+        fs::remove_dir(mount.at("e")).expect("empty");
+        assert_eq!(fs::read(mount.at("hard")).expect("readable").len(), 300_000);
+    }
+}
+
+#[test]
+fn an_unlinked_file_lives_while_it_is_open() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&[]);
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(mount.at("f"));
+    let mut file = file.expect("made");
+    file.write_all(b"before").expect("written");
+    fs::remove_file(mount.at("f")).expect("removed");
+    fs::write(mount.at("f"), b"another").expect("written");
+    file.write_all_at(b"after", 100_000).expect("written");
+    let mut back = [0; 6];
+    file.read_exact_at(&mut back, 0).expect("readable");
+    assert_eq!(&back, b"before");
+    assert_eq!(file.metadata().expect("there").nlink(), 0);
+    assert_eq!(fs::read(mount.at("f")).expect("readable"), b"another");
+}
+
+#[test]
+fn holes_are_holes_and_truncation_cuts() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&[]);
+    let file = File::create_new(mount.at("f")).expect("made");
+    file.write_all_at(b"end", 10 << 20).expect("written");
+    assert!(file.metadata().expect("there").blocks() < 100, "a gap takes no space");
+    file.set_len(5).expect("cut");
+    file.set_len(100).expect("grown");
+    file.write_all_at(b"abc", 0).expect("written");
+    let mut all = Vec::new();
+    File::open(mount.at("f")).expect("opened").read_to_end(&mut all).expect("readable");
+    let mut wanted = vec![0; 100];
+    wanted[..3].copy_from_slice(b"abc");
+    assert_eq!(all, wanted);
+}
+
+#[test]
+fn files_belong_to_who_makes_them() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&[]);
+    let open = fs::Permissions::from_mode(0o1777);
+    fs::set_permissions(mount.root(), open).expect("changed");
+    let parent = mount.root().parent().expect("a parent").to_owned();
+    fs::set_permissions(parent, fs::Permissions::from_mode(0o755)).expect("changed");
+    let as_nobody = |script: &str| {
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            "sh",
+            "-c",
+            script,
+        ]);
+        command.current_dir(mount.root());
+        command
+    };
+    run(&mut as_nobody("umask 027; echo x > theirs; mkdir d; ln -s x l; mkfifo p"));
+    for name in ["theirs", "d", "l", "p"] {
+        let meta = fs::symlink_metadata(mount.at(name)).expect("there");
+        assert_eq!((meta.uid(), meta.gid()), (65534, 65534), "{name}");
+    }
+    assert_eq!(fs::metadata(mount.at("theirs")).expect("there").mode() & 0o777, 0o640);
+    fs::write(mount.at("ours"), b"x").expect("written");
+    fs::set_permissions(mount.at("ours"), fs::Permissions::from_mode(0o600)).expect("changed");
+    let refused = as_nobody("cat ours || mv ours gone || rm ours").status().expect("started");
+    assert!(!refused.success());
+    assert!(mount.at("ours").exists());
+}
+
+#[test]
+fn attributes_are_sealed_and_come_back() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&[]);
+    fs::write(mount.at("f"), b"x").expect("written");
+    let path = mount.at("f");
+    rustix::fs::setxattr(&path, "user.colour", b"blue", rustix::fs::XattrFlags::empty())
+        .expect("set");
+    let mut value = [0; 16];
+    let n = rustix::fs::getxattr(&path, "user.colour", &mut value).expect("there");
+    assert_eq!(&value[..n], b"blue");
+    let n = rustix::fs::listxattr(&path, &mut value).expect("listed");
+    assert_eq!(&value[..n], b"user.colour\0");
+}
