@@ -1,0 +1,146 @@
+//! `kmsfs init`.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+
+use super::failure::{Exit, Failure};
+use super::options::KeystoreArgs;
+use crate::disk;
+use crate::ids::VolumeId;
+use crate::keys;
+use crate::kms::local::{LocalKms, Sealing};
+use crate::kms::{KeyAdmin, KeyRef};
+use crate::store::{DataKeys, Names, Provider, Settings, Store};
+
+/// The alias that `init` makes when it is given no key.
+const DEFAULT_ALIAS: &str = "alias/kmsfs";
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum NamesArg {
+    Encrypted,
+    Plain,
+}
+
+/// Arguments of `init`.
+#[derive(Args)]
+pub struct Init {
+    /// The store: absent, or an empty folder
+    store: PathBuf,
+    /// The master key: an id, an ARN or alias/NAME [default: alias/kmsfs, made if absent]
+    #[arg(long, value_name = "KEY")]
+    master_key: Option<String>,
+    #[command(flatten)]
+    keystore: KeystoreArgs,
+    /// Make the keystore without a passphrase: its keys then lie in clear
+    #[arg(long, conflicts_with = "passphrase_file")]
+    no_passphrase: bool,
+    /// Whether file names are encrypted
+    #[arg(long, value_enum, default_value_t = NamesArg::Encrypted)]
+    names: NamesArg,
+}
+
+/// Runs `init`.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run(args: &Init) -> Result<(), Failure> {
+    check_empty(&args.store)?;
+    let keystore = absolute(&args.keystore.path())?;
+    let kms = open_keystore(args, &keystore)?;
+    let asked = master_key(args, &kms)?;
+    let made = make_folder(&args.store)?;
+    let volume = VolumeId::random();
+    let names = match args.names {
+        NamesArg::Encrypted => Names::Encrypted,
+        NamesArg::Plain => Names::Plain,
+    };
+    let settings = Settings::new(volume, names, DataKeys::PerFile);
+    let keystore_text = keystore.to_str().ok_or_else(|| {
+        Failure::new(Exit::Usage, format!("{}: the path is not UTF-8", keystore.display()))
+    })?;
+    let provider = Provider::Local { keystore: keystore_text.to_owned() };
+    let done = disk::open_dir(&args.store)
+        .map_err(|e| Failure::io(&args.store, &e))
+        .and_then(|root| Store::init(root).map_err(|e| Failure::store(&args.store, &e)))
+        .and_then(|store| {
+            keys::create(&store, &kms, provider, asked.clone(), settings)
+                .map_err(|e| Failure::open(&args.store, &e))
+        });
+    if let Err(failure) = done {
+        if made == Folder::New {
+            // Nothing but what this run made lies in it.
+            let _ = fs::remove_dir_all(&args.store);
+        }
+        return Err(failure);
+    }
+    println!("store {}", args.store.display());
+    println!("volume {volume}");
+    println!("master key {asked}");
+    println!("keystore {}", keystore.display());
+    eprintln!("next: kmsfs mount {} MOUNTPOINT", args.store.display());
+    Ok(())
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|e| Failure::io(path, &e))
+}
+
+fn check_empty(store: &Path) -> Result<(), Failure> {
+    match fs::read_dir(store).map(Iterator::count) {
+        Ok(1..) => Err(Failure::new(
+            Exit::Failed,
+            format!("{}: the folder is not empty, nothing was changed", store.display()),
+        )
+        .hint("choose a new folder for the store: kmsfs init OTHER")),
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Failure::io(store, &e)),
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Folder {
+    New,
+    Old,
+}
+
+fn make_folder(store: &Path) -> Result<Folder, Failure> {
+    match fs::DirBuilder::new().mode(0o700).create(store) {
+        Ok(()) => Ok(Folder::New),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Folder::Old),
+        Err(e) => Err(Failure::io(store, &e)),
+    }
+}
+
+fn open_keystore(args: &Init, path: &Path) -> Result<LocalKms, Failure> {
+    if path.join("keystore.json").exists() {
+        return super::mount::open_keystore(path, &args.keystore.passphrase());
+    }
+    let sealing = if args.no_passphrase {
+        Sealing::Clear
+    } else {
+        Sealing::Passphrase(args.keystore.passphrase().new_passphrase("new keystore passphrase")?)
+    };
+    let kms = LocalKms::create(path, &sealing)?;
+    eprintln!("made the keystore {}", path.display());
+    Ok(kms)
+}
+
+fn master_key(args: &Init, kms: &LocalKms) -> Result<KeyRef, Failure> {
+    if let Some(key) = &args.master_key {
+        let key = KeyRef(key.clone());
+        kms.describe(&key)?;
+        return Ok(key);
+    }
+    let alias = KeyRef(DEFAULT_ALIAS.to_owned());
+    if kms.describe(&alias).is_err() {
+        let key = kms.create("kmsfs")?;
+        kms.set_alias(DEFAULT_ALIAS, &KeyRef(key.id.clone()))?;
+        eprintln!("made the master key {} ({DEFAULT_ALIAS})", key.id);
+    }
+    Ok(alias)
+}

@@ -1,0 +1,195 @@
+//! `kmsfs key`.
+
+use std::io::{BufRead, IsTerminal};
+use std::path::Path;
+
+use clap::Subcommand;
+
+use super::failure::{Exit, Failure};
+use super::mount::open_keystore;
+use super::passphrase::PassphraseSource;
+use crate::kms::local::LocalKms;
+use crate::kms::{KeyAdmin, KeyInfo, KeyRef, KeyState};
+
+/// What to do with master keys. KEY is a key id, an ARN or alias/NAME.
+#[derive(Subcommand)]
+pub enum KeyCommand {
+    /// Make a key
+    Create {
+        /// What to call it
+        #[arg(long, default_value = "")]
+        description: String,
+        /// An alias to point to it
+        #[arg(long, value_name = "NAME")]
+        alias: Option<String>,
+    },
+    /// List the keys
+    List,
+    /// Describe a key
+    Describe {
+        /// The key
+        key: String,
+    },
+    /// Disable a key: what is under it is unreadable within seconds
+    Disable {
+        /// The key
+        key: String,
+    },
+    /// Enable a key
+    Enable {
+        /// The key
+        key: String,
+    },
+    /// Give a key new material; the old stays for decryption
+    Rotate {
+        /// The key
+        key: String,
+    },
+    /// Delete a key when a window has passed
+    ScheduleDeletion {
+        /// The key
+        key: String,
+        /// The window: 7 to 30 days
+        #[arg(long, default_value_t = 30)]
+        pending_window_days: u32,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Take a deletion back; the key is then disabled
+    CancelDeletion {
+        /// The key
+        key: String,
+    },
+    /// Manage aliases
+    Alias {
+        #[command(subcommand)]
+        command: AliasCommand,
+    },
+}
+
+/// What to do with aliases.
+#[derive(Subcommand)]
+pub enum AliasCommand {
+    /// Point an alias to a key
+    Set {
+        /// alias/NAME
+        name: String,
+        /// The key
+        key: String,
+    },
+    /// Remove an alias
+    Remove {
+        /// alias/NAME
+        name: String,
+    },
+    /// List the aliases
+    List,
+}
+
+fn key_ref(text: &str) -> KeyRef {
+    KeyRef(text.to_owned())
+}
+
+/// NAME and alias/NAME both name an alias.
+fn alias_name(text: &str) -> String {
+    if text.starts_with("alias/") { text.to_owned() } else { format!("alias/{text}") }
+}
+
+/// Runs a `key` command on the embedded keystore.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run(
+    command: &KeyCommand,
+    keystore: &Path,
+    source: &PassphraseSource,
+) -> Result<(), Failure> {
+    let admin = || LocalKms::open_admin(keystore);
+    match command {
+        KeyCommand::Create { description, alias } => {
+            let kms = open_keystore(keystore, source)?;
+            let key = kms.create(description)?;
+            if let Some(alias) = alias {
+                kms.set_alias(&alias_name(alias), &key_ref(&key.id))?;
+            }
+            println!("{}", key.id);
+        }
+        KeyCommand::List => {
+            for key in admin()?.list()? {
+                println!("{}  {:<15}  {}", key.id, state(&key), key.aliases.join(" "));
+            }
+        }
+        KeyCommand::Describe { key } => describe(&admin()?.describe(&key_ref(key))?),
+        KeyCommand::Disable { key } => admin()?.disable(&key_ref(key))?,
+        KeyCommand::Enable { key } => admin()?.enable(&key_ref(key))?,
+        KeyCommand::Rotate { key } => open_keystore(keystore, source)?.rotate(&key_ref(key))?,
+        KeyCommand::ScheduleDeletion { key, pending_window_days, yes } => {
+            let kms = admin()?;
+            let info = kms.describe(&key_ref(key))?;
+            if !yes {
+                confirm(&info)?;
+            }
+            let at = kms.schedule_deletion(&key_ref(key), *pending_window_days)?;
+            println!("{} will be deleted at {at} (seconds since 1970)", info.id);
+        }
+        KeyCommand::CancelDeletion { key } => admin()?.cancel_deletion(&key_ref(key))?,
+        KeyCommand::Alias { command } => alias(command, &admin()?)?,
+    }
+    Ok(())
+}
+
+fn alias(command: &AliasCommand, kms: &LocalKms) -> Result<(), Failure> {
+    match command {
+        AliasCommand::Set { name, key } => kms.set_alias(&alias_name(name), &key_ref(key))?,
+        AliasCommand::Remove { name } => kms.remove_alias(&alias_name(name))?,
+        AliasCommand::List => {
+            for alias in kms.aliases()? {
+                println!("{}  {}", alias.name, alias.target);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn state(key: &KeyInfo) -> &'static str {
+    match key.state {
+        KeyState::Enabled => "Enabled",
+        KeyState::Disabled => "Disabled",
+        KeyState::PendingDeletion => "PendingDeletion",
+    }
+}
+
+fn describe(key: &KeyInfo) {
+    println!("id           {}", key.id);
+    println!("arn          {}", key.arn);
+    println!("state        {}", state(key));
+    println!("aliases      {}", key.aliases.join(" "));
+    println!("created      {} (seconds since 1970)", key.created);
+    if !key.description.is_empty() {
+        println!("description  {}", key.description);
+    }
+    if let Some(at) = key.deletion {
+        println!("deletion     {at} (seconds since 1970)");
+    }
+    if let Some(n) = key.versions {
+        println!("versions     {n}");
+    }
+}
+
+fn confirm(key: &KeyInfo) -> Result<(), Failure> {
+    let nothing = || Failure::new(Exit::Usage, format!("{}: nothing was done", key.id));
+    if !std::io::stdin().is_terminal() {
+        return Err(nothing().hint("without a terminal, say --yes"));
+    }
+    eprint!(
+        "When it is deleted, everything under {0} is lost for good. Type {0} to go on: ",
+        key.id
+    );
+    let mut typed = String::new();
+    std::io::stdin()
+        .lock()
+        .read_line(&mut typed)
+        .map_err(|e| Failure::io(Path::new("stdin"), &e))?;
+    if typed.trim_end_matches('\n') == key.id { Ok(()) } else { Err(nothing()) }
+}

@@ -1,0 +1,112 @@
+//! The command line: words, exit codes, hints.
+
+mod failure;
+mod init;
+mod key;
+mod keystore;
+mod logging;
+mod mount;
+mod options;
+mod passphrase;
+mod shred;
+mod status;
+mod unmount;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use failure::{Exit, Failure};
+
+/// A mounted directory whose files are encrypted on disk under keys of a KMS. Disable the
+/// master key, and the mount is unreadable within seconds.
+#[derive(Parser)]
+#[command(name = "kmsfs", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Make a store
+    Init(init::Init),
+    /// Mount a store
+    Mount(Box<mount::Mount>),
+    /// Unmount
+    #[command(alias = "umount")]
+    Unmount(unmount::Unmount),
+    /// Say how a mount, or every mount, stands
+    Status(status::StatusArgs),
+    /// Say what a store's volume.json says; needs no key
+    Info {
+        /// The store
+        store: PathBuf,
+        /// How to print it
+        #[arg(long, value_enum, default_value_t = status::Output::Text)]
+        output: status::Output,
+    },
+    /// Make a mount unreadable until `unlock`
+    Lock {
+        /// The mount
+        mountpoint: PathBuf,
+    },
+    /// Take a `lock` back
+    Unlock {
+        /// The mount
+        mountpoint: PathBuf,
+    },
+    /// Remove files' wrapped keys: their content is lost for good
+    Shred(shred::Shred),
+    /// Manage master keys
+    Key {
+        #[command(flatten)]
+        keystore: options::KeystoreArgs,
+        #[command(subcommand)]
+        command: key::KeyCommand,
+    },
+    /// Manage the embedded keystore
+    Keystore {
+        #[command(flatten)]
+        keystore: options::KeystoreArgs,
+        #[command(subcommand)]
+        command: keystore::KeystoreCommand,
+    },
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            let exit = if e.use_stderr() { Exit::Usage } else { Exit::Ok };
+            return exit.into();
+        }
+    };
+    logging::to_stderr();
+    let done = match cli.verb {
+        Verb::Init(args) => init::run(&args),
+        Verb::Mount(args) => mount::run(&args),
+        Verb::Unmount(args) => unmount::run(&args),
+        Verb::Status(args) => status::run(&args),
+        Verb::Info { store, output } => status::info(&store, output),
+        Verb::Lock { mountpoint } => status::lock(&mountpoint),
+        Verb::Unlock { mountpoint } => status::unlock(&mountpoint),
+        Verb::Shred(args) => shred::run(&args),
+        Verb::Key { keystore, command } => {
+            key::run(&command, &keystore.path(), &keystore.passphrase())
+        }
+        Verb::Keystore { keystore, command } => {
+            keystore::run(&command, &keystore.path(), &keystore.passphrase())
+        }
+    };
+    match done {
+        Ok(()) => Exit::Ok.into(),
+        Err(failure) => {
+            failure.print();
+            failure.exit.into()
+        }
+    }
+}

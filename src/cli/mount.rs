@@ -1,0 +1,337 @@
+//! `kmsfs mount`.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::failure::{Exit, Failure};
+use super::options::{KeystoreArgs, duration};
+use super::passphrase::PassphraseSource;
+use super::{logging, unmount};
+use crate::control::{Server, mounts};
+use crate::daemon::{Daemon, Settings};
+use crate::disk::identity::Owners;
+use crate::fs::{Access, FsSettings};
+use crate::fuse::{Exposure, Options, PageCache};
+use crate::keys::{Limits, Timing};
+use crate::kms::local::LocalKms;
+use crate::secret::Passphrase;
+use crate::store::{Provider, Store};
+
+/// Set in the background child: it reads a passphrase from stdin, and answers on stdout.
+const CHILD: &str = "KMSFS_BACKGROUND_CHILD";
+
+/// Arguments of `mount`.
+#[derive(Args)]
+pub struct Mount {
+    /// The store
+    store: PathBuf,
+    /// Where to mount it: an empty folder
+    mountpoint: PathBuf,
+    /// Stay in the foreground
+    #[arg(short, long)]
+    foreground: bool,
+    #[command(flatten)]
+    keystore: KeystoreArgs,
+    /// Only mount if the volume is under this master key
+    #[arg(long, value_name = "KEY")]
+    master_key: Option<String>,
+    /// Let every user in (the default for root)
+    #[arg(long, overrides_with = "no_allow_other")]
+    allow_other: bool,
+    /// Keep it to whoever mounts it (the default for others)
+    #[arg(long, overrides_with = "allow_other")]
+    no_allow_other: bool,
+    /// How soon after the KMS refuses the key the mount is unreadable, less one second
+    #[arg(long, env = "KMSFS_HEARTBEAT", value_parser = duration, default_value = "10s")]
+    heartbeat: Duration,
+    /// How long a refusal must last before it locks
+    #[arg(long, env = "KMSFS_REVOKE_AFTER", value_parser = duration, default_value = "0s")]
+    revoke_after: Duration,
+    /// How long the KMS may be out of reach
+    #[arg(long, env = "KMSFS_OUTAGE_GRACE", value_parser = duration, default_value = "15m")]
+    outage_grace: Duration,
+    /// How long a data key is used before it is fetched again
+    #[arg(long, env = "KMSFS_KEY_TTL", value_parser = duration, default_value = "15m")]
+    key_ttl: Duration,
+    /// How many data keys are cached
+    #[arg(long, env = "KMSFS_KEY_CACHE", default_value = "4096")]
+    key_cache: NonZeroUsize,
+    /// Refuse every change
+    #[arg(long)]
+    read_only: bool,
+    /// Let writes wait in the kernel's cache
+    #[arg(long)]
+    writeback: bool,
+    /// Keep content out of the kernel's cache
+    #[arg(long, conflicts_with = "writeback")]
+    direct_io: bool,
+    /// Run this at every change of state, with KMSFS_STATE and KMSFS_MOUNTPOINT set
+    #[arg(long, value_name = "CMD")]
+    on_lock: Option<String>,
+    /// Worker threads
+    #[arg(long, env = "KMSFS_THREADS", default_value = "4", value_parser = clap::value_parser!(u16).range(2..=64))]
+    threads: u16,
+    /// Mount options: nosuid, nodev, noexec, noatime, ro
+    #[arg(short, value_name = "OPTS", value_delimiter = ',')]
+    o: Vec<String>,
+}
+
+/// Runs `mount`.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run(args: &Mount) -> Result<(), Failure> {
+    let child = std::env::var_os(CHILD).is_some();
+    let args = &Mount { ..absolute(args)? };
+    if args.foreground || child {
+        let stdin = if child { read_passphrase()? } else { None };
+        return serve(args, stdin);
+    }
+    check(args)?;
+    background(args)
+}
+
+fn absolute(args: &Mount) -> Result<Mount, Failure> {
+    let full = |p: &Path| std::path::absolute(p).map_err(|e| Failure::io(p, &e));
+    Ok(Mount {
+        store: full(&args.store)?,
+        mountpoint: full(&args.mountpoint)?,
+        keystore: args.keystore.clone(),
+        master_key: args.master_key.clone(),
+        on_lock: args.on_lock.clone(),
+        o: args.o.clone(),
+        ..*args
+    })
+}
+
+/// Everything that can be known before a daemon is started.
+fn check(args: &Mount) -> Result<(), Failure> {
+    let store = Store::open_path(&args.store).map_err(|e| Failure::store(&args.store, &e))?;
+    store.read_volume().map_err(|e| Failure::store(&args.store, &e))?;
+    let at = &args.mountpoint;
+    let wrong = |why: &str| {
+        Failure::new(Exit::Mountpoint, format!("{}: {why}", at.display()))
+            .hint("choose an empty folder: mkdir DIR && kmsfs mount STORE DIR")
+    };
+    if mounts().is_ok_and(|all| all.iter().any(|m| m.mountpoint == *at)) {
+        if fs::metadata(at).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN)) {
+            eprintln!("kmsfs: {}: detaching a dead mount, whose daemon is gone", at.display());
+            unmount::detach(at)?;
+        } else {
+            return Err(wrong("a kmsfs store is mounted here already"));
+        }
+    }
+    let is_dir = fs::metadata(at).map_err(|e| wrong(&e.to_string()))?.is_dir();
+    if !is_dir {
+        return Err(wrong("it is not a folder"));
+    }
+    let (real_at, real_store) = (fs::canonicalize(at), fs::canonicalize(&args.store));
+    if let (Ok(at), Ok(store)) = (real_at, real_store)
+        && at.starts_with(&store)
+    {
+        return Err(wrong("it lies inside the store"));
+    }
+    match fs::read_dir(at).map(Iterator::count) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(wrong("the folder is not empty, and the mount would hide what it holds")),
+        Err(e) => Err(wrong(&e.to_string())),
+    }
+}
+
+fn keystore_of(args: &Mount) -> Result<PathBuf, Failure> {
+    let store = Store::open_path(&args.store).map_err(|e| Failure::store(&args.store, &e))?;
+    let file = store.read_volume().map_err(|e| Failure::store(&args.store, &e))?;
+    match (&args.keystore.keystore, file.wrap.provider) {
+        (Some(path), _) => Ok(path.clone()),
+        (None, Provider::Local { keystore }) => Ok(keystore.into()),
+        (None, Provider::Aws { .. }) => Err(Failure::new(
+            Exit::Config,
+            format!(
+                "{}: its master key is in AWS KMS, which this build does not speak",
+                args.store.display()
+            ),
+        )),
+    }
+}
+
+/// Opens a keystore, asking for its passphrase where it is sealed.
+pub(super) fn open_keystore(path: &Path, source: &PassphraseSource) -> Result<LocalKms, Failure> {
+    let passphrase = if LocalKms::is_sealed(path)? {
+        Some(source.passphrase("keystore passphrase")?)
+    } else {
+        None
+    };
+    Ok(LocalKms::open(path, passphrase.as_ref())?)
+}
+
+fn background(args: &Mount) -> Result<(), Failure> {
+    let keystore = keystore_of(args)?;
+    let passphrase = if LocalKms::is_sealed(&keystore)? {
+        let passphrase = args.keystore.passphrase().passphrase("keystore passphrase")?;
+        // Wrong ones are told here, at the terminal.
+        drop(LocalKms::open(&keystore, Some(&passphrase))?);
+        Some(passphrase)
+    } else {
+        None
+    };
+    let program =
+        std::env::current_exe().map_err(|e| Failure::io(Path::new("/proc/self/exe"), &e))?;
+    let mut child = Command::new(&program)
+        .args(std::env::args_os().skip(1))
+        .env(CHILD, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| Failure::io(&program, &e))?;
+    if let Some(mut stdin) = child.stdin.take()
+        && let Some(passphrase) = &passphrase
+    {
+        stdin.write_all(passphrase.expose()).map_err(|e| Failure::io(&program, &e))?;
+    }
+    let mut ready = String::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        let _ = stdout.read_to_string(&mut ready);
+    }
+    if ready == READY {
+        return Ok(());
+    }
+    // The child has told on stderr what is wrong.
+    let code = child.wait().ok().and_then(|s| s.code()).unwrap_or(1);
+    Err(Failure::told(Exit::from_code(code)))
+}
+
+const READY: &str = "ready\n";
+
+fn read_passphrase() -> Result<Option<Passphrase>, Failure> {
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes).map_err(|e| Failure::io(Path::new("stdin"), &e))?;
+    Ok((!bytes.is_empty()).then(|| Passphrase::new(bytes)))
+}
+
+fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
+    if args.foreground && std::env::var_os(CHILD).is_none() {
+        check(args)?;
+    }
+    harden();
+    let keystore = keystore_of(args)?;
+    let kms = match &passphrase {
+        Some(p) => LocalKms::open(&keystore, Some(p))?,
+        None => open_keystore(&keystore, &args.keystore.passphrase())?,
+    };
+    drop(passphrase);
+    let daemon = Daemon::start(settings(args), Arc::new(kms))
+        .map_err(|e| Failure::daemon(&args.store, &args.mountpoint, &e))?;
+    let host = daemon.host();
+    if let (Some(wanted), Some(report)) = (&args.master_key, host.report())
+        && *wanted != report.master_key
+        && !report.master_key.ends_with(&format!(":key/{wanted}"))
+    {
+        unmount::detach(&args.mountpoint)?;
+        return Err(Failure::new(
+            Exit::Refused,
+            format!(
+                "{}: the volume is under {}, not {wanted}",
+                args.store.display(),
+                report.master_key
+            ),
+        ));
+    }
+    let volume = host.report().map(|r| r.volume).unwrap_or_default();
+    let control = Server::start(&volume, host)
+        .map_err(|e| Failure::io(&crate::control::socket_path(&volume), &e))?;
+    unmount::on_signals(&args.mountpoint)?;
+    if std::env::var_os(CHILD).is_some() {
+        leave_terminal(&volume)?;
+    } else {
+        eprintln!("kmsfs: {} is mounted", args.mountpoint.display());
+    }
+    let served = daemon.serve();
+    drop(control);
+    served.map_err(|e| Failure::new(Exit::Failed, format!("the mount ended: {e}")))
+}
+
+/// Not dumpable, no core, as many files as allowed, and hard to kill when memory is short.
+fn harden() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let failed = |what: &str, e: rustix::io::Errno| log::warn!("{what}: {e}");
+    if let Err(e) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        failed("the process stays dumpable", e);
+    }
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(e) = setrlimit(Resource::Core, none) {
+        failed("core dumps stay allowed", e);
+    }
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(e) = setrlimit(Resource::Nofile, most) {
+        failed("the limit of open files stays low", e);
+    }
+    rustix::process::umask(rustix::fs::Mode::empty());
+    if rustix::process::geteuid().is_root() {
+        // A filesystem that dies takes every program on it along; one that waits for its own
+        // page cache hangs. Both are best effort: containers may forbid them.
+        let _ = fs::write("/proc/self/oom_score_adj", "-900");
+        let _ = rustix::process::configure_io_flusher_behavior(true);
+    }
+}
+
+fn settings(args: &Mount) -> Settings {
+    let root = rustix::process::geteuid().is_root();
+    let everyone = args.allow_other || (root && !args.no_allow_other);
+    let cache = match (args.writeback, args.direct_io) {
+        (true, _) => PageCache::WriteBack,
+        (_, true) => PageCache::Direct,
+        _ => PageCache::WriteThrough,
+    };
+    let read_only = args.read_only || args.o.iter().any(|o| o == "ro");
+    Settings {
+        store: args.store.clone(),
+        mountpoint: args.mountpoint.clone(),
+        mount: Options {
+            exposure: if everyone { Exposure::Everyone } else { Exposure::Owner },
+            threads: usize::from(args.threads),
+            flags: args.o.clone(),
+        },
+        cache,
+        fs: FsSettings {
+            access: if read_only { Access::ReadOnly } else { Access::ReadWrite },
+            owners: Owners::detect(),
+            directories: directories(),
+        },
+        limits: Limits { cache: args.key_cache, ttl: args.key_ttl, patience: args.heartbeat },
+        timing: Timing {
+            heartbeat: args.heartbeat,
+            revoke_after: args.revoke_after,
+            outage_grace: args.outage_grace,
+        },
+        on_lock: args.on_lock.clone(),
+    }
+}
+
+/// An eighth of the descriptors for directories: the rest is for open files.
+fn directories() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    usize::try_from(limit.unwrap_or(1024) / 8).unwrap_or(128).clamp(16, 512)
+}
+
+/// The background child: tells its parent that the mount answers, and lets the terminal go.
+fn leave_terminal(volume: &str) -> Result<(), Failure> {
+    let io = |e: std::io::Error| Failure::io(Path::new("/dev/null"), &e);
+    let _ = rustix::process::setsid();
+    let log = logging::to_file(volume)?;
+    let mut stdout = std::io::stdout();
+    stdout.write_all(READY.as_bytes()).and_then(|()| stdout.flush()).map_err(io)?;
+    let null = fs::File::options().read(true).write(true).open("/dev/null").map_err(io)?;
+    let std_io = |e: rustix::io::Errno| io(e.into());
+    rustix::stdio::dup2_stdin(&null).map_err(std_io)?;
+    rustix::stdio::dup2_stdout(&null).map_err(std_io)?;
+    rustix::stdio::dup2_stderr(&log).map_err(std_io)?;
+    std::env::set_current_dir("/").map_err(io)
+}

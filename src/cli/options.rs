@@ -1,0 +1,64 @@
+//! Options that several verbs share.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::passphrase::PassphraseSource;
+use crate::kms::local;
+
+/// Where the embedded keystore is, and how to open it.
+#[derive(Args, Clone)]
+pub struct KeystoreArgs {
+    /// The embedded keystore's folder [default: the XDG data folder]
+    #[arg(long, env = "KMSFS_KEYSTORE", value_name = "DIR")]
+    pub keystore: Option<PathBuf>,
+    /// Read the keystore's passphrase from this file
+    #[arg(long, env = "KMSFS_PASSPHRASE_FILE", value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+}
+
+impl KeystoreArgs {
+    /// The keystore's folder.
+    pub fn path(&self) -> PathBuf {
+        self.keystore.clone().unwrap_or_else(local::default_path)
+    }
+
+    /// Where its passphrase comes from.
+    pub fn passphrase(&self) -> PassphraseSource {
+        PassphraseSource::from_option(self.passphrase_file.clone())
+    }
+}
+
+/// A duration such as `500ms`, `10s`, `15m`, `2h`, or `0`.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 =
+        number.parse().map_err(|_| format!("{text:?} does not begin with a number"))?;
+    let milliseconds = match unit {
+        "ms" => Some(number),
+        "s" | "" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => return Err(format!("{unit:?} is no unit: use ms, s, m or h")),
+    };
+    milliseconds.map(Duration::from_millis).ok_or_else(|| format!("{text:?} is too long"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("15m"), Ok(Duration::from_secs(900)));
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+        assert!(duration("10 s").is_err() && duration("s").is_err() && duration("1d").is_err());
+    }
+}

@@ -1,0 +1,205 @@
+//! `kmsfs status`, `info`, `lock` and `unlock`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::failure::{Exit, Failure};
+use super::unmount::find;
+use crate::control::{Answer, Ask, Report, ask, mounts};
+use crate::store::{Provider, Store};
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Arguments of `status`.
+#[derive(Args)]
+pub struct StatusArgs {
+    /// The mount [default: every mount]
+    mountpoint: Option<PathBuf>,
+    /// Print a line at every change of state
+    #[arg(long)]
+    watch: bool,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+fn report_of(at: &Path) -> Result<Report, Failure> {
+    match ask(at, Ask::Status) {
+        Ok(Some(Answer::Report(report))) => Ok(*report),
+        Ok(Some(Answer::Failed(why))) => {
+            Err(Failure::new(Exit::Failed, format!("{}: {why}", at.display())))
+        }
+        _ => Err(Failure::new(
+            Exit::NotMounted,
+            format!("{}: its daemon does not answer; the mount may be dead", at.display()),
+        )
+        .hint(format!("detach it: kmsfs unmount --lazy {}", at.display()))),
+    }
+}
+
+/// Runs `status`. The exit code says the state: 0 open, 5 refused, 6 unreachable, 10 locked.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run(args: &StatusArgs) -> Result<(), Failure> {
+    let all = match &args.mountpoint {
+        Some(path) => vec![find(path)?],
+        None => mounts()
+            .map_err(|e| Failure::io(Path::new("/proc/self/mountinfo"), &e))?
+            .into_iter()
+            .map(|m| m.mountpoint)
+            .collect(),
+    };
+    if all.is_empty() {
+        return Err(Failure::new(Exit::NotMounted, "no kmsfs store is mounted"));
+    }
+    if args.watch {
+        return watch(&all, args.output);
+    }
+    let mut worst = Exit::Ok;
+    for at in &all {
+        let report = report_of(at)?;
+        print(&report, args.output);
+        let exit = exit_of(&report.state);
+        if worst == Exit::Ok {
+            worst = exit;
+        }
+    }
+    if worst == Exit::Ok { Ok(()) } else { Err(Failure::told(worst)) }
+}
+
+fn exit_of(state: &str) -> Exit {
+    match state {
+        "open" => Exit::Ok,
+        "unreachable" => Exit::Unreachable,
+        "locked" => Exit::Locked,
+        _ => Exit::Refused,
+    }
+}
+
+fn watch(all: &[PathBuf], output: Output) -> Result<(), Failure> {
+    let mut last: Vec<String> = vec![String::new(); all.len()];
+    loop {
+        for (at, last) in all.iter().zip(&mut last) {
+            let report = report_of(at)?;
+            if report.state != *last {
+                last.clone_from(&report.state);
+                match output {
+                    Output::Json => print(&report, output),
+                    Output::Text => println!("{}: {}", report.mountpoint, report.state),
+                }
+            }
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn print(report: &Report, output: Output) {
+    if output == Output::Json {
+        let text = serde_json::to_string(report).expect("strings and numbers have a JSON form");
+        return println!("{text}");
+    }
+    println!("{}: {}", report.mountpoint, report.state);
+    println!("  store       {}", report.store);
+    println!("  volume      {}", report.volume);
+    println!("  master key  {} ({})", report.master_key, report.key_asked);
+    println!(
+        "  heartbeat   {} ms, last good {} ms ago, {} of {} failed",
+        report.heartbeat_ms, report.last_good_ms, report.beats_failed, report.beats
+    );
+    if let Some(e) = &report.last_error {
+        println!("  KMS said    {e}");
+    }
+    println!(
+        "  data keys   {} cached, {} in the pool, {} fetched",
+        report.keys_cached, report.keys_pooled, report.keys_fetched
+    );
+    println!(
+        "  kernel      {} inodes, {} with pages; {} requests parked",
+        report.inodes, report.inodes_paged, report.parked
+    );
+    if report.unlocked_memory > 0 {
+        println!("  warning     keys may be swapped out: raise RLIMIT_MEMLOCK (ulimit -l)");
+    }
+    if let Some(w) = &report.device_warning {
+        println!("  warning     {w}");
+    }
+}
+
+/// Runs `info`.
+///
+/// # Errors
+/// [`Failure`].
+pub fn info(path: &Path, output: Output) -> Result<(), Failure> {
+    let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
+    let file = store.read_volume().map_err(|e| Failure::store(path, &e))?;
+    let s = &file.settings;
+    let (provider, place) = match &file.wrap.provider {
+        Provider::Local { keystore } => ("local", keystore),
+        Provider::Aws { region } => ("aws", region),
+    };
+    if output == Output::Json {
+        let json = serde_json::json!({
+            "volume": s.volume().to_string(),
+            "names": s.names,
+            "data_keys": s.data_keys,
+            "only_current_key": s.only_current_key,
+            "provider": provider,
+            "place": place,
+            "asked": file.wrap.asked.0,
+            "master": file.wrap.master.0,
+        });
+        println!("{json}");
+        return Ok(());
+    }
+    println!("volume      {}", s.volume());
+    println!("names       {:?}", s.names);
+    println!("data keys   {:?}", s.data_keys);
+    println!("provider    {provider} ({place})");
+    println!("master key  {} ({})", file.wrap.master, file.wrap.asked);
+    Ok(())
+}
+
+fn order(path: &Path, question: Ask, wanted: impl Fn(&str) -> bool) -> Result<(), Failure> {
+    let at = find(path)?;
+    match ask(&at, question) {
+        Ok(Some(Answer::Failed(why))) => {
+            return Err(Failure::new(Exit::Failed, format!("{}: {why}", at.display())));
+        }
+        Ok(Some(_)) => {}
+        _ => return report_of(&at).map(drop),
+    }
+    for _ in 0..300 {
+        if wanted(&report_of(&at)?.state) {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let state = report_of(&at)?.state;
+    Err(Failure::new(exit_of(&state), format!("{}: it is still {state}", at.display())))
+}
+
+/// Runs `lock`: returns when nothing is readable any more.
+///
+/// # Errors
+/// [`Failure`].
+pub fn lock(path: &Path) -> Result<(), Failure> {
+    order(path, Ask::Lock, |state| state != "open" && state != "draining")
+}
+
+/// Runs `unlock`: returns when the mount is open.
+///
+/// # Errors
+/// [`Failure`].
+pub fn unlock(path: &Path) -> Result<(), Failure> {
+    order(path, Ask::Unlock, |state| state == "open")
+}
