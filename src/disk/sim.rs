@@ -1,1 +1,0 @@
-//! A filesystem in memory whose crash states can be listed.

@@ -1,0 +1,313 @@
+//! Directories of the simulation.
+
+use std::any::Any;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::file::SimFile;
+use super::pages::Content;
+use super::world::{Body, Folder, World, error};
+use crate::disk::{
+    Dir, Directory, Entry, File, FileKind, FsStat, Open, Replace, Stat, TimeChange, XattrHow,
+};
+
+#[derive(Debug)]
+pub(super) struct SimDir {
+    world: Arc<Mutex<World>>,
+    ino: u64,
+}
+
+impl SimDir {
+    pub(super) fn new(world: Arc<Mutex<World>>, ino: u64) -> Self {
+        Self { world, ino }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut World) -> io::Result<T>) -> io::Result<T> {
+        let mut world = self.world.lock();
+        world.begin()?;
+        act(&mut world)
+    }
+
+    /// Runs `act` on the inode of an entry.
+    fn at<T>(
+        &self,
+        name: &OsStr,
+        act: impl FnOnce(&mut World, u64) -> io::Result<T>,
+    ) -> io::Result<T> {
+        self.with(|w| {
+            let ino = w.find(self.ino, name)?;
+            act(w, ino)
+        })
+    }
+
+    fn make(&self, name: &OsStr, body: Body, mode: u32, rdev: u64) -> io::Result<u64> {
+        self.with(|w| {
+            w.expect_free(self.ino, name)?;
+            let ino = w.add(body, mode, rdev);
+            w.change(&[(self.ino, name, Some(ino))]);
+            Ok(ino)
+        })
+    }
+
+    /// The inode of another directory of this same filesystem.
+    fn other(&self, dir: &dyn Directory) -> io::Result<u64> {
+        let other = dir.as_any().downcast_ref::<Self>();
+        other
+            .filter(|o| Arc::ptr_eq(&o.world, &self.world))
+            .map(|o| o.ino)
+            .ok_or(error(libc::EXDEV))
+    }
+}
+
+/// Whether `below` is `dir` or lies in it.
+fn contains(world: &mut World, dir: u64, below: u64) -> bool {
+    if dir == below {
+        return true;
+    }
+    let children: Vec<u64> = match world.folder(dir) {
+        Ok(folder) => folder.entries.values().map(|(ino, _)| *ino).collect(),
+        Err(_) => return false,
+    };
+    children.into_iter().any(|child| contains(world, child, below))
+}
+
+fn expect_empty(world: &mut World, dir: u64) -> io::Result<()> {
+    if world.folder(dir)?.entries.is_empty() { Ok(()) } else { Err(error(libc::ENOTEMPTY)) }
+}
+
+/// What rename(2) checks of an entry that it replaces.
+fn expect_replaceable(world: &mut World, source: u64, target: u64) -> io::Result<()> {
+    let dir = |w: &mut World, ino| w.kind(ino) == FileKind::Dir;
+    match (dir(world, source), dir(world, target)) {
+        (true, true) => expect_empty(world, target),
+        (true, false) => Err(error(libc::ENOTDIR)),
+        (false, true) => Err(error(libc::EISDIR)),
+        (false, false) => Ok(()),
+    }
+}
+
+impl Directory for SimDir {
+    fn open(&self, name: &OsStr, how: Open) -> io::Result<File> {
+        let ino = match how {
+            Open::Create(mode) => {
+                let body = Body::File(Content::default());
+                self.make(name, body, libc::S_IFREG | (mode & 0o7777), 0)?
+            }
+            Open::Read | Open::ReadWrite | Open::Pin => {
+                self.at(name, |w, ino| match (w.kind(ino), how) {
+                    (_, Open::Pin) | (FileKind::File, _) | (FileKind::Dir, Open::Read) => Ok(ino),
+                    (FileKind::Symlink, _) => Err(error(libc::ELOOP)),
+                    (FileKind::Dir, _) => Err(error(libc::EISDIR)),
+                    _ => Err(error(libc::ENXIO)),
+                })?
+            }
+        };
+        Ok(Arc::new(SimFile::new(self.world.clone(), ino, how)))
+    }
+
+    fn open_dir(&self, name: &OsStr) -> io::Result<Dir> {
+        let ino = self.at(name, |w, ino| w.folder(ino).map(|_| ino))?;
+        Ok(Arc::new(Self::new(self.world.clone(), ino)))
+    }
+
+    fn stat(&self, name: &OsStr) -> io::Result<Stat> {
+        self.at(name, |w, ino| Ok(w.stat(ino)))
+    }
+
+    fn stat_self(&self) -> io::Result<Stat> {
+        self.with(|w| Ok(w.stat(self.ino)))
+    }
+
+    fn mkdir(&self, name: &OsStr, mode: u32) -> io::Result<()> {
+        let mode = libc::S_IFDIR | (mode & 0o7777);
+        self.make(name, Body::Dir(Folder::default()), mode, 0).map(|_| ())
+    }
+
+    fn mknod(&self, name: &OsStr, mode: u32, rdev: u64) -> io::Result<()> {
+        let body = match FileKind::of_mode(mode) {
+            FileKind::File => Body::File(Content::default()),
+            _ => Body::Other,
+        };
+        let kind = FileKind::of_mode(mode).mode_bits();
+        self.make(name, body, kind | (mode & 0o7777), rdev).map(|_| ())
+    }
+
+    fn symlink(&self, name: &OsStr, target: &OsStr) -> io::Result<()> {
+        match target.len() {
+            0 => Err(error(libc::ENOENT)),
+            4096.. => Err(error(libc::ENAMETOOLONG)),
+            _ => {
+                let body = Body::Symlink(target.to_owned());
+                self.make(name, body, libc::S_IFLNK | 0o777, 0).map(|_| ())
+            }
+        }
+    }
+
+    fn readlink(&self, name: &OsStr) -> io::Result<OsString> {
+        self.at(name, |w, ino| match &w.inode(ino).body {
+            Body::Symlink(target) => Ok(target.clone()),
+            _ => Err(error(libc::EINVAL)),
+        })
+    }
+
+    fn link(&self, name: &OsStr, to: &dyn Directory, new: &OsStr) -> io::Result<()> {
+        let to = self.other(to)?;
+        self.at(name, |w, ino| {
+            if w.kind(ino) == FileKind::Dir {
+                return Err(error(libc::EPERM));
+            }
+            w.expect_free(to, new)?;
+            w.change(&[(to, new, Some(ino))]);
+            Ok(())
+        })
+    }
+
+    fn unlink(&self, name: &OsStr) -> io::Result<()> {
+        self.at(name, |w, ino| {
+            if w.kind(ino) == FileKind::Dir {
+                return Err(error(libc::EISDIR));
+            }
+            w.change(&[(self.ino, name, None)]);
+            Ok(())
+        })
+    }
+
+    fn rmdir(&self, name: &OsStr) -> io::Result<()> {
+        self.at(name, |w, ino| {
+            expect_empty(w, ino)?;
+            w.change(&[(self.ino, name, None)]);
+            Ok(())
+        })
+    }
+
+    fn rename(
+        &self,
+        name: &OsStr,
+        to: &dyn Directory,
+        new: &OsStr,
+        how: Replace,
+    ) -> io::Result<()> {
+        let to = self.other(to)?;
+        self.at(name, |w, source| {
+            if contains(w, source, to) {
+                return Err(error(libc::EINVAL));
+            }
+            let target = w.find(to, new);
+            match how {
+                Replace::Exchange => {
+                    let target = target?;
+                    if contains(w, target, self.ino) {
+                        return Err(error(libc::EINVAL));
+                    }
+                    w.change(&[(self.ino, name, Some(target)), (to, new, Some(source))]);
+                    return Ok(());
+                }
+                Replace::Never => w.expect_free(to, new)?,
+                Replace::Over => match target {
+                    Ok(target) if target == source => return Ok(()),
+                    Ok(target) => expect_replaceable(w, source, target)?,
+                    Err(_) => w.expect_free(to, new)?,
+                },
+            }
+            w.change(&[(self.ino, name, None), (to, new, Some(source))]);
+            Ok(())
+        })
+    }
+
+    fn set_mode(&self, name: &OsStr, mode: u32) -> io::Result<()> {
+        self.at(name, |w, ino| {
+            w.set_mode(ino, mode);
+            Ok(())
+        })
+    }
+
+    fn set_owner(&self, name: &OsStr, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+        self.at(name, |w, ino| {
+            w.set_owner(ino, uid, gid);
+            Ok(())
+        })
+    }
+
+    fn set_times(&self, name: &OsStr, atime: TimeChange, mtime: TimeChange) -> io::Result<()> {
+        self.at(name, |w, ino| {
+            w.set_times(ino, atime, mtime);
+            Ok(())
+        })
+    }
+
+    fn xattr(&self, name: &OsStr, attr: &OsStr) -> io::Result<Vec<u8>> {
+        self.at(name, |w, ino| w.xattr(ino, attr))
+    }
+
+    fn set_xattr(&self, name: &OsStr, attr: &OsStr, value: &[u8], how: XattrHow) -> io::Result<()> {
+        self.at(name, |w, ino| w.set_xattr(ino, attr, value, how))
+    }
+
+    fn xattrs(&self, name: &OsStr) -> io::Result<Vec<OsString>> {
+        self.at(name, |w, ino| Ok(w.xattrs(ino)))
+    }
+
+    fn remove_xattr(&self, name: &OsStr, attr: &OsStr) -> io::Result<()> {
+        self.at(name, |w, ino| w.remove_xattr(ino, attr))
+    }
+
+    fn list(&self, cookie: u64, visit: &mut dyn FnMut(Entry) -> bool) -> io::Result<()> {
+        let mut all = self.with(|w| {
+            let entries: Vec<_> = w.folder(self.ino)?.entries.clone().into_iter().collect();
+            Ok(entries
+                .into_iter()
+                .map(|(name, (ino, place))| Entry {
+                    name,
+                    ino,
+                    kind: Some(w.kind(ino)),
+                    next: place + 1,
+                })
+                .collect::<Vec<_>>())
+        })?;
+        all.retain(|e| e.next > cookie);
+        all.sort_by_key(|e| e.next);
+        // Without the lock, for `visit` may use the directory.
+        let _ = all.into_iter().all(visit);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.with(|w| {
+            w.sync_dir(self.ino);
+            Ok(())
+        })
+    }
+
+    fn sync_filesystem(&self) -> io::Result<()> {
+        self.with(|w| {
+            w.sync_all();
+            Ok(())
+        })
+    }
+
+    fn statfs(&self) -> io::Result<FsStat> {
+        self.with(|w| {
+            let free = w.space.unwrap_or(1 << 30);
+            let blocks = 1 << 30;
+            let (bfree, bavail) = (free, free);
+            let (bsize, frsize, namemax) = (4096, 4096, 255);
+            Ok(FsStat {
+                bsize,
+                frsize,
+                blocks,
+                bfree,
+                bavail,
+                files: 1 << 20,
+                ffree: 1 << 19,
+                namemax,
+            })
+        })
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

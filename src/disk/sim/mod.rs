@@ -1,0 +1,79 @@
+//! A filesystem in memory, for tests: it can be cut off at any moment, and shows every state
+//! that a disk may then be in; it can fail any operation, and run full.
+//!
+//! What a power cut keeps:
+//! - of a file, see `pages`: a prefix of its size changes and any version of each page;
+//! - of the entries of a directory (link, unlink, rename, symlink, mkdir), a prefix of the
+//!   changes since its last sync; a rename between two directories is in both prefixes or in
+//!   neither. A symlink's target is part of its entry;
+//! - modes, owners, times and extended attributes are taken as durable at once.
+//!
+//! Permissions are not enforced.
+
+mod crash;
+mod dir;
+mod file;
+mod pages;
+mod world;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+pub use crash::CrashSpace;
+use dir::SimDir;
+use world::World;
+
+use super::Dir;
+
+/// A simulated filesystem. Clones share it; [`Sim::fork`] does not.
+#[derive(Clone, Debug)]
+pub struct Sim(Arc<Mutex<World>>);
+
+impl Default for Sim {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sim {
+    /// An empty filesystem without limits.
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(World::new())))
+    }
+
+    /// Its top directory.
+    pub fn root(&self) -> Dir {
+        Arc::new(SimDir::new(self.0.clone(), world::ROOT))
+    }
+
+    /// A copy that goes its own way, un-synced changes included; open files stay with this one.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.0.lock().clone())))
+    }
+
+    /// What a power cut at this moment may leave.
+    pub fn crash(&self) -> CrashSpace {
+        CrashSpace::of(&self.0.lock())
+    }
+
+    /// Makes the `n`th operation from now (the next is 1) fail with this errno, and only that.
+    pub fn fail_at(&self, n: u64, errno: i32) {
+        self.0.lock().fail_at(n, errno);
+    }
+
+    /// How many operations there have been.
+    pub fn operations(&self) -> u64 {
+        self.0.lock().operations()
+    }
+
+    /// Leaves space for this many more pages of files; `None` for no limit. Beyond it a write
+    /// puts down what fits and fails with ENOSPC.
+    pub fn limit_space(&self, pages: Option<u64>) {
+        self.0.lock().space = pages;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,326 @@
+//! The inodes of a simulated filesystem, its un-synced entry changes and its faults.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+use super::pages::Content;
+use crate::disk::{FileKind, Stat, Time, TimeChange, XattrHow};
+
+pub(super) const ROOT: u64 = 1;
+const DEVICE: u64 = 0x51;
+
+pub(super) fn error(errno: i32) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}
+
+/// An entry: the inode, and its place in listings.
+pub(super) type Entries = BTreeMap<OsString, (u64, u64)>;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Folder {
+    pub(super) entries: Entries,
+    pub(super) durable: Entries,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Body {
+    File(Content),
+    Dir(Folder),
+    Symlink(OsString),
+    Other,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Inode {
+    pub(super) body: Body,
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) rdev: u64,
+    pub(super) times: [Time; 3],
+    pub(super) xattrs: BTreeMap<OsString, Vec<u8>>,
+    pub(super) locked: bool,
+}
+
+/// One change of entries, atomic: in each directory, what a name becomes.
+#[derive(Clone, Debug)]
+pub(super) struct EntryChange(pub(super) Vec<(u64, OsString, Option<(u64, u64)>)>);
+
+impl EntryChange {
+    pub(super) fn dirs(&self) -> BTreeSet<u64> {
+        self.0.iter().map(|(dir, _, _)| *dir).collect()
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct World {
+    pub(super) inodes: BTreeMap<u64, Inode>,
+    pub(super) pending: Vec<EntryChange>,
+    pub(super) space: Option<u64>,
+    next: u64,
+    clock: i64,
+    operations: u64,
+    fault: Option<(u64, i32)>,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let mut world = Self {
+            inodes: BTreeMap::new(),
+            pending: Vec::new(),
+            space: None,
+            next: ROOT,
+            clock: 0,
+            operations: 0,
+            fault: None,
+        };
+        world.add(Body::Dir(Folder::default()), libc::S_IFDIR | 0o755, 0);
+        world
+    }
+
+    pub(super) fn fail_at(&mut self, n: u64, errno: i32) {
+        self.fault = Some((self.operations + n, errno));
+    }
+
+    pub(super) fn clear_fault(&mut self) {
+        self.fault = None;
+    }
+
+    pub(super) fn operations(&self) -> u64 {
+        self.operations
+    }
+
+    /// Counts an operation, which may be the one that fails.
+    pub(super) fn begin(&mut self) -> io::Result<()> {
+        self.operations += 1;
+        match self.fault {
+            Some((at, errno)) if at == self.operations => Err(error(errno)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn now(&mut self) -> Time {
+        self.clock += 1;
+        Time { secs: self.clock, nanos: 0 }
+    }
+
+    pub(super) fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    pub(super) fn add(&mut self, body: Body, mode: u32, rdev: u64) -> u64 {
+        let (ino, now) = (self.number(), self.now());
+        let times = [now; 3];
+        let xattrs = BTreeMap::new();
+        let inode = Inode { body, mode, uid: 0, gid: 0, rdev, times, xattrs, locked: false };
+        self.inodes.insert(ino, inode);
+        ino
+    }
+
+    pub(super) fn inode(&mut self, ino: u64) -> &mut Inode {
+        self.inodes.get_mut(&ino).expect("an inode stays as long as the filesystem")
+    }
+
+    pub(super) fn content(&mut self, ino: u64) -> io::Result<&mut Content> {
+        match &mut self.inode(ino).body {
+            Body::File(content) => Ok(content),
+            _ => Err(error(libc::EISDIR)),
+        }
+    }
+
+    pub(super) fn folder(&mut self, ino: u64) -> io::Result<&mut Folder> {
+        match &mut self.inode(ino).body {
+            Body::Dir(folder) => Ok(folder),
+            _ => Err(error(libc::ENOTDIR)),
+        }
+    }
+
+    /// The inode of an entry; `.` is the directory itself.
+    pub(super) fn find(&mut self, dir: u64, name: &OsStr) -> io::Result<u64> {
+        if name == "." {
+            return Ok(dir);
+        }
+        if name.len() > 255 {
+            return Err(error(libc::ENAMETOOLONG));
+        }
+        let found = self.folder(dir)?.entries.get(name).map(|(ino, _)| *ino);
+        found.ok_or(error(libc::ENOENT))
+    }
+
+    /// Fails unless `name` can be made in `dir`.
+    pub(super) fn expect_free(&mut self, dir: u64, name: &OsStr) -> io::Result<()> {
+        let reserved = name.is_empty() || name == "." || name == "..";
+        if reserved || name.as_bytes().iter().any(|b| matches!(b, 0 | b'/')) {
+            return Err(error(libc::EINVAL));
+        }
+        match self.find(dir, name) {
+            Ok(_) => Err(error(libc::EEXIST)),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Changes entries: each name of each directory becomes an inode's, or free.
+    pub(super) fn change(&mut self, changes: &[(u64, &OsStr, Option<u64>)]) {
+        let mut done = Vec::new();
+        for (dir, name, ino) in changes {
+            let to = ino.map(|ino| (ino, self.number()));
+            done.push((*dir, (*name).to_owned(), to));
+        }
+        let change = EntryChange(done);
+        self.apply(&change, |folder| &mut folder.entries);
+        for dir in change.dirs() {
+            let now = self.now();
+            self.inode(dir).times[1..].fill(now);
+        }
+        self.pending.push(change);
+    }
+
+    pub(super) fn apply(
+        &mut self,
+        change: &EntryChange,
+        side: impl Fn(&mut Folder) -> &mut Entries,
+    ) {
+        for (dir, name, to) in &change.0 {
+            let folder = self.folder(*dir).expect("entries change in directories only");
+            match to {
+                Some(to) => side(folder).insert(name.clone(), *to),
+                None => side(folder).remove(name),
+            };
+        }
+    }
+
+    /// Makes a directory's entry changes durable, and those of others that these wait for.
+    pub(super) fn sync_dir(&mut self, dir: u64) {
+        // From the last back: what an atomic change belongs to pulls the earlier ones along.
+        let mut dirs = BTreeSet::from([dir]);
+        let mut durable: Vec<bool> = Vec::new();
+        for change in self.pending.iter().rev() {
+            let touched = change.dirs();
+            let wanted = !dirs.is_disjoint(&touched);
+            if wanted {
+                dirs.extend(touched);
+            }
+            durable.push(wanted);
+        }
+        durable.reverse();
+        let all = std::mem::take(&mut self.pending);
+        for (change, wanted) in all.into_iter().zip(durable) {
+            if wanted {
+                self.apply(&change, |folder| &mut folder.durable);
+            } else {
+                self.pending.push(change);
+            }
+        }
+    }
+
+    pub(super) fn sync_all(&mut self) {
+        for change in std::mem::take(&mut self.pending) {
+            self.apply(&change, |folder| &mut folder.durable);
+        }
+        for inode in self.inodes.values_mut() {
+            if let Body::File(content) = &mut inode.body {
+                content.sync();
+            }
+        }
+    }
+
+    fn links(&self, ino: u64) -> u64 {
+        let folders = self.inodes.values().filter_map(|i| match &i.body {
+            Body::Dir(folder) => Some(folder),
+            _ => None,
+        });
+        folders.flat_map(|f| f.entries.values()).filter(|(of, _)| *of == ino).count() as u64
+    }
+
+    pub(super) fn stat(&mut self, ino: u64) -> Stat {
+        let links = self.links(ino);
+        let inode = self.inode(ino);
+        let (size, pages) = match &inode.body {
+            Body::File(content) => (content.size(), content.allocated()),
+            Body::Symlink(target) => (target.len() as u64, 0),
+            Body::Dir(folder) => (folder.entries.len() as u64, 0),
+            Body::Other => (0, 0),
+        };
+        let nlink = if matches!(inode.body, Body::Dir(_)) { 2 } else { links };
+        Stat {
+            dev: DEVICE,
+            ino,
+            mode: inode.mode,
+            nlink,
+            uid: inode.uid,
+            gid: inode.gid,
+            rdev: inode.rdev,
+            size,
+            blocks: pages * 8,
+            blksize: 4096,
+            atime: inode.times[0],
+            mtime: inode.times[1],
+            ctime: inode.times[2],
+        }
+    }
+
+    pub(super) fn kind(&mut self, ino: u64) -> FileKind {
+        FileKind::of_mode(self.inode(ino).mode)
+    }
+
+    pub(super) fn set_mode(&mut self, ino: u64, mode: u32) {
+        let now = self.now();
+        let inode = self.inode(ino);
+        inode.mode = (inode.mode & libc::S_IFMT) | (mode & 0o7777);
+        inode.times[2] = now;
+    }
+
+    pub(super) fn set_owner(&mut self, ino: u64, uid: Option<u32>, gid: Option<u32>) {
+        let now = self.now();
+        let inode = self.inode(ino);
+        inode.uid = uid.unwrap_or(inode.uid);
+        inode.gid = gid.unwrap_or(inode.gid);
+        inode.times[2] = now;
+    }
+
+    pub(super) fn set_times(&mut self, ino: u64, atime: TimeChange, mtime: TimeChange) {
+        let now = self.now();
+        let times = &mut self.inode(ino).times;
+        for (time, change) in times.iter_mut().zip([atime, mtime]) {
+            match change {
+                TimeChange::Keep => {}
+                TimeChange::Now => *time = now,
+                TimeChange::To(to) => *time = to,
+            }
+        }
+        times[2] = now;
+    }
+
+    pub(super) fn xattr(&mut self, ino: u64, name: &OsStr) -> io::Result<Vec<u8>> {
+        self.inode(ino).xattrs.get(name).cloned().ok_or(error(libc::ENODATA))
+    }
+
+    pub(super) fn set_xattr(
+        &mut self,
+        ino: u64,
+        name: &OsStr,
+        value: &[u8],
+        how: XattrHow,
+    ) -> io::Result<()> {
+        let xattrs = &mut self.inode(ino).xattrs;
+        match (how, xattrs.contains_key(name)) {
+            (XattrHow::Create, true) => return Err(error(libc::EEXIST)),
+            (XattrHow::Replace, false) => return Err(error(libc::ENODATA)),
+            _ => {}
+        }
+        xattrs.insert(name.to_owned(), value.to_vec());
+        Ok(())
+    }
+
+    pub(super) fn xattrs(&mut self, ino: u64) -> Vec<OsString> {
+        self.inode(ino).xattrs.keys().cloned().collect()
+    }
+
+    pub(super) fn remove_xattr(&mut self, ino: u64, name: &OsStr) -> io::Result<()> {
+        self.inode(ino).xattrs.remove(name).map(|_| ()).ok_or(error(libc::ENODATA))
+    }
+}
