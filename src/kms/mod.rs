@@ -3,6 +3,8 @@
 //! [`KeyService`] is what a mount needs, [`KeyAdmin`] what `kmsfs key` needs. The terms and the
 //! behaviour are those of the AWS KMS API; [`local`] is the embedded keystore.
 
+#[cfg(test)]
+mod conformance;
 mod context;
 mod error;
 pub mod local;

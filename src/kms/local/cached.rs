@@ -1,0 +1,54 @@
+//! Files read again only when they changed.
+
+use std::sync::Arc;
+
+use super::error::KeystoreError;
+use super::folder::{Folder, Stamp};
+
+/// A file's parsed content, and what told that version from others.
+#[derive(Debug)]
+pub(super) struct Cached<T> {
+    stamp: Stamp,
+    settled: bool,
+    pub(super) value: Arc<T>,
+}
+
+impl<T> Clone for Cached<T> {
+    fn clone(&self) -> Self {
+        Self { stamp: self.stamp, settled: self.settled, value: self.value.clone() }
+    }
+}
+
+/// One file, and how it is read.
+pub(super) struct Source<'a, F> {
+    pub(super) folder: &'a Folder,
+    pub(super) name: &'a str,
+    pub(super) limit: u64,
+    /// Seconds since 1970.
+    pub(super) now: u64,
+    pub(super) parse: F,
+}
+
+impl<F> Source<'_, F> {
+    /// The file as it is now: `old` if it has not changed since, `None` if there is none.
+    ///
+    /// A file that was changed within the last two seconds is always read again: inode numbers
+    /// are reused and a filesystem's clock is coarse, so a second change could look like the first.
+    pub(super) fn get<T>(self, old: Option<Cached<T>>) -> Result<Option<Cached<T>>, KeystoreError>
+    where
+        F: FnOnce(&[u8]) -> Result<T, String>,
+    {
+        if let Some(old) = old.filter(|old| old.settled) {
+            match self.folder.stamp(self.name)? {
+                Some(stamp) if stamp == old.stamp => return Ok(Some(old)),
+                Some(_) => {}
+                None => return Ok(None),
+            }
+        }
+        let Some((stamp, bytes)) = self.folder.read(self.name, self.limit)? else {
+            return Ok(None);
+        };
+        let value = (self.parse)(&bytes).map_err(|what| self.folder.damaged(self.name, what))?;
+        Ok(Some(Cached { stamp, settled: stamp.is_settled(self.now), value: Arc::new(value) }))
+    }
+}
