@@ -13,6 +13,8 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::error::KeystoreError;
 use crate::clock::Moment;
 use crate::disk::{self, Dir, Directory, File, Open, Stat, Time, Wait};
@@ -29,6 +31,9 @@ const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 const PATIENCE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(20);
+
+/// A file's bytes, which can hold a key in clear.
+pub(super) type Content = Zeroizing<Vec<u8>>;
 
 /// Where a keystore lies.
 #[derive(Debug)]
@@ -160,7 +165,7 @@ impl Folder {
         &self,
         name: &str,
         limit: u64,
-    ) -> Result<Option<(Stamp, zeroize::Zeroizing<Vec<u8>>)>, KeystoreError> {
+    ) -> Result<Option<(Stamp, Content)>, KeystoreError> {
         let failed = || io_error(format!("read {name}"), &self.at);
         let file = match self.dir.open(name.as_ref(), Open::Read) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
@@ -171,7 +176,7 @@ impl Folder {
             return Err(self.damaged(name, format!("it has {} bytes", stamp.size)));
         }
         let size = usize::try_from(stamp.size).expect("at most the limit");
-        let mut bytes = zeroize::Zeroizing::new(vec![0; size]);
+        let mut bytes = Zeroizing::new(vec![0; size]);
         let len = file.read_at(&mut bytes, 0).map_err(failed())?;
         bytes.truncate(len);
         Ok(Some((stamp, bytes)))

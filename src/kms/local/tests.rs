@@ -31,12 +31,12 @@ fn key_file(path: &Path, kms: &LocalKms, key: &KeyRef) -> PathBuf {
 
 #[test]
 fn conforms() {
-    let (_temp, path, kms) = clear();
+    let (temp, path, kms) = clear();
     conformance::run(&kms, &kms);
     // And with one process that uses keys while another administers them.
     conformance::run(&LocalKms::open(&path, None).expect("opened"), &kms);
-    let held = crate::disk::open_dir(_temp.path()).expect("opened");
-    std::fs::create_dir(_temp.path().join("held")).expect("made");
+    let held = crate::disk::open_dir(temp.path()).expect("opened");
+    std::fs::create_dir(temp.path().join("held")).expect("made");
     let dir = held.open_dir("held".as_ref()).expect("opened");
     let made = LocalKms::create_in(dir.clone(), &Sealing::Clear).expect("created");
     conformance::run(&LocalKms::open_in(dir, None).expect("opened"), &made);
