@@ -8,7 +8,8 @@ use super::Fs;
 use super::attr::without_privileges;
 use super::errno::{Outcome, errno};
 use super::handles::OpenFor;
-use super::records::{Records, Sought, Tail, expect_holes};
+use super::holes::Sought;
+use super::records::{Records, Tail};
 use super::table::{Content, Node};
 use crate::content::{ContentCipher, PAGE, disk_size, records};
 use crate::disk::{File, Range};
@@ -108,10 +109,7 @@ impl Fs {
         };
         let records = Records { file: &*file, cipher: Some(&cipher), writeback: self.writeback };
         if content.id.is_none() {
-            if records.size()? > 0 {
-                expect_holes(&Records { cipher: None, ..records })?;
-                records.install()?;
-            }
+            records.give_key()?;
             content.id = Some(cipher.file());
             if content.writers > 0 {
                 self.keyring.hold(cipher.file());

@@ -3,17 +3,18 @@
 //! The caller holds the file's lock: shared for reading, exclusive for the rest. The rules of
 //! order are those of docs/FORMAT.md; tests/crash.rs cuts the power between all of them.
 
+use super::errno::{Outcome, errno};
+use super::holes::Sought;
 use crate::content::{
     ContentCipher, FirstPage, HEADER, Header, MAX_SIZE, Opened, PAGE, capacity, disk_size, is_hole,
     locate, parse_header, plain_size, records, spans, start_of,
 };
+use crate::disk::OpenFile;
 use crate::disk::device::Writeback;
-use crate::disk::{OpenFile, Range};
-use crate::fs::errno::{Outcome, errno};
 use crate::ids::FileId;
 use crate::secret::{fill_random, wipe};
 
-const PAGE_LEN: usize = PAGE as usize;
+pub(super) const PAGE_LEN: usize = PAGE as usize;
 
 /// What is known of the padding of a file's last record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +24,17 @@ pub enum Tail {
     Unknown,
     /// Zero, on stable storage too as far as this record was ever written.
     Zero,
+    /// Made zero in the page cache, but the sync failed: to be looked at and synced again.
+    Unsynced,
+}
+
+impl Tail {
+    /// The file was cut: its last record is another one, or ends elsewhere.
+    fn forget(&mut self) {
+        if *self == Self::Zero {
+            *self = Self::Unknown;
+        }
+    }
 }
 
 /// The file id in the header; `None` for an empty file, or one that has no key yet.
@@ -61,12 +73,12 @@ impl Records<'_> {
         Ok(plain_size(self.file.stat()?.size))
     }
 
-    fn cipher(&self) -> Outcome<&ContentCipher> {
+    pub(super) fn cipher(&self) -> Outcome<&ContentCipher> {
         // A file without a key has no record to seal or open; one that has is damaged.
         self.cipher.ok_or(errno(libc::EBADMSG))
     }
 
-    fn open_page(&self, record: u64, page: &[u8], out: &mut [u8]) -> Outcome<Opened> {
+    pub(super) fn open_page(&self, record: u64, page: &[u8], out: &mut [u8]) -> Outcome<Opened> {
         let Some(cipher) = self.cipher else {
             out.fill(0);
             return if is_hole(page) { Ok(Opened::Hole) } else { Err(errno(libc::EBADMSG)) };
@@ -140,7 +152,7 @@ impl Records<'_> {
         let end = offset.checked_add(data.len() as u64).filter(|e| *e <= MAX_SIZE);
         let end = end.ok_or(errno(libc::EFBIG))?;
         let size = self.size()?;
-        if size > 0 && *tail == Tail::Unknown && records(size) > locate(offset).0 {
+        if size > 0 && *tail != Tail::Zero && records(size) > locate(offset).0 {
             // The last record may be among those overwritten: then its padding is looked at
             // now, for a later look would see the zeros that this write leaves in the cache.
             let last = records(size) - 1;
@@ -156,12 +168,18 @@ impl Records<'_> {
             self.file.wait_writeback(first * PAGE, pages.len() as u64)?;
         }
         let whole = self.put(first, pages, size);
-        if whole.is_err() && end > size {
-            // A full disk: what could not be written is not there. Best effort by its nature.
+        if end > size { self.undo_growth(tail, size, whole) } else { whole }
+    }
+
+    /// Gives a file that was made longer its old size back, if what should follow failed: on a
+    /// full disk, what could not be written is not there.
+    fn undo_growth(&self, tail: &mut Tail, size: u64, followed: Outcome<()>) -> Outcome<()> {
+        if followed.is_err() {
+            tail.forget();
+            // Best effort by its nature.
             let _ = self.file.set_size(disk_size(size));
-            *tail = Tail::Unknown;
         }
-        whole
+        followed
     }
 
     /// Writes whole pages; the bytes of the marker after the last are never written.
@@ -179,6 +197,26 @@ impl Records<'_> {
     /// Of the backing file.
     pub fn install(&self) -> Outcome<()> {
         self.file.write_at(&self.cipher()?.header(), 0)?;
+        Ok(())
+    }
+
+    /// Gives a file that has none the key of this cipher. In one with a size every record must
+    /// be a hole: anything else is damage, which a new key would make final.
+    ///
+    /// # Errors
+    /// EBADMSG where one is not a hole; of the backing file.
+    pub fn give_key(&self) -> Outcome<()> {
+        if self.size()? == 0 {
+            return Ok(()); // The first write brings the header along.
+        }
+        match self.seek(0, Sought::Data) {
+            Err(e) if e == errno(libc::ENXIO) => {}
+            Err(e) => return Err(e),
+            Ok(_) => return Err(errno(libc::EBADMSG)),
+        }
+        self.install()?;
+        // Zeros that were synced must stay readable beside records that need this header.
+        self.file.sync_data()?;
         Ok(())
     }
 
@@ -219,32 +257,42 @@ impl Records<'_> {
     }
 
     /// Makes sure that the padding of the last record is zero on stable storage.
-    fn clean_tail(&self, tail: &mut Tail, size: u64) -> Outcome<()> {
+    pub(super) fn clean_tail(&self, tail: &mut Tail, size: u64) -> Outcome<()> {
         if *tail == Tail::Zero || size == 0 {
             return Ok(());
         }
         let last = records(size) - 1;
         let used = (size - start_of(last)) as usize;
-        let room = capacity(last) as usize;
-        if used < room {
-            let mut plain = [0; PAGE_LEN];
-            let plain = &mut plain[..room];
-            self.load(last, plain)?;
-            if plain[used..].iter().any(|b| *b != 0) {
-                plain[used..].fill(0);
-                let mut page = [0; PAGE_LEN];
-                self.cipher()?.seal(last, plain, &mut page, crate::secret::random_bytes());
-                self.rewrite(last, &page)?;
-                self.file.sync_data()?;
-            }
-            wipe(plain);
+        if used < capacity(last) as usize && self.zero_padding(last, used)? {
+            *tail = Tail::Unsynced;
+        }
+        if *tail == Tail::Unsynced {
+            self.file.sync_data()?;
         }
         *tail = Tail::Zero;
         Ok(())
     }
 
+    /// Reseals a record with zeros behind `used` bytes; answers whether they were not zeros.
+    fn zero_padding(&self, record: u64, used: usize) -> Outcome<bool> {
+        let mut plain = [0; PAGE_LEN];
+        let plain = &mut plain[..capacity(record) as usize];
+        self.load(record, plain)?;
+        let dirty = plain[used..].iter().any(|b| *b != 0);
+        let mut page = [0; PAGE_LEN];
+        if dirty {
+            plain[used..].fill(0);
+            self.cipher()?.seal(record, plain, &mut page, crate::secret::random_bytes());
+        }
+        wipe(plain);
+        if dirty {
+            self.rewrite(record, &page)?;
+        }
+        Ok(dirty)
+    }
+
     /// Writes a page in place of one that is there.
-    fn rewrite(&self, record: u64, page: &[u8]) -> Outcome<()> {
+    pub(super) fn rewrite(&self, record: u64, page: &[u8]) -> Outcome<()> {
         if self.writeback == Writeback::WaitFirst {
             self.file.wait_writeback(record * PAGE, PAGE)?;
         }
@@ -274,134 +322,13 @@ impl Records<'_> {
         if new > size {
             self.grow(tail, size, new)?;
             if size == 0 && self.cipher.is_some() {
-                self.install()?;
+                let installed = self.install();
+                self.undo_growth(tail, size, installed)?;
             }
         } else if new < size {
-            *tail = Tail::Unknown;
+            tail.forget();
             self.file.set_size(disk_size(new))?;
         }
         Ok(())
-    }
-
-    /// Makes a range read as zeros, its whole records holes. The size stays.
-    ///
-    /// # Errors
-    /// EBADMSG; of the backing file.
-    pub fn punch(&self, tail: &mut Tail, offset: u64, len: u64) -> Outcome<()> {
-        let size = self.size()?;
-        let end = offset.saturating_add(len).min(size);
-        if offset >= end {
-            return Ok(());
-        }
-        self.clean_tail(tail, size)?;
-        let (first, within) = locate(offset);
-        let (last, last_within) = locate(end - 1);
-        let ends_whole = end == size || last_within as u64 + 1 == capacity(last);
-        let whole_from = if within == 0 { first } else { first + 1 };
-        let whole_to = if ends_whole { last + 1 } else { last };
-        if whole_from >= whole_to {
-            return self.zero_edges(&[(offset, end)]);
-        }
-        let edges = [(offset, start_of(whole_from)), (start_of(whole_to).min(end), end)];
-        self.zero_edges(&edges)?;
-        self.punch_records(whole_from, whole_to, records(size))
-    }
-
-    fn zero_edges(&self, edges: &[(u64, u64)]) -> Outcome<()> {
-        for (from, to) in edges.iter().filter(|(from, to)| from < to) {
-            for span in spans(*from, (to - from) as usize) {
-                let mut page = [0; PAGE_LEN];
-                self.file.read_at(&mut page, span.record * PAGE)?;
-                if is_hole(&page) {
-                    continue;
-                }
-                let mut plain = [0; PAGE_LEN];
-                let plain = &mut plain[..capacity(span.record) as usize];
-                self.open_page(span.record, &page, plain)?;
-                plain[span.within..span.within + span.len].fill(0);
-                let nonce = crate::secret::random_bytes();
-                self.cipher()?.seal(span.record, plain, &mut page, nonce);
-                wipe(plain);
-                self.rewrite(span.record, &page)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn punch_records(&self, from: u64, to: u64, count: u64) -> Outcome<()> {
-        let mut at = from;
-        if at == 0 {
-            let mut page = [0; PAGE_LEN];
-            if let Some(cipher) = self.cipher {
-                page[..HEADER].copy_from_slice(&cipher.header());
-            }
-            self.rewrite(0, &page)?;
-            at = 1;
-        }
-        if at >= to {
-            return Ok(());
-        }
-        // The bytes of the size marker stay: only the pages of records are punched.
-        debug_assert!(to <= count);
-        match self.file.range(Range::Punch, at * PAGE, (to - at) * PAGE) {
-            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                (at..to).try_for_each(|record| self.rewrite(record, &[0; PAGE_LEN]))
-            }
-            other => Ok(other?),
-        }
-    }
-
-    /// The first offset ≥ `offset` that lies in data, or in a hole (the end of the file counts
-    /// as one); lseek(2).
-    ///
-    /// # Errors
-    /// ENXIO; of the backing file.
-    pub fn seek(&self, offset: u64, sought: Sought) -> Outcome<u64> {
-        let size = self.size()?;
-        if offset >= size {
-            return Err(errno(libc::ENXIO));
-        }
-        let (mut record, _) = locate(offset);
-        let count = records(size);
-        while record < count {
-            if sought == Sought::Data {
-                match self.file.seek_data(record * PAGE)? {
-                    Some(at) => record = record.max(at / PAGE),
-                    None => return Err(errno(libc::ENXIO)),
-                }
-                if record >= count {
-                    return Err(errno(libc::ENXIO));
-                }
-            }
-            let mut page = [0; PAGE_LEN];
-            self.file.read_at(&mut page, record * PAGE)?;
-            if is_hole(&page) == (sought == Sought::Hole) {
-                return Ok(start_of(record).max(offset));
-            }
-            record += 1;
-        }
-        if sought == Sought::Hole { Ok(size) } else { Err(errno(libc::ENXIO)) }
-    }
-}
-
-/// What [`Records::seek`] looks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sought {
-    /// Data.
-    Data,
-    /// A hole.
-    Hole,
-}
-
-/// Whether every record of a file that has no key is a hole, as it must be.
-///
-/// # Errors
-/// EBADMSG where one is not; of the backing file.
-pub fn expect_holes(records: &Records<'_>) -> Outcome<()> {
-    debug_assert!(records.cipher.is_none());
-    match records.seek(0, Sought::Data) {
-        Err(e) if e == errno(libc::ENXIO) => Ok(()),
-        Err(e) => Err(e),
-        Ok(_) => Err(errno(libc::EBADMSG)),
     }
 }

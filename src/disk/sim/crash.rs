@@ -50,6 +50,7 @@ impl CrashSpace {
         rest /= sets;
         let mut world = self.world.clone();
         world.clear_fault();
+        world.space = None;
         let pending = std::mem::take(&mut world.pending);
         for (change, _) in pending.iter().zip(kept).filter(|(_, keep)| **keep) {
             world.apply(change, |folder| &mut folder.durable);

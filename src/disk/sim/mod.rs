@@ -68,6 +68,13 @@ impl Sim {
         self.0.lock().operations()
     }
 
+    /// Lifts what [`Sim::fail_at`] and [`Sim::limit_space`] asked for.
+    pub fn clear_faults(&self) {
+        let mut world = self.0.lock();
+        world.clear_fault();
+        world.space = None;
+    }
+
     /// Leaves space for this many more pages of files; `None` for no limit. Beyond it a write
     /// puts down what fits and fails with ENOSPC.
     pub fn limit_space(&self, pages: Option<u64>) {

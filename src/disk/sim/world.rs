@@ -44,13 +44,21 @@ pub(super) struct Inode {
     pub(super) locked: bool,
 }
 
-/// One change of entries, atomic: in each directory, what a name becomes.
+/// What a name of a directory becomes: an entry, or free.
 #[derive(Clone, Debug)]
-pub(super) struct EntryChange(pub(super) Vec<(u64, OsString, Option<(u64, u64)>)>);
+pub(super) struct NameChange {
+    dir: u64,
+    name: OsString,
+    to: Option<(u64, u64)>,
+}
+
+/// One change of entries, atomic.
+#[derive(Clone, Debug)]
+pub(super) struct EntryChange(Vec<NameChange>);
 
 impl EntryChange {
     pub(super) fn dirs(&self) -> BTreeSet<u64> {
-        self.0.iter().map(|(dir, _, _)| *dir).collect()
+        self.0.iter().map(|c| c.dir).collect()
     }
 }
 
@@ -168,7 +176,7 @@ impl World {
         let mut done = Vec::new();
         for (dir, name, ino) in changes {
             let to = ino.map(|ino| (ino, self.number()));
-            done.push((*dir, (*name).to_owned(), to));
+            done.push(NameChange { dir: *dir, name: (*name).to_owned(), to });
         }
         let change = EntryChange(done);
         self.apply(&change, |folder| &mut folder.entries);
@@ -184,7 +192,7 @@ impl World {
         change: &EntryChange,
         side: impl Fn(&mut Folder) -> &mut Entries,
     ) {
-        for (dir, name, to) in &change.0 {
+        for NameChange { dir, name, to } in &change.0 {
             let folder = self.folder(*dir).expect("entries change in directories only");
             match to {
                 Some(to) => side(folder).insert(name.clone(), *to),
