@@ -188,13 +188,24 @@ impl Fs {
             return Err(errno(libc::ENOENT));
         }
         let keys = self.keyring.names()?;
-        match names::seal_link(&keys, target.as_bytes()) {
-            DiskLink::Inline(text) => Ok(dir.symlink(entry, &text)?),
+        let link = names::seal_link(&keys, target.as_bytes());
+        let placed = self.place_link(dir, entry, &link);
+        if placed == Err(errno(libc::ENAMETOOLONG)) && matches!(link, DiskLink::Inline(_)) {
+            // XFS's symlinks hold 1023 bytes.
+            let link = names::seal_link_body(&keys, target.as_bytes());
+            return self.place_link(dir, entry, &link);
+        }
+        placed
+    }
+
+    fn place_link(&self, dir: &dyn Directory, entry: &OsStr, link: &DiskLink) -> Outcome<()> {
+        match link {
+            DiskLink::Inline(text) => Ok(dir.symlink(entry, text)?),
             DiskLink::Body { text, id, body } => {
-                self.store.add_link_body(id, &body)?;
-                let made = dir.symlink(entry, &text);
+                self.store.add_link_body(*id, body)?;
+                let made = dir.symlink(entry, text);
                 if made.is_err() {
-                    let _ = self.store.remove_link_body(id);
+                    let _ = self.store.remove_link_body(*id);
                 }
                 Ok(made?)
             }

@@ -14,16 +14,17 @@ use fuser::{
 };
 
 use super::convert;
-use super::job::{Job, Kill, Read, Shared, Simple, Write, go, park, write_once};
+use super::job::{Kill, Read, Shared, Simple, Write, go, park, write_once};
+use super::listing::{ListAttributes, ListNames};
 use crate::disk::XattrHow;
 use crate::fs::{
-    Attr, Caller, Change, Detail, Errno, Fail, Fs, Made, OpenFor, Outcome, Reach, RenameHow,
-    SeekTo, SyncWhat, errno,
+    Attr, Caller, Change, Errno, Fail, Fs, Made, OpenFor, Outcome, Reach, RenameHow, SeekTo,
+    SyncWhat, errno,
 };
 use crate::keys::Purpose;
 
 /// Only the mount changes the store, so what the kernel knows stays true.
-const TTL: Duration = Duration::from_secs(60);
+pub(super) const TTL: Duration = Duration::from_secs(60);
 /// The kernel's and our limit for one write, and so for one read.
 const MAX_WRITE: u32 = 1 << 20;
 const BACKGROUND: u16 = 64;
@@ -45,7 +46,7 @@ pub struct Adapter {
     cache: PageCache,
 }
 
-fn fuse_errno(e: Errno) -> fuser::Errno {
+pub(super) fn fuse_errno(e: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(e.0)
 }
 
@@ -618,72 +619,5 @@ impl Filesystem for Adapter {
             u32::try_from(n).map_err(|_| errno(libc::EOVERFLOW))
         };
         self.answer(op, reply!(reply, |reply: ReplyWrite, n| reply.written(n)));
-    }
-}
-
-/// readdir.
-struct ListNames {
-    handle: u64,
-    from: u64,
-    reply: ReplyDirectory,
-}
-
-impl Job for ListNames {
-    fn purpose(&self) -> Purpose {
-        Purpose::Use
-    }
-
-    fn run(mut self, fs: &Fs) -> Option<(crate::keys::Want, Self)> {
-        let reply = &mut self.reply;
-        let listed = fs.list(self.handle, self.from, Detail::Names, &mut |e| {
-            !reply.add(INodeNo(e.ino), e.next, convert::kind(e.kind), &e.name)
-        });
-        match listed {
-            Ok(()) => self.reply.ok(),
-            Err(Fail::Errno(e)) => self.fail(e),
-            Err(Fail::Park(want)) => return Some((want, self)),
-        }
-        None
-    }
-
-    fn fail(self, e: Errno) {
-        self.reply.error(fuse_errno(e));
-    }
-}
-
-/// readdirplus.
-struct ListAttributes {
-    handle: u64,
-    from: u64,
-    reply: ReplyDirectoryPlus,
-}
-
-impl Job for ListAttributes {
-    fn purpose(&self) -> Purpose {
-        Purpose::Use
-    }
-
-    fn run(mut self, fs: &Fs) -> Option<(crate::keys::Want, Self)> {
-        let reply = &mut self.reply;
-        let listed = fs.list(self.handle, self.from, Detail::Attributes, &mut |e| {
-            // Without attributes the kernel would take zeros for them: such an entry (a
-            // damaged symlink) is looked up on its own, and answers its errno then.
-            let (attr, ttl, ino) = match &e.attr {
-                Some(attr) => (convert::attr(attr), TTL, INodeNo(e.ino)),
-                None => return true,
-            };
-            let full = reply.add(ino, e.next, &e.name, &ttl, &attr, Generation(0));
-            !full
-        });
-        match listed {
-            Ok(()) => self.reply.ok(),
-            Err(Fail::Errno(e)) => self.fail(e),
-            Err(Fail::Park(want)) => return Some((want, self)),
-        }
-        None
-    }
-
-    fn fail(self, e: Errno) {
-        self.reply.error(fuse_errno(e));
     }
 }

@@ -3,6 +3,7 @@
 mod adapter;
 mod convert;
 mod job;
+mod listing;
 mod mountpoint;
 
 pub use adapter::{Adapter, PageCache};

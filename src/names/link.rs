@@ -48,6 +48,11 @@ pub fn seal(keys: &VolumeKeys, target: &[u8]) -> DiskLink {
         let sealed = seal_bytes(&keys.link, b"", &pad(target));
         return DiskLink::Inline(BASE64URL_NOPAD.encode(&sealed).into());
     }
+    seal_body(keys, target)
+}
+
+/// Seals a target in a body, whatever its length: for a filesystem whose symlinks are short.
+pub fn seal_body(keys: &VolumeKeys, target: &[u8]) -> DiskLink {
     let id = LinkId::random();
     let body = seal_bytes(&keys.link, &id.0, &pad(target));
     DiskLink::Body { text: format!("+{id}").into(), id, body }

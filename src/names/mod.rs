@@ -9,6 +9,7 @@ mod xattr;
 pub use keys::VolumeKeys;
 pub use link::{
     BadLink, DiskLink, LinkText, open_body, open_inline, parse as parse_link, seal as seal_link,
+    seal_body as seal_link_body,
 };
 pub use name::{
     BadName, DiskName, decrypt, decrypt_long, encrypt, is_long_entry, is_reserved, record_of,

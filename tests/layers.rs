@@ -1,0 +1,116 @@
+//! The house: a module imports only from lower layers and from its own folder, and each foreign
+//! crate is named only where it belongs. The source is read, as text.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every module and its layer; those of one layer do not import each other.
+const LAYERS: &[(&str, u32)] = &[
+    ("ids", 0),
+    ("secret", 0),
+    ("clock", 0),
+    ("disk", 0),
+    ("durable", 0),
+    ("content", 1),
+    ("names", 1),
+    ("store", 2),
+    ("kms", 2),
+    ("keys", 3),
+    ("fs", 4),
+    ("fuse", 5),
+    ("control", 5),
+    ("daemon", 6),
+    ("cli", 7),
+];
+
+/// Layer 0 is one room whose parts stand on each other; the store's lines hold wrapped keys, so
+/// it names the types of kms.
+const ALLOWED: &[(&str, &str)] = &[("store", "kms")];
+
+/// A foreign crate, and the only modules that may name it.
+const FOREIGN: &[(&str, &[&str])] = &[
+    ("fuser::", &["fuse", "daemon"]),
+    ("clap::", &["cli"]),
+    ("rpassword::", &["cli"]),
+    ("argon2::", &["kms"]),
+    ("lru::", &["keys", "fs"]),
+];
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).expect("src is a folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            all.extend(sources(&path));
+        } else {
+            all.push(path);
+        }
+    }
+    all
+}
+
+fn module_of(path: &Path) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let inner = path.strip_prefix(root).expect("under src");
+    let first = inner.components().next().expect("a file").as_os_str().to_string_lossy();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+fn layer(module: &str) -> Option<u32> {
+    LAYERS.iter().find(|(name, _)| *name == module).map(|(_, layer)| *layer)
+}
+
+fn checked() -> Vec<(String, PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut all = Vec::new();
+    for path in sources(&root) {
+        let module = module_of(&path);
+        if module == "lib" || module == "main" || path.extension().is_none_or(|e| e != "rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("readable");
+        all.push((module, path, text));
+    }
+    assert!(all.len() > 40, "the source was found");
+    all
+}
+
+#[test]
+fn a_module_imports_only_from_lower_layers() {
+    for (module, path, text) in checked() {
+        let own = layer(&module).unwrap_or_else(|| panic!("{module} has no layer"));
+        for (at, _) in text.match_indices("crate::") {
+            let rest = &text[at + "crate::".len()..];
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+            let named = &rest[..end];
+            let Some(other) = layer(named).filter(|_| named != module) else { continue };
+            let allowed = other < own
+                || (own == 0 && other == 0)
+                || ALLOWED.contains(&(module.as_str(), named));
+            assert!(allowed, "{}: {module} imports {named}", path.display());
+        }
+    }
+}
+
+#[test]
+fn each_foreign_crate_is_named_only_where_it_belongs() {
+    for (module, path, text) in checked() {
+        for (name, homes) in FOREIGN {
+            let named = text
+                .match_indices(name)
+                .any(|(at, _)| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'));
+            let fine = !named || homes.contains(&module.as_str());
+            assert!(fine, "{}: {module} names {name}", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_file_does_one_job() {
+    for (_, path, text) in checked() {
+        let lines = text.lines().count();
+        // The trait of a FUSE filesystem has forty methods, and each is a few lines.
+        let limit = if path.ends_with("fuse/adapter.rs") { 640 } else { 400 };
+        assert!(lines <= limit, "{} has {lines} lines", path.display());
+    }
+}
