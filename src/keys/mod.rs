@@ -12,7 +12,7 @@ mod monitor;
 mod pool;
 mod volume;
 
-pub use gate::{Gate, Pass, Purpose};
+pub use gate::{Gate, Pass, Purpose, Shut};
 pub use keyring::{KeyFail, Keyring, Limits, Waker, Want};
 pub use machine::{Effect, Event, Machine, Phase, Reason, Timing};
 pub use monitor::{Effects, Monitor, Status};
