@@ -1,0 +1,77 @@
+//! Golden volumes: one of each format version and kind of names, which must mount for ever.
+//! They were made by the release that brought the version, and are never made again.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use support::{fails, kmsfs, run, skipped};
+
+/// Unpacks and mounts a golden volume, looks at everything in it, and unmounts it.
+fn mounts_with_its_content(archive: &str) {
+    if skipped("fuse") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let volumes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/volumes");
+    run(Command::new("tar")
+        .args(["--xattrs", "--xattrs-include=user.*", "-xJf"])
+        .arg(volumes.join(archive))
+        .arg("-C")
+        .arg(folder.path()));
+    let at = folder.path().join("mnt");
+    fs::create_dir(&at).expect("made");
+    let keystore = folder.path().join("keystore");
+    run(kmsfs()
+        .arg("mount")
+        .arg(folder.path().join("store"))
+        .arg(&at)
+        .arg("--keystore")
+        .arg(keystore));
+    let looked = std::panic::catch_unwind(|| look(&at));
+    run(kmsfs().arg("unmount").arg(&at));
+    fails(kmsfs().arg("unmount").arg(&at), 8);
+    if let Err(panic) = looked {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn look(at: &Path) {
+    let read = |name: &str| fs::read(at.join(name)).expect("readable");
+    assert_eq!(read("short"), b"a short file\n");
+    assert_eq!(read("empty"), b"");
+    assert_eq!(read(&"n".repeat(180)), b"a long name\n");
+    let pattern: Vec<u8> = (0..8000u32).map(|i| (i * 7 % 256) as u8).collect();
+    assert_eq!(read("dir/three-records"), pattern);
+    let sparse = read("sparse");
+    assert_eq!(sparse.len(), (1 << 20) + 3);
+    assert!(sparse[..1 << 20].iter().all(|b| *b == 0) && sparse.ends_with(b"end"));
+    assert_eq!(read("dir/link"), b"a short file\n");
+    assert_eq!(read("dir/hard"), b"a short file\n");
+    let target = fs::read_link(at.join("long-link")).expect("a link");
+    assert_eq!(target.to_str(), Some(format!("/{}", "t".repeat(3500)).as_str()));
+    let mut value = [0; 8];
+    let n = rustix::fs::getxattr(at.join("short"), "user.colour", &mut value).expect("there");
+    assert_eq!(&value[..n], b"blue");
+    let mut names: Vec<_> = fs::read_dir(at)
+        .expect("listed")
+        .map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert_eq!(names.len(), 6, "{names:?}");
+    use std::os::unix::fs::FileTypeExt;
+    let fifo = fs::symlink_metadata(at.join("dir/deeper/fifo")).expect("there");
+    assert!(fifo.file_type().is_fifo());
+}
+
+#[test]
+fn version_1_with_encrypted_names() {
+    mounts_with_its_content("v1-encrypted.tar.xz");
+}
+
+#[test]
+fn version_1_with_plain_names() {
+    mounts_with_its_content("v1-plain.tar.xz");
+}
