@@ -22,3 +22,4 @@ pub mod kms;
 pub mod names;
 pub mod secret;
 pub mod store;
+pub mod upkeep;

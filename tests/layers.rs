@@ -19,6 +19,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("fs", 4),
     ("fuse", 5),
     ("control", 5),
+    ("upkeep", 5),
     ("daemon", 6),
     ("cli", 7),
 ];

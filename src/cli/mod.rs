@@ -1,5 +1,6 @@
 //! The command line: words, exit codes, hints.
 
+mod export;
 mod failure;
 mod init;
 mod key;
@@ -47,6 +48,10 @@ enum Verb {
         #[arg(long, value_enum, default_value_t = status::Output::Text)]
         output: status::Output,
     },
+    /// Print a file of a store that is not mounted
+    Cat(export::Cat),
+    /// Copy the tree of a store that is not mounted
+    Export(export::Export),
     /// Make a mount unreadable until `unlock`
     Lock {
         /// The mount
@@ -92,6 +97,8 @@ pub fn main() -> ExitCode {
         Verb::Unmount(args) => unmount::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Info { store, output } => status::info(&store, output),
+        Verb::Cat(args) => export::cat(&args),
+        Verb::Export(args) => export::export(&args),
         Verb::Lock { mountpoint } => status::lock(&mountpoint),
         Verb::Unlock { mountpoint } => status::unlock(&mountpoint),
         Verb::Shred(args) => shred::run(&args),

@@ -145,17 +145,18 @@ fn check(args: &Mount) -> Result<(), Failure> {
     }
 }
 
-fn keystore_of(args: &Mount) -> Result<PathBuf, Failure> {
-    let store = Store::open_path(&args.store).map_err(|e| Failure::store(&args.store, &e))?;
-    let file = store.read_volume().map_err(|e| Failure::store(&args.store, &e))?;
-    match (&args.keystore.keystore, file.wrap.provider) {
-        (Some(path), _) => Ok(path.clone()),
+/// The keystore that a volume's master key is in: as the user says, else as the volume does.
+pub(super) fn keystore_of(path: &Path, args: &KeystoreArgs) -> Result<PathBuf, Failure> {
+    let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
+    let file = store.read_volume().map_err(|e| Failure::store(path, &e))?;
+    match (&args.keystore, file.wrap.provider) {
+        (Some(keystore), _) => Ok(keystore.clone()),
         (None, Provider::Local { keystore }) => Ok(keystore.into()),
         (None, Provider::Aws { .. }) => Err(Failure::new(
             Exit::Config,
             format!(
                 "{}: its master key is in AWS KMS, which this build does not speak",
-                args.store.display()
+                path.display()
             ),
         )),
     }
@@ -172,7 +173,7 @@ pub(super) fn open_keystore(path: &Path, source: &PassphraseSource) -> Result<Lo
 }
 
 fn background(args: &Mount) -> Result<(), Failure> {
-    let keystore = keystore_of(args)?;
+    let keystore = keystore_of(&args.store, &args.keystore)?;
     let passphrase = if LocalKms::is_sealed(&keystore)? {
         let passphrase = args.keystore.passphrase().passphrase("keystore passphrase")?;
         // Wrong ones are told here, at the terminal.
@@ -220,7 +221,7 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
         check(args)?;
     }
     harden();
-    let keystore = keystore_of(args)?;
+    let keystore = keystore_of(&args.store, &args.keystore)?;
     let kms = match &passphrase {
         Some(p) => LocalKms::open(&keystore, Some(p))?,
         None => open_keystore(&keystore, &args.keystore.passphrase())?,

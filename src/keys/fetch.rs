@@ -1,6 +1,7 @@
 //! The threads that unwrap data keys.
 
 use super::keyring::{KeyFail, Keyring, Want};
+use super::pool;
 use crate::content::{ContentCipher, check};
 use crate::ids::FileId;
 use crate::kms::{Context, KeyRef, Verdict};
@@ -63,4 +64,22 @@ fn fetch(keyring: &Keyring, file: FileId) -> Result<Option<()>, KeyFail> {
         }
     }
     Err(KeyFail::Rejected)
+}
+
+impl Keyring {
+    /// Fetches what is wanted on the caller's own thread: for offline jobs, which have no
+    /// monitor and may wait. A mount never calls it.
+    ///
+    /// # Errors
+    /// `Late` when the KMS gives no answer that counts; `Closed`, `Rejected`.
+    pub fn supply(&self, want: Want) -> Result<(), KeyFail> {
+        match want {
+            Want::File(file) => fetch(self, file)?.ok_or(KeyFail::Late),
+            Want::Fresh => pool::supply(self),
+            Want::Beat => {
+                self.gate().heard();
+                Ok(())
+            }
+        }
+    }
 }

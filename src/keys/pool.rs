@@ -95,7 +95,13 @@ fn open(keyring: &Keyring) -> bool {
 }
 
 fn refuse(keyring: &Keyring, why: NoKeys) {
-    let fail = match why {
+    if let Some(fail) = fail_of(keyring, why) {
+        keyring.wake(Want::Fresh, Err(fail));
+    }
+}
+
+fn fail_of(keyring: &Keyring, why: NoKeys) -> Option<KeyFail> {
+    match why {
         NoKeys::Kms(e) => {
             log::warn!("no new data keys: {e}");
             keyring.fail_of(e.verdict)
@@ -104,10 +110,12 @@ fn refuse(keyring: &Keyring, why: NoKeys) {
             log::warn!("no new data keys: a sidecar page cannot be written: {e}");
             Some(KeyFail::Late)
         }
-    };
-    if let Some(fail) = fail {
-        keyring.wake(Want::Fresh, Err(fail));
     }
+}
+
+/// Fills the pool on the caller's own thread, for offline jobs.
+pub(super) fn supply(keyring: &Keyring) -> Result<(), KeyFail> {
+    fill(keyring, SMALLEST).map_err(|e| fail_of(keyring, e).unwrap_or(KeyFail::Late))
 }
 
 fn fill(keyring: &Keyring, mut wanted: usize) -> Result<(), NoKeys> {

@@ -95,3 +95,45 @@ fn a_dead_mount_is_detached_by_the_next() {
     drop(again);
     std::mem::forget(mount);
 }
+
+#[test]
+fn cat_and_export_need_no_mount() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&[]);
+    fs::create_dir(mount.at("d")).expect("made");
+    fs::write(mount.at("d/f"), vec![b'c'; 10_000]).expect("written");
+    fs::hard_link(mount.at("d/f"), mount.at("h")).expect("linked");
+    std::os::unix::fs::symlink("d/f", mount.at("l")).expect("made");
+    fails(kmsfs().arg("cat").arg(store.path()).arg("d/f"), 9);
+    mount.unmount();
+    let text = run(kmsfs().arg("cat").arg(store.path()).arg("/d/f"));
+    assert!(text.len() == 10_000 && text.bytes().all(|b| b == b'c'));
+    fails(kmsfs().arg("cat").arg(store.path()).arg("absent"), 1);
+    let folder = tempfile::tempdir().expect("a folder");
+    let dest = folder.path().join("out");
+    run(kmsfs().arg("export").arg(store.path()).arg(&dest));
+    assert_eq!(fs::read(dest.join("l")).expect("a link"), vec![b'c'; 10_000]);
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(fs::metadata(dest.join("h")).expect("there").nlink(), 2);
+    fails(kmsfs().arg("export").arg(store.path()).arg(&dest), 1);
+}
+
+#[test]
+fn a_shredded_file_is_lost_for_good() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&[]);
+    for name in ["kept", "gone"] {
+        fs::write(mount.at(name), b"content").expect("written");
+    }
+    fails(kmsfs().arg("shred").arg(mount.at("gone")), 2);
+    run(kmsfs().arg("shred").arg("--yes").arg(mount.at("gone")));
+    let got = fs::read(mount.at("gone")).err().and_then(|e| e.raw_os_error());
+    assert_eq!(got, Some(libc::EKEYREJECTED));
+    assert_eq!(fs::read(mount.at("kept")).expect("readable"), b"content");
+}

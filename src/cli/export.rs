@@ -1,0 +1,77 @@
+//! `kmsfs cat` and `kmsfs export`: content without a mount.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::failure::{Exit, Failure};
+use super::mount::{keystore_of, open_keystore};
+use super::options::KeystoreArgs;
+use crate::fs::Access;
+use crate::upkeep::{self, ExportError, Offline};
+
+/// Arguments of `cat`.
+#[derive(Args)]
+pub struct Cat {
+    /// The store; not mounted
+    store: PathBuf,
+    /// A path in the volume
+    path: PathBuf,
+    #[command(flatten)]
+    keystore: KeystoreArgs,
+}
+
+/// Arguments of `export`.
+#[derive(Args)]
+pub struct Export {
+    /// The store; not mounted
+    store: PathBuf,
+    /// Where to copy the tree: absent, or an empty folder
+    dest: PathBuf,
+    #[command(flatten)]
+    keystore: KeystoreArgs,
+}
+
+fn open(store: &Path, keystore: &KeystoreArgs) -> Result<Offline, Failure> {
+    let path = keystore_of(store, keystore)?;
+    let kms = open_keystore(&path, &keystore.passphrase())?;
+    Offline::open(store, Arc::new(kms), Access::ReadOnly).map_err(|e| Failure::open(store, &e))
+}
+
+/// Runs `cat`.
+///
+/// # Errors
+/// [`Failure`].
+pub fn cat(args: &Cat) -> Result<(), Failure> {
+    let volume = open(&args.store, &args.keystore)?;
+    upkeep::cat(&volume, &args.path, &mut std::io::stdout().lock())
+        .map_err(|e| Failure::new(Exit::Failed, e.to_string()))
+}
+
+/// Runs `export`.
+///
+/// # Errors
+/// [`Failure`]; files that cannot be read are told, and end it with exit code 1.
+pub fn export(args: &Export) -> Result<(), Failure> {
+    if fs::read_dir(&args.dest).map(Iterator::count).unwrap_or(0) > 0 {
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("{}: the folder is not empty, nothing was done", args.dest.display()),
+        )
+        .hint("choose a new folder"));
+    }
+    let volume = open(&args.store, &args.keystore)?;
+    let mut lost = 0u64;
+    let mut tell = |e: &ExportError| {
+        lost += 1;
+        eprintln!("kmsfs: {e}");
+    };
+    upkeep::export(&volume, &args.dest, &mut tell)
+        .map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
+    if lost > 0 {
+        return Err(Failure::new(Exit::Failed, format!("{lost} entries could not be read")));
+    }
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! Getting content out without a mount.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use super::Offline;
+use crate::disk::FileKind;
+use crate::fs::{Attr, Detail, Errno, Fs, OpenFor, ROOT};
+use crate::secret::wipe;
+
+/// Reads go in pieces of this size.
+const PIECE: usize = 1 << 20;
+
+/// Why something could not be got out.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// Of the store: what an application on a mount would see.
+    #[error("{}: {}", .0.display(), io::Error::from_raw_os_error(.1.0))]
+    Store(PathBuf, Errno),
+    /// Of the destination.
+    #[error("{}: {}", .0.display(), .1)]
+    Dest(PathBuf, #[source] io::Error),
+}
+
+fn of_store(path: &Path) -> impl Fn(Errno) -> ExportError {
+    move |e| ExportError::Store(path.to_owned(), e)
+}
+
+fn of_dest(path: &Path) -> impl Fn(io::Error) -> ExportError {
+    move |e| ExportError::Dest(path.to_owned(), e)
+}
+
+/// Writes the content of the file at `path` in the volume to `out`.
+///
+/// # Errors
+/// [`ExportError`].
+pub fn cat(volume: &Offline, path: &Path, out: &mut dyn Write) -> Result<(), ExportError> {
+    let mut ino = ROOT;
+    for part in path.components() {
+        use std::path::Component;
+        let name = match part {
+            Component::Normal(name) => name,
+            Component::RootDir | Component::CurDir => continue,
+            _ => return Err(ExportError::Store(path.to_owned(), Errno(libc::EINVAL))),
+        };
+        ino = volume.run(|fs| fs.lookup(ino, name)).map_err(of_store(path))?.0.ino;
+    }
+    copy(volume, ino, path, out, Path::new("stdout"))
+}
+
+fn copy(
+    volume: &Offline,
+    ino: u64,
+    path: &Path,
+    out: &mut dyn Write,
+    dest: &Path,
+) -> Result<(), ExportError> {
+    volume.run(|fs| fs.open(ino, OpenFor::Reading)).map_err(of_store(path))?;
+    let copied = pieces(volume, ino, path, out, dest);
+    let _ = volume.run(|fs| fs.release(ino, OpenFor::Reading));
+    copied
+}
+
+fn pieces(
+    volume: &Offline,
+    ino: u64,
+    path: &Path,
+    out: &mut dyn Write,
+    dest: &Path,
+) -> Result<(), ExportError> {
+    let buf = std::cell::RefCell::new(vec![0; PIECE]);
+    let mut at = 0;
+    loop {
+        let n = volume.run(|fs| fs.read(ino, at, &mut buf.borrow_mut())).map_err(of_store(path))?;
+        let mut buf = buf.borrow_mut();
+        let written = out.write_all(&buf[..n]);
+        wipe(&mut buf[..n]);
+        written.map_err(of_dest(dest))?;
+        if n == 0 {
+            return Ok(());
+        }
+        at += n as u64;
+    }
+}
+
+/// Copies the whole tree to `dest`, which is absent or empty: files, folders, links (hard ones
+/// too) and special files, with modes, times and, for root, owners. Extended attributes stay
+/// behind. A file that cannot be read is reported through `failed`, and the rest goes on.
+///
+/// # Errors
+/// Of the destination, and of the volume's folders.
+pub fn export(
+    volume: &Offline,
+    dest: &Path,
+    failed: &mut dyn FnMut(&ExportError),
+) -> Result<(), ExportError> {
+    fs::create_dir_all(dest).map_err(of_dest(dest))?;
+    let mut job = Job { volume, links: HashMap::new(), failed };
+    job.folder(ROOT, Path::new("/"), dest)?;
+    let root = volume.run(|fs| fs.getattr(ROOT)).map_err(of_store(Path::new("/")))?;
+    job.attributes(&root, dest)
+}
+
+struct Job<'a> {
+    volume: &'a Offline,
+    links: HashMap<u64, PathBuf>,
+    failed: &'a mut dyn FnMut(&ExportError),
+}
+
+impl Job<'_> {
+    fn folder(&mut self, ino: u64, from: &Path, to: &Path) -> Result<(), ExportError> {
+        for name in self.names(ino).map_err(of_store(from))? {
+            let (from, to) = (from.join(&name), to.join(&name));
+            let attr = self.volume.run(|fs| fs.lookup(ino, &name)).map_err(of_store(&from));
+            if let Err(e) = attr.and_then(|attr| self.entry(&attr, &from, &to)) {
+                match e {
+                    ExportError::Store(..) => (self.failed)(&e),
+                    ExportError::Dest(..) => return Err(e),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn names(&self, ino: u64) -> Result<Vec<OsString>, Errno> {
+        let handle = self.volume.run(|fs| fs.open_listing(ino))?;
+        let names = std::cell::RefCell::new(Vec::new());
+        let listed = self.volume.run(|fs: &Fs| {
+            names.borrow_mut().clear();
+            fs.list(handle, 0, Detail::Names, &mut |e| {
+                if e.name != "." && e.name != ".." {
+                    names.borrow_mut().push(e.name.clone());
+                }
+                true
+            })
+        });
+        self.volume.fs().close_listing(handle);
+        listed.map(|()| names.into_inner())
+    }
+
+    fn entry(&mut self, attr: &Attr, from: &Path, to: &Path) -> Result<(), ExportError> {
+        let stat = &attr.0;
+        if stat.nlink > 1 && stat.kind() != FileKind::Dir {
+            if let Some(first) = self.links.get(&stat.ino) {
+                return fs::hard_link(first, to).map_err(of_dest(to));
+            }
+            self.links.insert(stat.ino, to.to_owned());
+        }
+        match stat.kind() {
+            FileKind::Dir => {
+                fs::create_dir(to).map_err(of_dest(to))?;
+                self.folder(stat.ino, from, to)?;
+            }
+            FileKind::File => {
+                let mut file = File::create_new(to).map_err(of_dest(to))?;
+                copy(self.volume, stat.ino, from, &mut file, to)?;
+            }
+            FileKind::Symlink => {
+                let target = self.volume.run(|fs| fs.readlink(stat.ino)).map_err(of_store(from))?;
+                symlink(target, to).map_err(of_dest(to))?;
+            }
+            _ => special(stat.mode, stat.rdev, to).map_err(of_dest(to))?,
+        }
+        self.attributes(attr, to)
+    }
+
+    fn attributes(&self, attr: &Attr, to: &Path) -> Result<(), ExportError> {
+        let stat = &attr.0;
+        let link = stat.kind() == FileKind::Symlink;
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::lchown(to, Some(stat.uid), Some(stat.gid)).map_err(of_dest(to))?;
+        }
+        if !link {
+            let mode = fs::Permissions::from_mode(stat.mode & 0o7777);
+            fs::set_permissions(to, mode).map_err(of_dest(to))?;
+        }
+        let time = |t: crate::disk::Time| rustix::fs::Timespec {
+            tv_sec: t.secs,
+            tv_nsec: i64::from(t.nanos),
+        };
+        let times = rustix::fs::Timestamps {
+            last_access: time(stat.atime),
+            last_modification: time(stat.mtime),
+        };
+        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::utimensat(rustix::fs::CWD, to, &times, flags)
+            .map_err(|e| ExportError::Dest(to.to_owned(), e.into()))?;
+
+        Ok(())
+    }
+}
+
+fn special(mode: u32, rdev: u64, to: &Path) -> io::Result<()> {
+    let kind = rustix::fs::FileType::from_raw_mode(mode);
+    let mode = rustix::fs::Mode::from_raw_mode(mode & 0o7777);
+    Ok(rustix::fs::mknodat(rustix::fs::CWD, to.as_os_str() as &OsStr, kind, mode, rdev)?)
+}

@@ -1,0 +1,76 @@
+//! Offline jobs over a store that no daemon serves.
+
+mod export;
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use export::{ExportError, cat, export};
+
+use crate::disk::device;
+use crate::disk::identity::Owners;
+use crate::fs::{Access, Errno, Fail, Fs, FsSettings, Outcome};
+use crate::keys::{self, Keyring, Limits, OpenError};
+use crate::kms::KeyService;
+use crate::store::{Store, StoreError};
+
+/// Keys cached by an offline job.
+const CACHE: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not zero");
+/// A request that wants another key each time is given up.
+const MOST_RUNS: usize = 16;
+
+/// A volume opened without a mount. Its calls wait for the KMS.
+pub struct Offline {
+    fs: Fs,
+    _lock: crate::disk::File,
+}
+
+impl Offline {
+    /// Opens the volume of a store.
+    ///
+    /// # Errors
+    /// [`OpenError`]; `Busy` while a daemon has it.
+    pub fn open(
+        path: &Path,
+        service: Arc<dyn KeyService>,
+        access: Access,
+    ) -> Result<Self, OpenError> {
+        let store = Arc::new(Store::open_path(path)?);
+        let lock = store.lock()?;
+        let io = |what| move |e| StoreError::Io(what, e);
+        let bsize = store.root().statfs().map_err(io("statfs"))?.bsize;
+        let device = device::probe(store.device(), bsize);
+        let (volume, names) = keys::open(&store, &*service)?;
+        let limits =
+            Limits { cache: CACHE, ttl: Duration::from_secs(900), patience: Duration::MAX };
+        let keyring = Arc::new(Keyring::new(volume, names, store.clone(), service, limits));
+        let settings = FsSettings { access, owners: Owners::Daemon, directories: 64 };
+        let fs = Fs::new(store, keyring, &device, settings).map_err(io("the store's root"))?;
+        Ok(Self { fs, _lock: lock })
+    }
+
+    /// The filesystem.
+    pub fn fs(&self) -> &Fs {
+        &self.fs
+    }
+
+    /// Runs an operation, fetching the keys that it wants.
+    ///
+    /// # Errors
+    /// The errno that a mount would give.
+    pub fn run<T>(&self, op: impl Fn(&Fs) -> Outcome<T>) -> Result<T, Errno> {
+        for _ in 0..MOST_RUNS {
+            let want = match op(&self.fs) {
+                Ok(done) => return Ok(done),
+                Err(Fail::Errno(e)) => return Err(e),
+                Err(Fail::Park(want)) => want,
+            };
+            if let Err(Fail::Errno(e)) = self.fs.keyring().supply(want).map_err(Fail::from) {
+                return Err(e);
+            }
+        }
+        Err(Errno(libc::EKEYEXPIRED))
+    }
+}
