@@ -33,8 +33,20 @@ pub struct Settings {
     pub limits: Limits,
     /// The kill switch's.
     pub timing: Timing,
+    /// Asked with the volume's id and its key's fingerprint before it is mounted.
+    pub known: fn(&str, &str) -> Result<(), Unknown>,
     /// Run at every change of state, with `KMSFS_STATE` and `KMSFS_MOUNTPOINT`.
     pub on_lock: Option<String>,
+}
+
+/// Why a volume is not to be trusted: what happened, and the next command to type.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct Unknown {
+    /// What happened.
+    pub why: String,
+    /// What to type.
+    pub hint: String,
 }
 
 /// Why there is no mount.
@@ -46,6 +58,9 @@ pub enum DaemonError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Not the volume that was mounted before.
+    #[error(transparent)]
+    Unknown(#[from] Unknown),
     /// The mount.
     #[error(transparent)]
     Mount(#[from] MountError),
@@ -75,6 +90,7 @@ impl Daemon {
         // What a killed daemon left may be in the page cache only.
         store.sync().map_err(io("syncfs of the store"))?;
         let (volume, names) = keys::open(&store, &*service)?;
+        (settings.known)(&volume.id().to_string(), &names.fingerprint())?;
         let bsize = store.root().statfs().map_err(io("statfs of the store"))?.bsize;
         let device = device::probe(store.device(), bsize);
         if let Some(why) = &device.tearing {

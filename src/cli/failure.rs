@@ -141,6 +141,9 @@ impl Failure {
         match e {
             DaemonError::Open(e) => Self::open(store, e),
             DaemonError::Store(e) => Self::store(store, e),
+            DaemonError::Unknown(e) => {
+                Self::new(Exit::BadVolume, e.to_string()).hint(e.hint.clone())
+            }
             DaemonError::Mount(MountError::Helper) => {
                 Self::new(Exit::Helper, format!("{}: {}", at.display(), MountError::Helper))
             }

@@ -5,6 +5,7 @@ mod failure;
 mod init;
 mod key;
 mod keystore;
+mod known;
 mod logging;
 mod mount;
 mod options;

@@ -13,7 +13,7 @@ use clap::Args;
 use super::failure::{Exit, Failure};
 use super::options::{KeystoreArgs, duration};
 use super::passphrase::PassphraseSource;
-use super::{logging, unmount};
+use super::{known, logging, unmount};
 use crate::control::{Server, mounts};
 use crate::daemon::{Daemon, Settings};
 use crate::disk::identity::Owners;
@@ -312,6 +312,7 @@ fn settings(args: &Mount) -> Settings {
             revoke_after: args.revoke_after,
             outage_grace: args.outage_grace,
         },
+        known: known::check,
         on_lock: args.on_lock.clone(),
     }
 }

@@ -137,3 +137,25 @@ fn a_shredded_file_is_lost_for_good() {
     assert_eq!(got, Some(libc::EKEYREJECTED));
     assert_eq!(fs::read(mount.at("kept")).expect("readable"), b"content");
 }
+
+/// Whoever can write the store puts a volume of their own in its place, under the same id.
+#[test]
+fn a_changed_volume_key_is_refused() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    store.mount(&[]).unmount();
+    let info = run(kmsfs().arg("info").arg(store.path()).args(["--output", "json"]));
+    let info: serde_json::Value = serde_json::from_str(&info).expect("json");
+    let volume = info["volume"].as_str().expect("an id");
+    let known =
+        std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("state/kmsfs/volumes").join(volume);
+    let fingerprint = fs::read_to_string(&known).expect("remembered");
+    // The same as a store with another key: what is remembered is not what is there.
+    fs::write(&known, fingerprint.replace(['0', '1', '2', '3'], "f")).expect("written");
+    let said = fails(kmsfs().arg("mount").arg(store.path()).arg(store.mountpoint()), 3);
+    assert!(said.contains("replaced the store") && said.contains("rm "), "{said}");
+    fs::remove_file(&known).expect("removed");
+    store.mount(&[]).unmount();
+}

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 /// The binary under test.
 pub fn kmsfs() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kmsfs"));
-    command.env_remove("KMSFS_KEYSTORE").stdin(Stdio::null());
+    // What is remembered of volumes stays out of the user's own state.
+    let state = Path::new(env!("CARGO_TARGET_TMPDIR")).join("state");
+    command.env_remove("KMSFS_KEYSTORE").env("XDG_STATE_HOME", state).stdin(Stdio::null());
     command
 }
 
