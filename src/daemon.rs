@@ -296,7 +296,10 @@ impl Host for Control {
         if ino == ROOT {
             return Err("it is the root of the mount".to_owned());
         }
-        self.shared.fs.shred(ino).map_err(|e| format!("{e:?}"))?;
+        self.shared.fs.shred(ino).map_err(|e| match e {
+            crate::fs::Fail::Errno(e) => std::io::Error::from_raw_os_error(e.0).to_string(),
+            crate::fs::Fail::Park(_) => "its key is being fetched; try again".to_owned(),
+        })?;
         if let Some(notifier) = self.notifier.get() {
             let _ = notifier.inval_inode(INodeNo(ino), 0, 0);
         }

@@ -21,6 +21,7 @@ use crate::fs::{Access, FsSettings};
 use crate::fuse::{Exposure, Options, PageCache};
 use crate::keys::{Limits, Timing};
 use crate::kms::local::LocalKms;
+use crate::kms::{KeyAdmin, KeyRef};
 use crate::secret::Passphrase;
 use crate::store::{Provider, Store};
 
@@ -227,23 +228,10 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
         None => open_keystore(&keystore, &args.keystore.passphrase())?,
     };
     drop(passphrase);
+    check_master(args, &kms)?;
     let daemon = Daemon::start(settings(args), Arc::new(kms))
         .map_err(|e| Failure::daemon(&args.store, &args.mountpoint, &e))?;
     let host = daemon.host();
-    if let (Some(wanted), Some(report)) = (&args.master_key, host.report())
-        && *wanted != report.master_key
-        && !report.master_key.ends_with(&format!(":key/{wanted}"))
-    {
-        unmount::detach(&args.mountpoint)?;
-        return Err(Failure::new(
-            Exit::Refused,
-            format!(
-                "{}: the volume is under {}, not {wanted}",
-                args.store.display(),
-                report.master_key
-            ),
-        ));
-    }
     let volume = host.report().map(|r| r.volume).unwrap_or_default();
     let control = Server::start(&volume, host)
         .map_err(|e| Failure::io(&crate::control::socket_path(&volume), &e))?;
@@ -256,6 +244,20 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     let served = daemon.serve();
     drop(control);
     served.map_err(|e| Failure::new(Exit::Failed, format!("the mount ended: {e}")))
+}
+
+/// With `--master-key`, the volume must be under that key. The KMS is then asked for no other,
+/// so a store that lies about it does not open.
+fn check_master(args: &Mount, kms: &LocalKms) -> Result<(), Failure> {
+    let Some(wanted) = &args.master_key else { return Ok(()) };
+    let wanted = kms.describe(&KeyRef(wanted.clone()))?.arn;
+    let store = Store::open_path(&args.store).map_err(|e| Failure::store(&args.store, &e))?;
+    let under = store.read_volume().map_err(|e| Failure::store(&args.store, &e))?.wrap.master;
+    if under == wanted {
+        return Ok(());
+    }
+    let message = format!("{}: the volume is under {under}, not {wanted}", args.store.display());
+    Err(Failure::new(Exit::Refused, message).hint("see what it says: kmsfs info STORE"))
 }
 
 /// Not dumpable, no core, as many files as allowed, and hard to kill when memory is short.

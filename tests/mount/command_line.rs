@@ -159,3 +159,22 @@ fn a_changed_volume_key_is_refused() {
     fs::remove_file(&known).expect("removed");
     store.mount(&[]).unmount();
 }
+
+#[test]
+fn a_pinned_master_key_is_the_only_one() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let other = store.key(&["create"]);
+    let mount = |key: &str| {
+        let mut command = kmsfs();
+        command.arg("mount").arg(store.path()).arg(store.mountpoint());
+        command.args(["--master-key", key]);
+        command
+    };
+    let said = fails(&mut mount(other.trim()), 5);
+    assert!(said.contains("the volume is under"), "{said}");
+    run(&mut mount("alias/kmsfs"));
+    run(kmsfs().arg("unmount").arg(store.mountpoint()));
+}
