@@ -233,8 +233,11 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
         .map_err(|e| Failure::daemon(&args.store, &args.mountpoint, &e))?;
     let host = daemon.host();
     let volume = host.report().map(|r| r.volume).unwrap_or_default();
-    let control = Server::start(&volume, host)
-        .map_err(|e| Failure::io(&crate::control::socket_path(&volume), &e))?;
+    let control = Server::start(&volume, host).map_err(|e| {
+        // Without its socket it could not be asked, locked or found: it does not stay.
+        let _ = unmount::detach(&args.mountpoint);
+        Failure::io(&crate::control::socket_path(&volume), &e)
+    })?;
     unmount::on_signals(&args.mountpoint)?;
     if std::env::var_os(CHILD).is_some() {
         leave_terminal(&volume)?;

@@ -164,12 +164,13 @@ impl Fs {
         if self.names == Names::Plain {
             return Ok(dir.mkdir(entry, mode)?);
         }
-        dir.mkdir(entry, mode | 0o300)?;
+        // An ordinary user's daemon has to open the folder, which takes reading too.
+        dir.mkdir(entry, mode | 0o700)?;
         let made = dir.open_dir(entry).and_then(|made| {
             made.symlink(OsStr::new(DIR_ID), OsStr::new(&DirId::random().to_string()))?;
-            if mode & 0o300 != 0o300 {
+            if mode & 0o700 != 0o700 {
                 let now = made.stat_self()?.mode & 0o7777;
-                made.set_mode(OsStr::new("."), now & !(0o300 & !mode))?;
+                made.set_mode(OsStr::new("."), now & !(0o700 & !mode))?;
             }
             Ok(())
         });

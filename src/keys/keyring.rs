@@ -233,6 +233,11 @@ impl Keyring {
                 }
             }
             Want::Fresh => {
+                // Filled since the caller found it empty: nobody would wake this waiter.
+                if inner.pool.len() > 0 {
+                    drop(inner);
+                    return self.wake(want, Ok(()));
+                }
                 self.pool_work.notify_one();
             }
             Want::Beat => self.beat_wanted.store(true, Ordering::Relaxed),

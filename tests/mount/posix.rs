@@ -134,3 +134,38 @@ fn attributes_are_sealed_and_come_back() {
     let n = rustix::fs::listxattr(&path, &mut value).expect("listed");
     assert_eq!(&value[..n], b"user.colour\0");
 }
+
+/// An ordinary user mounts through fusermount3, which needs /dev/fuse open to every user; where
+/// it is not, udev's usual mode is set for the test.
+#[test]
+fn an_ordinary_user_mounts_too() {
+    if skipped("fuse") {
+        return;
+    }
+    let device = std::path::Path::new("/dev/fuse");
+    let before = fs::metadata(device).expect("there").permissions();
+    fs::set_permissions(device, fs::Permissions::from_mode(0o666)).expect("changed");
+    let folder = tempfile::tempdir().expect("a folder");
+    let home = folder.path();
+    fs::copy(env!("CARGO_BIN_EXE_kmsfs"), home.join("kmsfs")).expect("copied");
+    run(Command::new("chown").args(["-R", "65534:65534"]).arg(home));
+    let mut shell = Command::new("setpriv");
+    shell.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-ec"]);
+    shell.arg(
+        "./kmsfs init st --no-passphrase; mkdir mnt; ./kmsfs mount st mnt
+        trap './kmsfs unmount mnt' EXIT
+        echo content > mnt/f; test \"$(cat mnt/f)\" = content
+        mkdir -m 0 mnt/closed; test \"$(stat -c %a mnt/closed)\" = 0; rmdir mnt/closed
+        mkdir mnt/d; mv mnt/f mnt/d/f; ln mnt/d/f mnt/g; cat mnt/g; rm -r mnt/d",
+    );
+    shell
+        .current_dir(home)
+        .env("HOME", home)
+        .env("XDG_RUNTIME_DIR", home.join("run"))
+        .env("KMSFS_KEYSTORE", home.join("ks"));
+    shell.env("XDG_STATE_HOME", home.join("state"));
+    let output = shell.output();
+    fs::set_permissions(device, before).expect("changed back");
+    let output = output.expect("started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
