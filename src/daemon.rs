@@ -1,7 +1,7 @@
 //! Wiring: from an opened volume to a mount that answers, and its ordered end.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{INodeNo, Notifier};
@@ -116,7 +116,7 @@ impl Daemon {
             monitor: Mutex::new(Some(monitor)),
             settings,
             device,
-            notifier: OnceLock::from(mounted.notifier()),
+            notifier: mounted.notifier(),
         });
         Ok(Self { mounted, shared, control, store, _lock: lock })
     }
@@ -247,7 +247,7 @@ struct Control {
     monitor: Mutex<Option<Monitor>>,
     settings: Settings,
     device: Device,
-    notifier: OnceLock<Notifier>,
+    notifier: Notifier,
 }
 
 impl Host for Control {
@@ -300,9 +300,7 @@ impl Host for Control {
             crate::fs::Fail::Errno(e) => std::io::Error::from_raw_os_error(e.0).to_string(),
             crate::fs::Fail::Park(_) => "its key is being fetched; try again".to_owned(),
         })?;
-        if let Some(notifier) = self.notifier.get() {
-            let _ = notifier.inval_inode(INodeNo(ino), 0, 0);
-        }
+        let _ = self.notifier.inval_inode(INodeNo(ino), 0, 0);
         Ok(())
     }
 }

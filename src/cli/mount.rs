@@ -90,7 +90,7 @@ pub struct Mount {
 /// [`Failure`].
 pub fn run(args: &Mount) -> Result<(), Failure> {
     let child = std::env::var_os(CHILD).is_some();
-    let args = &Mount { ..absolute(args)? };
+    let args = &absolute(args)?;
     if args.foreground || child {
         let stdin = if child { read_passphrase()? } else { None };
         return serve(args, stdin);

@@ -9,7 +9,7 @@ use super::attr::without_privileges;
 use super::errno::{Outcome, errno};
 use super::handles::OpenFor;
 use super::holes::Sought;
-use super::records::{Records, Tail};
+use super::records::Records;
 use super::table::{Content, Node};
 use crate::content::{ContentCipher, PAGE, disk_size, records};
 use crate::disk::{File, Range};
@@ -30,15 +30,6 @@ pub enum Reach {
     KeepSize,
     /// It grows to the range's end.
     Extend,
-}
-
-/// What a range becomes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SeekTo {
-    /// lseek(2) SEEK_DATA.
-    Data,
-    /// lseek(2) SEEK_HOLE.
-    Hole,
 }
 
 impl Fs {
@@ -176,12 +167,12 @@ impl Fs {
     ///
     /// # Errors
     /// ENXIO; of the backing filesystem.
-    pub fn seek(&self, ino: u64, offset: u64, to: SeekTo) -> Outcome<u64> {
+    pub fn seek(&self, ino: u64, offset: u64, to: Sought) -> Outcome<u64> {
         let node = self.node(ino)?;
         let file = self.backing(&node, OpenFor::Reading)?;
         let _content = node.content.read();
         let records = Records { file: &*file, cipher: None, writeback: self.writeback };
-        records.seek(offset, if to == SeekTo::Data { Sought::Data } else { Sought::Hole })
+        records.seek(offset, to)
     }
 
     /// copy_file_range(2); answers how many bytes, fewer where the source ends.
@@ -232,13 +223,5 @@ impl Fs {
             // ENODATA is the common answer, and a filesystem without xattrs has none to drop.
             let _ = file.remove_xattr(std::ffi::OsStr::new("security.capability"));
         }
-    }
-}
-
-impl Content {
-    /// Forgets what was known of a file that was replaced or damaged.
-    pub fn reset(&mut self) {
-        self.id = None;
-        self.tail = Tail::Unknown;
     }
 }

@@ -21,7 +21,7 @@ mod xattrs;
 use std::sync::Arc;
 
 pub use attr::{Attr, Change, SetTime};
-pub use data::{Reach, SeekTo};
+pub use data::Reach;
 pub use entries::{Caller, Made};
 pub use errno::{Errno, Fail, Outcome, errno};
 pub use handles::{OpenFor, SyncWhat};

@@ -18,7 +18,7 @@ use super::job::{Kill, Read, Shared, Simple, Write, go, park, write_once};
 use super::listing::{ListAttributes, ListNames};
 use crate::disk::XattrHow;
 use crate::fs::{
-    Attr, Caller, Change, Errno, Fail, Fs, Made, OpenFor, Outcome, Reach, RenameHow, SeekTo,
+    Attr, Caller, Change, Errno, Fail, Fs, Made, OpenFor, Outcome, Reach, RenameHow, Sought,
     SyncWhat, errno,
 };
 use crate::keys::Purpose;
@@ -587,8 +587,8 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         let to = match whence {
-            libc::SEEK_DATA => SeekTo::Data,
-            libc::SEEK_HOLE => SeekTo::Hole,
+            libc::SEEK_DATA => Sought::Data,
+            libc::SEEK_HOLE => Sought::Hole,
             _ => return reply.error(fuser::Errno::EINVAL),
         };
         let op = move |fs: &Fs| {
