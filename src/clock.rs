@@ -24,6 +24,11 @@ impl Moment {
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
+
+    /// The moment this much earlier; the boot at the earliest.
+    pub fn before(self, d: Duration) -> Self {
+        Self(self.0.saturating_sub(d))
+    }
 }
 
 impl Add<Duration> for Moment {

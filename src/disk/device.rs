@@ -54,3 +54,12 @@ pub fn probe(dev: u64, bsize: u64) -> Device {
     let writeback = if stable { Writeback::Stable } else { Writeback::WaitFirst };
     Device { writeback, tearing }
 }
+
+/// How many bytes wait in the page cache to be written back, of all filesystems together
+/// (proc_meminfo(5)); 0 where the system does not tell.
+pub fn dirty_bytes() -> u64 {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let dirty = meminfo.lines().find_map(|l| l.strip_prefix("Dirty:"));
+    let kib = dirty.and_then(|l| l.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(0).saturating_mul(1024)
+}

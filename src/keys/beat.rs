@@ -1,10 +1,12 @@
 //! One heartbeat: GenerateDataKey, Decrypt of what came back, and Decrypt of the canary.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 
 use super::keyring::Keyring;
 use super::machine::Event;
+use crate::clock::Moment;
 use crate::ids::{FileId, PageId};
 use crate::kms::{Context, KeyRef, KmsError, Verdict};
 
@@ -12,37 +14,45 @@ use crate::kms::{Context, KeyRef, KmsError, Verdict};
 /// holds up this beat alone, and the next starts on time.
 pub(super) fn start(keyring: &Arc<Keyring>, events: Sender<(Event, Option<KmsError>)>) {
     let keyring = keyring.clone();
-    let spawned = std::thread::Builder::new().name("kmsfs-beat".to_owned()).spawn(move || {
-        let verdict = beat(&keyring);
-        // The monitor may be gone: the mount is ending.
-        let _ = events.send(verdict);
-    });
+    let spawned = std::thread::Builder::new()
+        .name("kmsfs-beat".to_owned())
+        .spawn(move || beat(&keyring, &events));
     if let Err(e) = spawned {
         log::error!("no thread for a heartbeat: {e}");
     }
 }
 
-fn beat(keyring: &Keyring) -> (Event, Option<KmsError>) {
-    let (pair, canary) = std::thread::scope(|scope| {
-        let canary = scope.spawn(|| keyring.volume.unwrap_canary(&*keyring.service).map(drop));
-        let pair = generate_and_decrypt(keyring);
-        let canary = canary.join().unwrap_or_else(|_| {
-            Err(KmsError::new(Verdict::Unavailable, "Internal", "the KMS client panicked"))
-        });
-        (pair, canary)
-    });
-    let mut worst = (Event::Good, None);
-    for error in [pair, canary].into_iter().filter_map(Result::err) {
-        let event = match error.verdict {
-            Verdict::Unavailable => Event::Unavailable,
-            // The canary and a key made this moment are nobody's damaged sidecar line.
-            Verdict::Refused | Verdict::ThisKey | Verdict::Invalid => Event::Refused,
-        };
-        if worst.0 != Event::Refused {
-            worst = (event, Some(error));
+/// A refusal is told as soon as one call has met it, whatever the others wait for.
+fn beat(keyring: &Keyring, events: &Sender<(Event, Option<KmsError>)>) {
+    let began = Moment::now();
+    let refused = AtomicBool::new(false);
+    let look = |outcome: Result<(), KmsError>| {
+        let error = outcome.err()?;
+        if error.verdict == Verdict::Unavailable {
+            return Some(error);
         }
+        // ThisKey and Invalid too: the canary, and a key made this moment, are nobody's damaged
+        // sidecar line.
+        if !refused.swap(true, Ordering::SeqCst) {
+            // The monitor may be gone: the mount is ending.
+            let _ = events.send((Event::Refused, Some(error)));
+        }
+        None
+    };
+    let (pair, canary) = std::thread::scope(|scope| {
+        let canary =
+            scope.spawn(|| look(keyring.volume.unwrap_canary(&*keyring.service).map(drop)));
+        let pair = look(generate_and_decrypt(keyring));
+        let panicked = |_| Some(KmsError::new(Verdict::Unavailable, "Internal", "a call panicked"));
+        (pair, canary.join().unwrap_or_else(panicked))
+    });
+    if refused.into_inner() {
+        return;
     }
-    worst
+    let _ = events.send(match pair.or(canary) {
+        Some(error) => (Event::Unavailable, Some(error)),
+        None => (Event::Good { began }, None),
+    });
 }
 
 fn generate_and_decrypt(keyring: &Keyring) -> Result<(), KmsError> {

@@ -15,5 +15,5 @@ mod volume;
 pub use gate::{Gate, Pass, Purpose, Shut};
 pub use keyring::{KeyFail, Keyring, Limits, Waker, Want};
 pub use machine::{Effect, Event, Machine, Phase, Reason, Timing};
-pub use monitor::{Effects, Monitor, Status};
+pub use monitor::{Effects, LockTime, Monitor, Status};
 pub use volume::{OpenError, Volume, create, open};

@@ -18,13 +18,22 @@ use crate::names::VolumeKeys;
 /// What the lock needs of the layers above.
 pub trait Effects: Send + Sync {
     /// How long a lock would take now, by what the kernel holds.
-    fn lock_time(&self) -> Duration;
+    fn lock_time(&self) -> LockTime;
     /// Invalidates the page cache of every inode, dirty pages saved first, until `deadline`.
     fn drain(&self, deadline: Moment);
     /// The gate is closed: invalidates what the kernel may have got since, and every name.
     fn seal(&self, names: &VolumeKeys);
     /// Tells the operator where the mount stands.
     fn announce(&self, phase: Phase, why: Option<&KmsError>);
+}
+
+/// How long a lock would take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockTime {
+    /// Saving dirty pages, and invalidating every page.
+    pub drain: Duration,
+    /// With the gate closed: a second pass, and every name.
+    pub seal: Duration,
 }
 
 /// What `status` tells of the monitor.
@@ -92,7 +101,8 @@ impl Monitor {
             events: events.clone(),
             inbox,
             status: status.clone(),
-            locker: None,
+            lockers: Vec::new(),
+            sealed: false,
             last_error: None,
             gap: false,
         };
@@ -167,7 +177,9 @@ struct Loop {
     events: Sender<Message>,
     inbox: Receiver<Message>,
     status: Arc<Mutex<Status>>,
-    locker: Option<JoinHandle<()>>,
+    lockers: Vec<JoinHandle<()>>,
+    /// The last lock is complete.
+    sealed: bool,
     last_error: Option<KmsError>,
     /// The process was stopped, or the machine slept: only a beat vouches for the gate again.
     gap: bool,
@@ -198,8 +210,15 @@ impl Loop {
             }
             self.keyring.tick(Moment::now());
         }
-        if let Some(locker) = self.locker.take() {
-            let _ = locker.join();
+        self.join_lockers();
+    }
+
+    /// Waits for the threads of the last lock; what one that panicked was to do, the log says.
+    fn join_lockers(&mut self) {
+        for locker in self.lockers.drain(..) {
+            if locker.join().is_err() {
+                log::error!("a thread of the lock panicked");
+            }
         }
     }
 
@@ -207,7 +226,8 @@ impl Loop {
     /// holds with the lock included; at least a quarter of it is kept for that.
     fn interval(&self) -> Duration {
         let beat = self.timing.heartbeat;
-        let apart = beat.saturating_sub(self.effects.lock_time().max(beat / 4));
+        let LockTime { drain, seal } = self.effects.lock_time();
+        let apart = beat.saturating_sub((drain + seal).max(self.timing.reserve()));
         let apart = apart.max(beat / 10);
         match self.machine.phase() {
             Phase::Open => apart,
@@ -220,27 +240,42 @@ impl Loop {
         self.count(event, error);
         let effect = self.machine.step(event, now);
         match effect {
-            Some(Effect::Drain(reason)) => self.drain(reason),
-            Some(Effect::Seal(reason)) => self.sealed(reason),
+            Some(Effect::Drain { reason, until }) => self.drain(reason, until),
+            Some(Effect::Seal(reason)) => self.seal(reason),
             Some(Effect::Open) => self.open(),
             None => {}
         }
-        // A lock whose reason changed answers with the errno of what is true now.
+        self.follow_reason();
+        if event == Event::Sealed {
+            self.sealed = true;
+            self.effects.announce(self.keyring.gate().phase(), self.last_error.as_ref());
+        }
+        let mut status = self.status.lock();
+        status.phase = match self.keyring.gate().phase() {
+            // Not locked before the last key and page are gone.
+            Phase::Locked(reason) if !self.sealed => Phase::Draining(reason),
+            phase => phase,
+        };
+        status.last_good = now.since(self.machine.last_good());
+    }
+
+    /// A lock whose reason changed answers with the errno of what is true now.
+    fn follow_reason(&self) {
         if let (Phase::Locked(new), Phase::Locked(old)) =
             (self.machine.phase(), self.keyring.gate().phase())
             && new != old
         {
             self.keyring.gate().set(Phase::Locked(new));
+            if self.sealed {
+                self.effects.announce(Phase::Locked(new), self.last_error.as_ref());
+            }
         }
-        let mut status = self.status.lock();
-        status.phase = self.keyring.gate().phase();
-        status.last_good = now.since(self.machine.last_good());
     }
 
     fn count(&mut self, event: Event, error: Option<KmsError>) {
         let mut status = self.status.lock();
         match event {
-            Event::Good => {
+            Event::Good { .. } => {
                 status.beats += 1;
                 self.keyring.outage.store(false, Ordering::Relaxed);
             }
@@ -262,19 +297,21 @@ impl Loop {
         self.keyring.wake(Want::Beat, Ok(()));
     }
 
-    fn drain(&mut self, reason: Reason) {
+    fn drain(&mut self, reason: Reason, until: Moment) {
+        self.sealed = false;
         self.keyring.gate().set(Phase::Draining(reason));
         self.keyring.wake_all(Err(KeyFail::Closed(reason)));
         self.effects.announce(Phase::Draining(reason), self.last_error.as_ref());
         let (effects, events) = (self.effects.clone(), self.events.clone());
-        let deadline = Moment::now() + self.timing.heartbeat / 4 + Duration::from_millis(700);
+        let deadline = until.before(effects.lock_time().seal).max(Moment::now());
+        self.machine.drain_until(deadline);
         // A thread of its own: a notifier call waits for the kernel, which waits for workers.
         let drain = move |_| {
             effects.drain(deadline);
             let _ = events.send((Event::Drained, None));
         };
         match spawn("kmsfs-drain", &self.keyring, drain) {
-            Ok(thread) => self.locker = Some(thread),
+            Ok(thread) => self.lockers.push(thread),
             Err(e) => {
                 log::error!("no thread for the drain, locking without it: {e}");
                 let _ = self.events.send((Event::Drained, None));
@@ -282,27 +319,27 @@ impl Loop {
         }
     }
 
-    fn sealed(&mut self, reason: Reason) {
+    /// The drain may still wait for the kernel: with the gate closed, each page that it has the
+    /// kernel save is refused at once.
+    fn seal(&mut self, reason: Reason) {
         self.keyring.gate().set(Phase::Locked(reason));
         let (effects, keyring) = (self.effects.clone(), self.keyring.clone());
-        let error = self.last_error.clone();
+        let events = self.events.clone();
         let seal = move |_| {
             keyring.gate().wait_idle();
             if let Some(names) = keyring.wipe() {
                 effects.seal(&names);
             }
-            effects.announce(Phase::Locked(reason), error.as_ref());
+            let _ = events.send((Event::Sealed, None));
         };
         match spawn("kmsfs-seal", &self.keyring, seal) {
-            Ok(thread) => self.locker = Some(thread),
+            Ok(thread) => self.lockers.push(thread),
             Err(e) => log::error!("no thread to finish the lock: {e}"),
         }
     }
 
     fn open(&mut self) {
-        if let Some(locker) = self.locker.take() {
-            let _ = locker.join();
-        }
+        self.join_lockers();
         match self.keyring.volume.unlock(&self.keyring.store, &*self.keyring.service) {
             Ok(names) => {
                 self.keyring.reopen(names);
