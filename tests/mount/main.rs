@@ -5,6 +5,7 @@
 mod support;
 
 mod betray;
+mod bound;
 mod command_line;
 mod killswitch;
 mod posix;

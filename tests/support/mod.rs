@@ -2,6 +2,8 @@
 //! when dropped, also when the test fails.
 #![allow(dead_code)] // Each test binary uses a part of it.
 
+pub mod mapping;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -87,6 +89,11 @@ impl Store {
     /// Its keystore.
     pub fn keystore(&self) -> PathBuf {
         self.folder.path().join("keystore")
+    }
+
+    /// A path beside the store, which no mount covers.
+    pub fn outside(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// Where it is mounted.

@@ -1,0 +1,298 @@
+//! The promise with its number: from `key disable` to the last successful access of any kind.
+//!
+//! `KMSFS_TEST_FULL=1` runs it at full size: 10,000 files, 8 processes of load, 20 rounds.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::support::{Store, mapping::Map, skipped, wait_for};
+
+/// The kinds of access that are probed; each leaves the time of its last success, and how often
+/// it has failed since, in a file that the test reads.
+const KINDS: [&str; 9] =
+    ["descriptor", "page cache", "open", "readdir", "readlink", "getxattr", "stat", "fstat", "map"];
+/// The map's failure is the end of its process.
+const MAP: usize = 8;
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+struct Size {
+    files: usize,
+    loaders: usize,
+    rounds: usize,
+}
+
+fn size() -> Size {
+    if std::env::var_os("KMSFS_TEST_FULL").is_some() {
+        Size { files: 10_000, loaders: 8, rounds: 20 }
+    } else {
+        Size { files: 400, loaders: 2, rounds: 2 }
+    }
+}
+
+/// CLOCK_MONOTONIC in microseconds: one clock for all processes.
+fn micros() -> u64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    t.tv_sec.unsigned_abs() * 1_000_000 + t.tv_nsec.unsigned_abs() / 1000
+}
+
+/// Where the probes leave their stamps.
+struct Stamps(File);
+
+impl Stamps {
+    fn open(path: &Path) -> Self {
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
+        Self(file.expect("a file outside the mount"))
+    }
+
+    fn get(&self, slot: usize) -> u64 {
+        let mut bytes = [0; 8];
+        // A slot that was never written reads as zero.
+        let _ = self.0.read_at(&mut bytes, slot as u64 * 8).expect("readable");
+        u64::from_le_bytes(bytes)
+    }
+
+    fn set(&self, slot: usize, value: u64) {
+        self.0.write_all_at(&value.to_le_bytes(), slot as u64 * 8).expect("writable");
+    }
+
+    fn last_success(&self, kind: usize) -> u64 {
+        self.get(kind)
+    }
+
+    fn failures(&self, kind: usize) -> u64 {
+        self.get(KINDS.len() + kind)
+    }
+
+    fn note(&self, kind: usize, ok: bool) {
+        if ok {
+            self.set(kind, micros());
+        } else {
+            self.set(KINDS.len() + kind, self.failures(kind) + 1);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn clear(&self) {
+        (0..2 * KINDS.len()).for_each(|slot| self.set(slot, 0));
+    }
+}
+
+/// A process of this test's own binary in another role; killed when dropped.
+struct Role(Child);
+
+impl Role {
+    fn start(role: &str, folder: &Path, stamps: &Path) -> Self {
+        let child = Command::new(std::env::current_exe().expect("this binary"))
+            .args(["--exact", "bound::a_role", "--ignored", "--nocapture"])
+            .env("KMSFS_TEST_ROLE", role)
+            .env("KMSFS_TEST_FOLDER", folder)
+            .env("KMSFS_TEST_STAMPS", stamps)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(child.expect("this binary starts"))
+    }
+
+    fn ended(&mut self) -> bool {
+        self.0.try_wait().expect("it is ours").is_some()
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn name(i: usize) -> String {
+    format!("d{}/f{i}", i % 20)
+}
+
+fn make_tree(root: &Path, files: usize) {
+    for d in 0..20 {
+        fs::create_dir_all(root.join(format!("d{d}"))).expect("made");
+    }
+    for i in 0..files {
+        fs::write(root.join(name(i)), vec![(i % 251) as u8; 6000]).expect("written");
+    }
+    std::os::unix::fs::symlink("d0/f0", root.join("link")).expect("made");
+    let value = rustix::fs::setxattr(
+        root.join(name(0)),
+        "user.probe",
+        b"value",
+        rustix::fs::XattrFlags::empty(),
+    );
+    value.expect("set");
+}
+
+fn read_all(root: &Path, files: usize) {
+    for i in 0..files {
+        fs::read(root.join(name(i))).expect("readable");
+    }
+}
+
+/// One process, a thread for each kind of access but the map.
+fn probe(folder: &Path, stamps: &Path) {
+    let file = File::open(folder.join(name(0))).expect("opened");
+    let cached = File::open(folder.join(name(1))).expect("opened");
+    let probes: [Box<dyn Fn(u64) -> bool + Send + Sync>; 8] = [
+        // The page is dropped each time, so that the daemon is asked.
+        Box::new(|_| {
+            let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+            file.read_at(&mut [0; 100], 4096).is_ok()
+        }),
+        Box::new(|_| cached.read_at(&mut [0; 100], 4096).is_ok()),
+        Box::new(|_| File::open(folder.join(name(2))).is_ok()),
+        Box::new(|_| fs::read_dir(folder).is_ok_and(|d| d.flatten().count() > 0)),
+        Box::new(|_| fs::read_link(folder.join("link")).is_ok()),
+        Box::new(|_| {
+            let value = &mut [0u8; 64][..];
+            rustix::fs::getxattr(folder.join(name(0)), "user.probe", value).is_ok()
+        }),
+        // A name that was never looked up: told to be absent is an answer, too.
+        Box::new(|n| {
+            let gone = fs::metadata(folder.join(format!("never-{n}")));
+            gone.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+        }),
+        Box::new(|_| file.metadata().is_ok()),
+    ];
+    std::thread::scope(|scope| {
+        for (kind, probe) in probes.iter().enumerate() {
+            scope.spawn(move || {
+                let stamps = Stamps::open(stamps);
+                (0..).for_each(|n| stamps.note(kind, probe(n)));
+            });
+        }
+    });
+}
+
+/// Reads a map until it dies of SIGBUS.
+fn read_map(folder: &Path, stamps: &Path) {
+    let file = File::open(folder.join(name(3))).expect("opened");
+    let map = Map::read_only(&file, 6000);
+    let stamps = Stamps::open(stamps);
+    for i in (0..).step_by(4096) {
+        std::hint::black_box(map.byte(i % 6000));
+        stamps.note(MAP, true);
+    }
+}
+
+/// Reads, writes, makes, lists and removes, on and on.
+fn load(folder: &Path) {
+    let own = folder.join(format!("load-{}", std::process::id()));
+    for n in 0usize.. {
+        let _ = fs::create_dir_all(&own);
+        let path = own.join(format!("x{}", n % 50));
+        let worked = fs::write(&path, vec![n as u8; 1 + n * 997 % 50_000])
+            .and_then(|()| File::open(&path)?.sync_all())
+            .and_then(|()| fs::read(folder.join(name(n * 7919 % 400))))
+            .and_then(|_| fs::read_dir(&own).map(Iterator::count))
+            .and_then(|_| if n % 3 == 0 { fs::remove_file(&path) } else { Ok(()) });
+        if worked.is_err() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Not a test: what the processes do that the tests start.
+#[test]
+#[ignore = "a process that other tests start"]
+fn a_role() {
+    let path = |name| PathBuf::from(std::env::var_os(name).unwrap_or_else(OsString::new));
+    let (folder, stamps) = (path("KMSFS_TEST_FOLDER"), path("KMSFS_TEST_STAMPS"));
+    match std::env::var("KMSFS_TEST_ROLE").as_deref() {
+        Ok("probe") => probe(&folder, &stamps),
+        Ok("map") => read_map(&folder, &stamps),
+        Ok("load") => load(&folder),
+        _ => {}
+    }
+}
+
+/// Locks once, and answers when each kind of access succeeded last, from the disable on.
+fn lock_once(store: &Store, root: &Path, stamps_at: &Path) -> Vec<Duration> {
+    let stamps = Stamps::open(stamps_at);
+    stamps.clear();
+    let _probe = Role::start("probe", root, stamps_at);
+    let mut mapper = Role::start("map", root, stamps_at);
+    let all = |f: &dyn Fn(usize) -> bool| (0..KINDS.len()).all(f);
+    wait_for("a success of each kind", Duration::from_secs(20), || {
+        all(&|k| stamps.last_success(k) > 0)
+    });
+    let disabled = micros();
+    store.key(&["disable", "alias/kmsfs"]);
+    wait_for("failures of every kind", Duration::from_secs(20), || {
+        (0..MAP).all(|k| stamps.failures(k) >= 3) && mapper.ended()
+    });
+    let since = |k| Duration::from_micros(stamps.last_success(k).saturating_sub(disabled));
+    (0..KINDS.len()).map(since).collect()
+}
+
+#[test]
+fn nothing_is_readable_later_than_a_heartbeat_and_a_second() {
+    if skipped("fuse") {
+        return;
+    }
+    let size = size();
+    let store = Store::new(&[]);
+    let mount = store.mount(&["--heartbeat", "2s"]);
+    let root = mount.root();
+    make_tree(&root, size.files);
+    let stamps = store.outside("stamps");
+    let _load: Vec<_> = (0..size.loaders).map(|_| Role::start("load", &root, &stamps)).collect();
+    let mut worst = Duration::ZERO;
+    for round in 1..=size.rounds {
+        read_all(&root, size.files);
+        let maps: Vec<_> = (4..size.files.min(500))
+            .map(|i| {
+                let file = File::open(root.join(name(i))).expect("opened");
+                (Map::read_only(&file, 6000), file)
+            })
+            .collect();
+        assert!(maps.iter().any(|(m, _)| m.resident() > 0), "the files are cached before");
+        let last = lock_once(&store, &root, &stamps);
+        for (kind, last) in KINDS.iter().zip(&last) {
+            assert!(*last <= HEARTBEAT + Duration::from_secs(1), "{kind}: {last:?}, round {round}");
+            worst = worst.max(*last);
+        }
+        mount.wait_state("revoked", Duration::from_secs(10));
+        let left: usize = maps.iter().map(|(m, _)| m.resident()).sum();
+        assert_eq!(left, 0, "pages that mincore(2) finds after the lock");
+        store.key(&["enable", "alias/kmsfs"]);
+        mount.wait_state("open", Duration::from_secs(10));
+    }
+    println!("{} rounds, worst {worst:?} of {:?}", size.rounds, HEARTBEAT + Duration::from_secs(1));
+}
+
+/// A process dirties a shared map as fast as it can: saving its pages takes the drain as long
+/// as it may, and no longer.
+#[test]
+fn dirty_maps_do_not_hold_the_lock_up() {
+    if skipped("fuse") {
+        return;
+    }
+    let length = if std::env::var_os("KMSFS_TEST_FULL").is_some() { 200 << 20 } else { 16 << 20 };
+    let store = Store::new(&[]);
+    let mount = store.mount(&["--heartbeat", "2s"]);
+    let file = File::options().read(true).write(true).create_new(true).open(mount.at("map"));
+    let file = file.expect("made");
+    file.set_len(length as u64).expect("grown");
+    let map = Map::shared(&file, length);
+    for at in (0..length).step_by(4096) {
+        map.set(at, 7);
+    }
+    assert_eq!(map.resident(), length.div_ceil(4096));
+    let disabled = micros();
+    store.key(&["disable", "alias/kmsfs"]);
+    mount.wait_state("revoked", Duration::from_secs(20));
+    let took = Duration::from_micros(micros() - disabled);
+    assert!(took <= HEARTBEAT + Duration::from_secs(1), "locked after {took:?}");
+    assert_eq!(map.resident(), 0);
+    store.key(&["enable", "alias/kmsfs"]);
+    mount.wait_state("open", Duration::from_secs(10));
+    println!("{} MB of dirty map, locked after {took:?}", length >> 20);
+}
