@@ -17,6 +17,7 @@ use crate::keys::{
 };
 use crate::kms::{KeyService, KmsError};
 use crate::names::VolumeKeys;
+use crate::secret::scrub_stack;
 use crate::store::{Store, StoreError};
 
 /// Everything that a mount is told.
@@ -91,7 +92,9 @@ impl Daemon {
         let lock = store.lock()?;
         // What a killed daemon left may be in the page cache only.
         store.sync().map_err(io("syncfs of the store"))?;
-        let (volume, names) = keys::open(&store, &*service)?;
+        let opened = keys::open(&store, &*service);
+        scrub_stack();
+        let (volume, names) = opened?;
         (settings.known)(&volume.id().to_string(), &names.fingerprint())?;
         let bsize = store.root().statfs().map_err(io("statfs of the store"))?.bsize;
         let device = device::probe(store.device(), bsize);

@@ -22,6 +22,7 @@ use crate::fs::{
     SyncWhat, errno,
 };
 use crate::keys::Purpose;
+use crate::secret::scrub_stack;
 
 /// Only the mount changes the store, so what the kernel knows stays true.
 pub(super) const TTL: Duration = Duration::from_secs(60);
@@ -415,6 +416,7 @@ impl Filesystem for Adapter {
             Err(Fail::Park(want)) => park(&self.shared, want, parked(data, reply), 0),
             Err(Fail::Errno(e)) => reply.error(fuse_errno(e)),
         }
+        scrub_stack();
     }
 
     /// Nothing waits here for a flush; the kernel saves dirty maps itself and then needs no

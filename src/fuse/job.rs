@@ -8,7 +8,7 @@ use fuser::{ReplyData, ReplyWrite};
 
 use crate::fs::{Errno, Fail, Fs, Outcome, errno};
 use crate::keys::{KeyFail, Purpose, Want};
-use crate::secret::wipe;
+use crate::secret::{scrub_stack, wipe};
 
 /// Parked requests, at most.
 const MOST_PARKED: usize = 256;
@@ -57,16 +57,24 @@ pub(super) fn go<J: Job>(shared: &Arc<Shared>, job: J) {
 }
 
 fn attempt<J: Job>(shared: &Arc<Shared>, job: J, runs: u32) {
-    let (want, job) = match shared.fs.enter(job.purpose()) {
+    let parked = run(shared, job);
+    // Names and blocks of plaintext that ciphers worked on.
+    scrub_stack();
+    if let Some((want, job)) = parked {
+        park(shared, want, job, runs);
+    }
+}
+
+fn run<J: Job>(shared: &Shared, job: J) -> Option<(Want, J)> {
+    match shared.fs.enter(job.purpose()) {
         // The pass is held until the reply is sent.
-        Ok(_pass) => match job.run(&shared.fs) {
-            None => return,
-            Some(parked) => parked,
-        },
-        Err(Fail::Park(want)) => (want, job),
-        Err(Fail::Errno(e)) => return job.fail(e),
-    };
-    park(shared, want, job, runs);
+        Ok(_pass) => job.run(&shared.fs),
+        Err(Fail::Park(want)) => Some((want, job)),
+        Err(Fail::Errno(e)) => {
+            job.fail(e);
+            None
+        }
+    }
 }
 
 /// Parks a job that wants a key.

@@ -9,6 +9,7 @@ use super::machine::Event;
 use crate::clock::Moment;
 use crate::ids::{FileId, PageId};
 use crate::kms::{Context, KeyRef, KmsError, Verdict};
+use crate::secret::scrub_stack;
 
 /// Starts a beat on threads of its own; its verdict comes through `events`. A KMS that hangs
 /// holds up this beat alone, and the next starts on time.
@@ -27,6 +28,7 @@ fn beat(keyring: &Keyring, events: &Sender<(Event, Option<KmsError>)>) {
     let began = Moment::now();
     let refused = AtomicBool::new(false);
     let look = |outcome: Result<(), KmsError>| {
+        scrub_stack();
         let error = outcome.err()?;
         if error.verdict == Verdict::Unavailable {
             return Some(error);

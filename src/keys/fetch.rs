@@ -5,6 +5,7 @@ use super::pool;
 use crate::content::{ContentCipher, check};
 use crate::ids::FileId;
 use crate::kms::{Context, KeyRef, Verdict};
+use crate::secret::scrub_stack;
 use crate::store::WrapKind;
 
 /// How many unwraps run side by side.
@@ -26,6 +27,7 @@ pub(super) fn run(keyring: &Keyring) {
             }
         };
         let outcome = fetch(keyring, file);
+        scrub_stack();
         keyring.inner.lock().in_flight.remove(&file);
         match outcome {
             // No answer that counts: those who wait are asked for again at the next tick.

@@ -14,6 +14,7 @@ use super::{beat, fetch, pool};
 use crate::clock::Moment;
 use crate::kms::KmsError;
 use crate::names::VolumeKeys;
+use crate::secret::scrub_stack;
 
 /// What the lock needs of the layers above.
 pub trait Effects: Send + Sync {
@@ -340,7 +341,9 @@ impl Loop {
 
     fn open(&mut self) {
         self.join_lockers();
-        match self.keyring.volume.unlock(&self.keyring.store, &*self.keyring.service) {
+        let unlocked = self.keyring.volume.unlock(&self.keyring.store, &*self.keyring.service);
+        scrub_stack();
+        match unlocked {
             Ok(names) => {
                 self.keyring.reopen(names);
                 self.effects.announce(Phase::Open, None);

@@ -10,6 +10,7 @@ use super::machine::Phase;
 use crate::content::{ContentCipher, check};
 use crate::ids::{FileId, PageId, SLOTS};
 use crate::kms::{Context, KmsError};
+use crate::secret::scrub_stack;
 use crate::store::{Line, Page, WrapKind};
 
 const SMALLEST: usize = 16;
@@ -121,7 +122,9 @@ pub(super) fn supply(keyring: &Keyring) -> Result<(), KeyFail> {
 fn fill(keyring: &Keyring, mut wanted: usize) -> Result<(), NoKeys> {
     while wanted > 0 && open(keyring) {
         let n = wanted.min(usize::from(SLOTS));
-        let page = make_page(keyring, n)?;
+        let page = make_page(keyring, n);
+        scrub_stack();
+        let page = page?;
         let mut inner = keyring.inner.lock();
         if !open(keyring) {
             // Locked while the page was made: its keys are dropped, its lines never used.

@@ -22,6 +22,19 @@ pub fn fill_random(buf: &mut [u8]) {
     getrandom::fill(buf).expect("getrandom(2) cannot fail once the kernel's pool is initialised");
 }
 
+/// How deep the stack is wiped. The deepest path through a cipher, measured in a debug build,
+/// leaves residue within 9 KiB.
+const SCRUBBED: usize = 24 << 10;
+
+/// Wipes the stack below the caller: what ciphers and key derivations left there in frames that
+/// have returned. It does not reach the caller's own frame, nor registers.
+#[inline(never)]
+pub fn scrub_stack() {
+    let mut below = [0u8; SCRUBBED];
+    wipe(&mut below);
+    std::hint::black_box(&below);
+}
+
 /// A 256-bit key. It lies in locked memory, is wiped on drop, and never prints itself.
 pub struct Key(Locked<[u8; 32]>);
 

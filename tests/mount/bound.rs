@@ -2,14 +2,14 @@
 //!
 //! `KMSFS_TEST_FULL=1` runs it at full size: 10,000 files, 8 processes of load, 20 rounds.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
-use crate::support::{Store, mapping::Map, skipped, wait_for};
+use crate::support::mapping::Map;
+use crate::support::role::{self, Role, Stamps, micros};
+use crate::support::{Store, full_size, skipped, wait_for};
 
 /// The kinds of access that are probed; each leaves the time of its last success, and how often
 /// it has failed since, in a file that the test reads.
@@ -17,6 +17,7 @@ const KINDS: [&str; 9] =
     ["descriptor", "page cache", "open", "readdir", "readlink", "getxattr", "stat", "fstat", "map"];
 /// The map's failure is the end of its process.
 const MAP: usize = 8;
+const ROLES: &str = "bound::a_role";
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
 struct Size {
@@ -26,86 +27,36 @@ struct Size {
 }
 
 fn size() -> Size {
-    if std::env::var_os("KMSFS_TEST_FULL").is_some() {
+    if full_size() {
         Size { files: 10_000, loaders: 8, rounds: 20 }
     } else {
         Size { files: 400, loaders: 2, rounds: 2 }
     }
 }
 
-/// CLOCK_MONOTONIC in microseconds: one clock for all processes.
-fn micros() -> u64 {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    t.tv_sec.unsigned_abs() * 1_000_000 + t.tv_nsec.unsigned_abs() / 1000
-}
+/// What the probes leave: the time of each kind's last success, and how often it failed since.
+struct Probes(Stamps);
 
-/// Where the probes leave their stamps.
-struct Stamps(File);
-
-impl Stamps {
-    fn open(path: &Path) -> Self {
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
-        Self(file.expect("a file outside the mount"))
-    }
-
-    fn get(&self, slot: usize) -> u64 {
-        let mut bytes = [0; 8];
-        // A slot that was never written reads as zero.
-        let _ = self.0.read_at(&mut bytes, slot as u64 * 8).expect("readable");
-        u64::from_le_bytes(bytes)
-    }
-
-    fn set(&self, slot: usize, value: u64) {
-        self.0.write_all_at(&value.to_le_bytes(), slot as u64 * 8).expect("writable");
-    }
-
+impl Probes {
     fn last_success(&self, kind: usize) -> u64 {
-        self.get(kind)
+        self.0.get(kind)
     }
 
     fn failures(&self, kind: usize) -> u64 {
-        self.get(KINDS.len() + kind)
+        self.0.get(KINDS.len() + kind)
     }
 
     fn note(&self, kind: usize, ok: bool) {
         if ok {
-            self.set(kind, micros());
+            self.0.set(kind, micros());
         } else {
-            self.set(KINDS.len() + kind, self.failures(kind) + 1);
+            self.0.set(KINDS.len() + kind, self.failures(kind) + 1);
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
     fn clear(&self) {
-        (0..2 * KINDS.len()).for_each(|slot| self.set(slot, 0));
-    }
-}
-
-/// A process of this test's own binary in another role; killed when dropped.
-struct Role(Child);
-
-impl Role {
-    fn start(role: &str, folder: &Path, stamps: &Path) -> Self {
-        let child = Command::new(std::env::current_exe().expect("this binary"))
-            .args(["--exact", "bound::a_role", "--ignored", "--nocapture"])
-            .env("KMSFS_TEST_ROLE", role)
-            .env("KMSFS_TEST_FOLDER", folder)
-            .env("KMSFS_TEST_STAMPS", stamps)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        Self(child.expect("this binary starts"))
-    }
-
-    fn ended(&mut self) -> bool {
-        self.0.try_wait().expect("it is ours").is_some()
-    }
-}
-
-impl Drop for Role {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        (0..2 * KINDS.len()).for_each(|slot| self.0.set(slot, 0));
     }
 }
 
@@ -164,8 +115,10 @@ fn probe(folder: &Path, stamps: &Path) {
     std::thread::scope(|scope| {
         for (kind, probe) in probes.iter().enumerate() {
             scope.spawn(move || {
-                let stamps = Stamps::open(stamps);
-                (0..).for_each(|n| stamps.note(kind, probe(n)));
+                let stamps = Probes(Stamps::open(stamps));
+                for n in 0.. {
+                    stamps.note(kind, probe(n));
+                }
             });
         }
     });
@@ -175,7 +128,7 @@ fn probe(folder: &Path, stamps: &Path) {
 fn read_map(folder: &Path, stamps: &Path) {
     let file = File::open(folder.join(name(3))).expect("opened");
     let map = Map::read_only(&file, 6000);
-    let stamps = Stamps::open(stamps);
+    let stamps = Probes(Stamps::open(stamps));
     for i in (0..).step_by(4096) {
         std::hint::black_box(map.byte(i % 6000));
         stamps.note(MAP, true);
@@ -203,22 +156,21 @@ fn load(folder: &Path) {
 #[test]
 #[ignore = "a process that other tests start"]
 fn a_role() {
-    let path = |name| PathBuf::from(std::env::var_os(name).unwrap_or_else(OsString::new));
-    let (folder, stamps) = (path("KMSFS_TEST_FOLDER"), path("KMSFS_TEST_STAMPS"));
-    match std::env::var("KMSFS_TEST_ROLE").as_deref() {
-        Ok("probe") => probe(&folder, &stamps),
-        Ok("map") => read_map(&folder, &stamps),
-        Ok("load") => load(&folder),
-        _ => {}
+    let Some((role, folder, stamps)) = role::asked() else { return };
+    match role.as_str() {
+        "probe" => probe(&folder, &stamps),
+        "map" => read_map(&folder, &stamps),
+        "load" => load(&folder),
+        other => panic!("no such role: {other}"),
     }
 }
 
 /// Locks once, and answers when each kind of access succeeded last, from the disable on.
 fn lock_once(store: &Store, root: &Path, stamps_at: &Path) -> Vec<Duration> {
-    let stamps = Stamps::open(stamps_at);
+    let stamps = Probes(Stamps::open(stamps_at));
     stamps.clear();
-    let _probe = Role::start("probe", root, stamps_at);
-    let mut mapper = Role::start("map", root, stamps_at);
+    let _probe = Role::start(ROLES, "probe", root, stamps_at);
+    let mut mapper = Role::start(ROLES, "map", root, stamps_at);
     let all = |f: &dyn Fn(usize) -> bool| (0..KINDS.len()).all(f);
     wait_for("a success of each kind", Duration::from_secs(20), || {
         all(&|k| stamps.last_success(k) > 0)
@@ -243,7 +195,8 @@ fn nothing_is_readable_later_than_a_heartbeat_and_a_second() {
     let root = mount.root();
     make_tree(&root, size.files);
     let stamps = store.outside("stamps");
-    let _load: Vec<_> = (0..size.loaders).map(|_| Role::start("load", &root, &stamps)).collect();
+    let _load: Vec<_> =
+        (0..size.loaders).map(|_| Role::start(ROLES, "load", &root, &stamps)).collect();
     let mut worst = Duration::ZERO;
     for round in 1..=size.rounds {
         read_all(&root, size.files);
@@ -275,7 +228,7 @@ fn dirty_maps_do_not_hold_the_lock_up() {
     if skipped("fuse") {
         return;
     }
-    let length = if std::env::var_os("KMSFS_TEST_FULL").is_some() { 200 << 20 } else { 16 << 20 };
+    let length = if full_size() { 200 << 20 } else { 16 << 20 };
     let store = Store::new(&[]);
     let mount = store.mount(&["--heartbeat", "2s"]);
     let file = File::options().read(true).write(true).create_new(true).open(mount.at("map"));

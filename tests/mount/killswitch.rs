@@ -104,42 +104,6 @@ fn a_disabled_key_makes_everything_unreadable_and_an_enabled_one_readable_again(
     assert_eq!(again, content);
 }
 
-/// What is fsynced before a lock is there after it, and what was dirty in a shared map is
-/// saved by the drain.
-#[test]
-fn nothing_acknowledged_is_lost_over_locks_under_write_load() {
-    if skipped("fuse") {
-        return;
-    }
-    for options in [&[][..], &["--writeback"][..]] {
-        let store = Store::new(&[]);
-        let mount = store.mount(&[&["--heartbeat", "1s"], options].concat());
-        let path = mount.at("log");
-        let mut acknowledged = 0u64;
-        for _ in 0..3 {
-            let mut log = fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(&path)
-                .expect("the mount is open");
-            store.key(&["disable", "alias/kmsfs"]);
-            // Writes go on until they are refused.
-            while writeln!(log, "{acknowledged:020}").and_then(|()| log.sync_data()).is_ok() {
-                acknowledged += 1;
-            }
-            mount.wait_state("revoked", Duration::from_secs(10));
-            drop(log);
-            store.key(&["enable", "alias/kmsfs"]);
-            mount.wait_state("open", Duration::from_secs(10));
-        }
-        let text = fs::read_to_string(&path).expect("readable");
-        for line in 0..acknowledged {
-            assert!(text.contains(&format!("{line:020}")), "line {line} of {acknowledged} is lost");
-        }
-        assert!(acknowledged > 0);
-    }
-}
-
 #[test]
 fn an_operator_locks_and_unlocks() {
     if skipped("fuse") {

@@ -7,5 +7,7 @@ mod support;
 mod betray;
 mod bound;
 mod command_line;
+mod cycles;
 mod killswitch;
+mod memory;
 mod posix;

@@ -41,6 +41,16 @@ impl Map {
         unsafe { self.at.add(i).write_volatile(value) }
     }
 
+    /// Saves the page at `at` (msync(2) with MS_SYNC).
+    pub fn sync(&self, at: usize) -> std::io::Result<()> {
+        assert!(at + 4096 <= self.len);
+        // SAFETY: a page of the map.
+        let page = unsafe { self.at.add(at) };
+        // SAFETY: as above.
+        unsafe { rustix::mm::msync(page.cast(), 4096, rustix::mm::MsyncFlags::SYNC) }?;
+        Ok(())
+    }
+
     /// How many of its pages the page cache holds (mincore(2)).
     pub fn resident(&self) -> usize {
         let mut pages = vec![0u8; self.len.div_ceil(4096)];

@@ -3,6 +3,8 @@
 #![allow(dead_code)] // Each test binary uses a part of it.
 
 pub mod mapping;
+pub mod role;
+pub mod schedule;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -25,6 +27,11 @@ pub fn skipped(requirement: &str) -> bool {
         eprintln!("SKIPPED: {requirement} (named in KMSFS_SKIP)");
     }
     named
+}
+
+/// Whether the long tests run at full size (`KMSFS_TEST_FULL`).
+pub fn full_size() -> bool {
+    std::env::var_os("KMSFS_TEST_FULL").is_some()
 }
 
 /// Waits for a condition, and fails loudly when it does not come.
@@ -131,15 +138,23 @@ impl Mount<'_> {
 
     /// `open`, `revoked`, …
     pub fn state(&self) -> String {
+        self.report()["state"].as_str().expect("a state").to_owned()
+    }
+
+    /// The daemon's process.
+    pub fn pid(&self) -> u64 {
+        self.report()["pid"].as_u64().expect("a process id")
+    }
+
+    /// What `status` tells.
+    pub fn report(&self) -> serde_json::Value {
         let output = kmsfs()
             .arg("status")
             .arg(self.root())
             .args(["--output", "json"])
             .output()
             .expect("status can be started");
-        let report: serde_json::Value = serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|e| panic!("{e}: {}", text(&output)));
-        report["state"].as_str().expect("a state").to_owned()
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)))
     }
 
     /// Waits until it is in this state.
