@@ -118,3 +118,101 @@ fn an_operator_locks_and_unlocks() {
     run(kmsfs().arg("unlock").arg(mount.root()));
     assert_eq!(fs::read(mount.at("file")).expect("readable"), b"content");
 }
+
+#[test]
+fn a_key_scheduled_for_deletion_locks_and_a_cancelled_deletion_opens() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&["--heartbeat", "1s"]);
+    fs::write(mount.at("file"), b"content").expect("written");
+    store.key(&["schedule-deletion", "alias/kmsfs", "--pending-window-days", "7", "--yes"]);
+    mount.wait_state("revoked", Duration::from_secs(10));
+    assert_eq!(errno(fs::read(mount.at("file"))), Some(EKEYREVOKED));
+    store.key(&["cancel-deletion", "alias/kmsfs"]);
+    // A cancelled deletion leaves the key disabled.
+    store.key(&["enable", "alias/kmsfs"]);
+    mount.wait_state("open", Duration::from_secs(10));
+    assert_eq!(fs::read(mount.at("file")).expect("readable"), b"content");
+}
+
+/// A daemon that was stopped over the time serves nothing on the strength of an old beat: what
+/// waits for it when it goes on is answered with the state of now.
+#[test]
+fn a_stopped_daemon_asks_before_it_serves_again() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&["--heartbeat", "1s"]);
+    fs::write(mount.at("file"), b"content").expect("written");
+    let pid = rustix::process::Pid::from_raw(mount.pid() as i32).expect("a process");
+    let signal = |s| rustix::process::kill_process(pid, s).expect("it runs");
+    let path = mount.at("file");
+    for (state, wanted) in [("disable", Some(EKEYREVOKED)), ("enable", None)] {
+        signal(rustix::process::Signal::STOP);
+        let waiting = std::thread::spawn({
+            let path = path.clone();
+            move || fs::read(path).map(drop)
+        });
+        // Longer than a heartbeat: time itself is what is tested.
+        std::thread::sleep(Duration::from_millis(1500));
+        store.key(&[state, "alias/kmsfs"]);
+        signal(rustix::process::Signal::CONT);
+        let answer = errno(waiting.join().expect("it ends"));
+        if state == "disable" {
+            assert_eq!(answer, wanted);
+            mount.wait_state("revoked", Duration::from_secs(10));
+        } else {
+            mount.wait_state("open", Duration::from_secs(10));
+            assert_eq!(fs::read(&path).expect("readable"), b"content");
+        }
+    }
+}
+
+/// Renames, a large write and an unmount meet a lock: each file is there once, under one of its
+/// names, and the mount can be ended while it is locked.
+#[test]
+fn a_lock_in_the_middle_of_renames_writes_and_an_unmount_loses_nothing() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&["--heartbeat", "1s"]);
+    for i in 0..20 {
+        fs::write(mount.at(&format!("{i}-even")), format!("content of {i}")).expect("written");
+    }
+    let root = mount.root();
+    let storm = |i: usize, root: std::path::PathBuf| {
+        let names = [format!("{i}-even"), format!("{i}-odd")].map(|n| root.join(n));
+        for n in 0.. {
+            if fs::rename(&names[n % 2], &names[(n + 1) % 2]).is_err() {
+                return;
+            }
+        }
+    };
+    let mut threads: Vec<_> = (0..20)
+        .map(|i| {
+            let root = root.clone();
+            std::thread::spawn(move || storm(i, root))
+        })
+        .collect();
+    let large = mount.at("large");
+    threads.push(std::thread::spawn(move || {
+        let mut file = File::create(large).expect("the mount is open");
+        while file.write_all(&vec![7; 1 << 20]).is_ok() && file.sync_data().is_ok() {}
+    }));
+    store.key(&["disable", "alias/kmsfs"]);
+    threads.into_iter().for_each(|t| t.join().expect("refused in the end"));
+    mount.unmount();
+    store.key(&["enable", "alias/kmsfs"]);
+    let mount = store.mount(&[]);
+    for i in 0..20 {
+        let names = [format!("{i}-even"), format!("{i}-odd")].map(|n| mount.at(&n));
+        let found: Vec<_> = names.iter().filter_map(|n| fs::read(n).ok()).collect();
+        assert_eq!(found, [format!("content of {i}").into_bytes()]);
+    }
+    let large = fs::read(mount.at("large")).expect("readable");
+    assert!(large.iter().all(|b| *b == 7 || *b == 0), "only what was written, or zeros");
+}
