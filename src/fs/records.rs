@@ -6,13 +6,13 @@
 use super::errno::{Outcome, errno};
 use super::holes::Sought;
 use crate::content::{
-    ContentCipher, FirstPage, HEADER, Header, MAX_SIZE, Opened, PAGE, capacity, disk_size, is_hole,
-    locate, parse_header, plain_size, records, spans, start_of,
+    ContentCipher, FirstPage, HEADER, Header, MAX_SIZE, Opened, PAGE, Span, capacity, disk_size,
+    is_hole, locate, parse_header, plain_size, records, spans, start_of,
 };
 use crate::disk::OpenFile;
 use crate::disk::device::Writeback;
 use crate::ids::FileId;
-use crate::secret::{fill_random, wipe};
+use crate::secret::{random_nonce, wipe};
 
 pub(super) const PAGE_LEN: usize = PAGE as usize;
 
@@ -115,8 +115,7 @@ impl Records<'_> {
         let (last, _) = locate(offset + len as u64 - 1);
         let count = usize::try_from(last - first + 1).map_err(|_| errno(libc::EINVAL))?;
         pages.resize(count * PAGE_LEN, 0);
-        let got = self.file.read_at(pages, first * PAGE)?;
-        pages[got..].fill(0);
+        self.read_pages(first, pages)?;
         for span in spans(offset, len) {
             let at =
                 usize::try_from(span.record - first).map_err(|_| errno(libc::EINVAL))? * PAGE_LEN;
@@ -223,36 +222,72 @@ impl Records<'_> {
     /// Seals every record that `data` touches into `pages`, reading the edges back.
     fn seal_spans(&self, size: u64, offset: u64, data: &[u8], pages: &mut Vec<u8>) -> Outcome<()> {
         let cipher = self.cipher()?;
-        let (first, _) = locate(offset);
         let count = spans(offset, data.len()).count();
         pages.resize(count * PAGE_LEN, 0);
-        let mut nonces = vec![0; count * 12];
-        fill_random(&mut nonces);
         let existing = records(size);
-        for (i, span) in spans(offset, data.len()).enumerate() {
-            let page = &mut pages[i * PAGE_LEN..(i + 1) * PAGE_LEN];
-            let nonce: [u8; 12] =
-                nonces[i * 12..(i + 1) * 12].try_into().expect("twelve bytes were sliced");
-            let from = &data[span.at..span.at + span.len];
-            let covered = span.within == 0
+        let covered = |span: &Span| {
+            span.within == 0
                 && (span.len as u64 == capacity(span.record)
                     || span.record >= existing
-                    || start_of(span.record) + span.len as u64 >= size);
-            if covered {
-                cipher.seal(first + i as u64, from, page, nonce);
+                    || start_of(span.record) + span.len as u64 >= size)
+        };
+        let kept = |span: &Span| !covered(span) && span.record < existing;
+        self.read_kept(spans(offset, data.len()), kept, pages)?;
+        for (i, span) in spans(offset, data.len()).enumerate() {
+            let page = &mut pages[i * PAGE_LEN..(i + 1) * PAGE_LEN];
+            let from = &data[span.at..span.at + span.len];
+            if covered(&span) {
+                cipher.seal(span.record, from, page, random_nonce());
                 continue;
             }
             let mut plain = [0; PAGE_LEN];
             let plain = &mut plain[..capacity(span.record) as usize];
-            if span.record < existing {
-                self.load(span.record, plain)?;
+            if kept(&span) {
+                self.open_page(span.record, page, plain)?;
                 let inside = size.saturating_sub(start_of(span.record)).min(plain.len() as u64);
                 plain[inside as usize..].fill(0);
             }
             plain[span.within..span.within + span.len].copy_from_slice(from);
-            cipher.seal(span.record, plain, page, nonce);
+            cipher.seal(span.record, plain, page, random_nonce());
             wipe(plain);
         }
+        Ok(())
+    }
+
+    /// Reads the pages of those spans of which something is kept, each to its place in `pages`.
+    /// They can only be the first and the last; neighbours are read in one call.
+    fn read_kept(
+        &self,
+        spans: impl Iterator<Item = Span>,
+        kept: impl Fn(&Span) -> bool,
+        pages: &mut [u8],
+    ) -> Outcome<()> {
+        let mut run: Option<(std::ops::Range<usize>, u64)> = None;
+        for (i, span) in spans.enumerate().filter(|(_, span)| kept(span)) {
+            match &mut run {
+                Some((at, _)) if at.end == i => at.end = i + 1,
+                _ => {
+                    if let Some((at, record)) = run.replace((i..i + 1, span.record)) {
+                        self.read_pages(
+                            record,
+                            &mut pages[at.start * PAGE_LEN..at.end * PAGE_LEN],
+                        )?;
+                    }
+                }
+            }
+        }
+        match run {
+            Some((at, record)) => {
+                self.read_pages(record, &mut pages[at.start * PAGE_LEN..at.end * PAGE_LEN])
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Reads whole pages; what lies beyond the end of the file is zeros.
+    fn read_pages(&self, first: u64, into: &mut [u8]) -> Outcome<()> {
+        let got = self.file.read_at(into, first * PAGE)?;
+        into[got..].fill(0);
         Ok(())
     }
 
@@ -282,7 +317,7 @@ impl Records<'_> {
         let mut page = [0; PAGE_LEN];
         if dirty {
             plain[used..].fill(0);
-            self.cipher()?.seal(record, plain, &mut page, crate::secret::random_bytes());
+            self.cipher()?.seal(record, plain, &mut page, random_nonce());
         }
         wipe(plain);
         if dirty {

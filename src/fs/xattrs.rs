@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Fs;
-use super::errno::{Outcome, errno};
+use super::errno::{Fail, Outcome, errno};
 use super::table::Node;
 use crate::disk::{FileKind, XattrHow};
 use crate::names;
@@ -15,6 +15,15 @@ use crate::names;
 pub type XattrSet = XattrHow;
 
 const USER: &[u8] = b"user.";
+
+/// Where SELinux is on, the kernel answers for labels itself and asks no FUSE daemon; where it
+/// is off, "there are none here" lets `ls -l` stop asking after the first file, and "this file
+/// has none" would have it ask for each.
+const LABEL: &str = "security.selinux";
+
+fn absent(name: &OsStr, e: Fail) -> Fail {
+    if name == LABEL && e == errno(libc::ENODATA) { errno(libc::EOPNOTSUPP) } else { e }
+}
 
 impl Fs {
     /// Runs one of two twins: on the open file, or at the inode's place.
@@ -45,7 +54,9 @@ impl Fs {
     pub fn getxattr(&self, ino: u64, name: &OsStr) -> Outcome<Vec<u8>> {
         let node = self.node(ino)?;
         let on_disk = self.on_disk(name)?;
-        let bytes = self.on_xattrs(&node, |f| f.xattr(&on_disk), |d, n| d.xattr(n, &on_disk))?;
+        let bytes = self
+            .on_xattrs(&node, |f| f.xattr(&on_disk), |d, n| d.xattr(n, &on_disk))
+            .map_err(|e| absent(name, e))?;
         if !name.as_bytes().starts_with(USER) {
             return Ok(bytes);
         }

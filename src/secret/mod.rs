@@ -3,6 +3,7 @@
 mod heap;
 mod locked;
 
+use std::cell::RefCell;
 use std::fmt;
 
 use zeroize::Zeroize;
@@ -22,9 +23,28 @@ pub fn fill_random(buf: &mut [u8]) {
     getrandom::fill(buf).expect("getrandom(2) cannot fail once the kernel's pool is initialised");
 }
 
+/// Nonces drawn ahead: one call of the kernel's generator for many records.
+const AHEAD: usize = 64;
+
+thread_local! {
+    static NONCES: RefCell<Vec<[u8; 12]>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A nonce that was never handed out before, from the kernel's random number generator.
+pub fn random_nonce() -> [u8; 12] {
+    NONCES.with_borrow_mut(|ahead| {
+        if ahead.is_empty() {
+            ahead.resize(AHEAD, [0; 12]);
+            fill_random(ahead.as_flattened_mut());
+        }
+        // Taken out: no later call can see it.
+        ahead.pop().unwrap_or_else(random_bytes)
+    })
+}
+
 /// How deep the stack is wiped. The deepest path through a cipher, measured in a debug build,
 /// leaves residue within 9 KiB.
-const SCRUBBED: usize = 24 << 10;
+const SCRUBBED: usize = 16 << 10;
 
 /// Wipes the stack below the caller: what ciphers and key derivations left there in frames that
 /// have returned. It does not reach the caller's own frame, nor registers.
