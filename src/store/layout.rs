@@ -63,7 +63,11 @@ impl Store {
         if !disk::names(&*root).map_err(at("cannot list the store"))?.is_empty() {
             return Err(StoreError::NotEmpty);
         }
-        Self::make(&root).map_err(at("cannot make the store"))?;
+        match Self::make(&root) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(StoreError::NotEmpty),
+            Err(e) => return Err(StoreError::Io("cannot make the store", e)),
+        }
         Self::open(root)
     }
 
