@@ -90,6 +90,7 @@ impl Daemon {
         // What a killed daemon left may be in the page cache only.
         store.sync().map_err(io("syncfs of the store"))?;
         let (volume, names) = keys::open(&store, &*service)?;
+        volume.rehearse(&*service).map_err(OpenError::Kms)?;
         (settings.known)(&volume.id().to_string(), &names.fingerprint())?;
         let bsize = store.root().statfs().map_err(io("statfs of the store"))?.bsize;
         let device = device::probe(store.device(), bsize);

@@ -6,5 +6,8 @@ mod support;
 
 mod betray;
 mod command_line;
+mod damage;
+mod full_disk;
 mod killswitch;
 mod posix;
+mod terminal;
