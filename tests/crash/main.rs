@@ -15,6 +15,7 @@ mod simulated;
 
 mod driver;
 mod history;
+mod init;
 mod model;
 mod random;
 mod scripts;

@@ -7,7 +7,7 @@ use crate::simulated::Volume;
 use crate::tree::{A, B, D, DA, DE, DEA, DLONG, E, LONG, Op, PATHS, Run};
 
 /// What the exhaustive scripts are made of.
-const OPS: [Op; 31] = [
+const OPS: [Op; 32] = [
     Op::Create(B),
     Op::Write(A, 1),
     Op::Write(B, 0),
@@ -37,6 +37,7 @@ const OPS: [Op; 31] = [
     Op::FsyncDir(A),
     Op::FsyncDir(D),
     Op::SyncAll,
+    Op::Hold(DE),
     Op::Sweep,
     Op::Remount,
 ];
@@ -93,6 +94,7 @@ fn ops() -> impl Strategy<Value = Op> {
         2 => path().prop_map(Op::Fsync),
         3 => path().prop_map(Op::FsyncDir),
         1 => Just(Op::SyncAll),
+        2 => path().prop_map(Op::Hold),
         2 => Just(Op::Sweep),
         1 => Just(Op::Remount),
     ]

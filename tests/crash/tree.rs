@@ -72,6 +72,8 @@ pub enum Op {
     Fsync(usize),
     FsyncDir(usize),
     SyncAll,
+    /// The kernel keeps an inode that it looked up, until the end of the mount.
+    Hold(usize),
     /// The sidecar lines and bodies of what is gone are removed.
     Sweep,
     Remount,
@@ -161,6 +163,9 @@ impl Run {
                 _ => Err(Errno(libc::ENOTDIR)),
             }),
             Op::SyncAll => v.sim.root().sync_filesystem().map_err(|_| Errno(libc::EIO)),
+            Op::Hold(p) => {
+                v.in_parent(PATHS[p], |dir, name| v.run(|fs| fs.lookup(dir, name)).map(drop))
+            }
             Op::Sweep => v.fs().keyring().sweep().map_err(|_| Errno(libc::EIO)),
             Op::Remount => unreachable!("handled above"),
         }
