@@ -6,10 +6,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::cache::{Cache, Expiry};
 use super::gate::{Gate, Pass, Purpose, Shut};
@@ -23,6 +20,8 @@ use crate::ids::{FileId, LinkId};
 use crate::kms::{KeyService, Verdict};
 use crate::names::VolumeKeys;
 use crate::store::Store;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex, RwLock};
 
 /// What a parked request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use crate::is_full;
 use crate::simulated::Volume;
-use crate::tree::{A, B, D, DA, DE, DEA, DLONG, E, LONG, Op, PATHS, Run};
+use crate::tree::{A, B, D, DA, DE, DEA, DLONG, E, EA, LONG, Op, PATHS, Run};
 
 /// What the exhaustive scripts are made of.
 const OPS: [Op; 32] = [
@@ -65,6 +65,23 @@ fn every_short_script_on_a_tree() {
         scope.spawn(|| explore(left, depth));
         scope.spawn(|| explore(right, depth));
     });
+}
+
+/// A directory's id is removed before it; where the removal then fails, a daemon that knows the
+/// id goes on using it, and the next could not read the names.
+#[test]
+fn a_failed_rmdir_leaves_the_directory_its_id() {
+    let mut kept = 0;
+    for n in 1..16 {
+        let mut run = Run::furnished();
+        run.step(Op::Hold(E)).expect("it is there");
+        run.volume().sim.fail_at(n, libc::EIO);
+        run.step(Op::Rmdir(E)).expect("it fails, or not");
+        run.step(Op::Create(EA)).expect("it works, or there is no directory");
+        run.step(Op::Remount).expect("every name is shown");
+        kept += usize::from(run.volume().at(PATHS[EA], Ok).is_ok());
+    }
+    assert!(kept > 2, "some of the calls of a rmdir failed");
 }
 
 #[derive(Clone, Copy, Debug)]

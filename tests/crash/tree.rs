@@ -47,6 +47,7 @@ pub const D: usize = 3;
 pub const DA: usize = 4;
 pub const DLONG: usize = 5;
 pub const E: usize = 6;
+pub const EA: usize = 7;
 pub const DE: usize = 8;
 pub const DEA: usize = 9;
 
