@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use shuttle::scheduler::RandomScheduler;
+use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::sync::mpsc::channel;
 use shuttle::thread;
 
@@ -25,7 +25,11 @@ fn check(orders: usize, test: impl Fn() + Send + Sync + 'static) {
     let orders = if full { orders * 20 } else { orders };
     let mut config = shuttle::Config::new();
     config.stack_size = 1 << 20;
-    shuttle::Runner::new(RandomScheduler::new(orders), config).run(test);
+    let test = Arc::new(test);
+    let again = test.clone();
+    shuttle::Runner::new(RandomScheduler::new(orders), config.clone()).run(move || test());
+    // Few changes of thread at odd places, where chance changes all the time.
+    shuttle::Runner::new(PctScheduler::new(3, orders / 10), config).run(move || again());
 }
 
 /// A KMS in whose calls others get on.
