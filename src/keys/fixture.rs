@@ -29,7 +29,17 @@ pub(super) fn kms() -> Arc<LocalKms> {
 
 /// A keyring without its threads, on a volume of its own, that asks `service`.
 pub(super) fn keyring(service: Arc<dyn KeyService>) -> Arc<Keyring> {
-    let store = Arc::new(Store::open(KMS.1.fork().root()).expect("made above"));
+    keyring_over(&volume(), service)
+}
+
+/// An empty volume.
+pub(super) fn volume() -> Sim {
+    KMS.1.fork()
+}
+
+/// A keyring without its threads, on this volume.
+pub(super) fn keyring_over(sim: &Sim, service: Arc<dyn KeyService>) -> Arc<Keyring> {
+    let store = Arc::new(Store::open(sim.root()).expect("made above"));
     let (volume, names) = super::open(&store, &*kms()).expect("the keystore's own");
     let limits = Limits {
         cache: NonZeroUsize::MIN.saturating_add(63),
