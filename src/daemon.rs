@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::clock::Moment;
 use crate::control::{Host, Report};
 use crate::disk::device::{self, Device};
-use crate::fs::{Fs, FsSettings, Node, ROOT};
+use crate::fs::{Access, Fs, FsSettings, Node, ROOT};
 use crate::fuse::{self, Adapter, MountError, PageCache, Shared};
 use crate::keys::{
     self, Effects, Keyring, Limits, LockTime, Monitor, OpenError, Phase, Reason, Timing,
@@ -95,6 +95,7 @@ impl Daemon {
         let opened = keys::open(&store, &*service);
         scrub_stack();
         let (volume, names) = opened?;
+        volume.rehearse(&*service).map_err(OpenError::Kms)?;
         (settings.known)(&volume.id().to_string(), &names.fingerprint())?;
         let bsize = store.root().statfs().map_err(io("statfs of the store"))?.bsize;
         let device = device::probe(store.device(), bsize);
@@ -116,6 +117,9 @@ impl Daemon {
         });
         let monitor = Monitor::start(&keyring, effects, settings.timing)
             .map_err(io("the keyring's threads"))?;
+        if settings.fs.access == Access::ReadWrite {
+            sweep_leftovers(&store).map_err(io("a thread"))?;
+        }
         let control = Arc::new(Control {
             shared: shared.clone(),
             monitor: Mutex::new(Some(monitor)),
@@ -145,6 +149,18 @@ impl Daemon {
         self.store.sync()?;
         served
     }
+}
+
+/// Beside the mount, for it lists all sidecar folders. It ends with the process: what it has not
+/// come to then is swept at the next mount.
+fn sweep_leftovers(store: &Arc<Store>) -> std::io::Result<()> {
+    let store = store.clone();
+    let sweep = move || {
+        if let Err(e) = store.sweep_leftovers() {
+            log::warn!("temporary files in the store's .kmsfs are left over: {e}");
+        }
+    };
+    std::thread::Builder::new().name("kmsfs-leftovers".to_owned()).spawn(sweep).map(drop)
 }
 
 /// The kernel's side of a lock.

@@ -2,7 +2,7 @@
 //! own, wrapped by a master key in a KMS. Disabling the master key makes the mount unreadable.
 //!
 //! Layers, lowest first; a module imports only from lower ones and its own folder:
-//! ids, secret, disk, durable, clock, counters · content, names · store, kms · keys · fs ·
+//! ids, secret, disk, durable, clock, sync, counters · content, names · store, kms · keys · fs ·
 //! fuse, control, config · daemon · cli.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -22,4 +22,5 @@ pub mod kms;
 pub mod names;
 pub mod secret;
 pub mod store;
+pub mod sync;
 pub mod upkeep;

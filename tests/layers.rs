@@ -11,6 +11,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("clock", 0),
     ("disk", 0),
     ("durable", 0),
+    ("sync", 0),
     ("content", 1),
     ("names", 1),
     ("store", 2),
@@ -35,6 +36,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("rpassword::", &["cli"]),
     ("argon2::", &["kms"]),
     ("lru::", &["keys", "fs"]),
+    ("shuttle::", &["sync", "keys"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

@@ -122,14 +122,16 @@ impl Failure {
     pub fn open(store: &Path, e: &OpenError) -> Self {
         match e {
             OpenError::Store(e) => Self::store(store, e),
-            OpenError::Kms(e) if e.verdict == Verdict::ThisKey => Self::new(
-                Exit::BadVolume,
-                format!(
-                    "{}: the wrapped volume key is damaged or not of this volume ({e})",
-                    store.display()
-                ),
-            )
-            .hint("restore .kmsfs/volume.json from a backup; the files are still there"),
+            OpenError::Kms(e) if matches!(e.verdict, Verdict::ThisKey | Verdict::Invalid) => {
+                Self::new(
+                    Exit::BadVolume,
+                    format!(
+                        "{}: the wrapped volume key is damaged or not of this volume ({e})",
+                        store.display()
+                    ),
+                )
+                .hint("restore .kmsfs/volume.json from a backup; the files are still there")
+            }
             OpenError::Kms(e) => e.clone().into(),
             OpenError::Changed => Self::new(Exit::BadVolume, format!("{}: {e}", store.display()))
                 .hint("restore .kmsfs/volume.json from a backup; the files are still there"),

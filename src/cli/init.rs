@@ -11,10 +11,10 @@ use super::failure::{Exit, Failure};
 use super::options::KeystoreArgs;
 use crate::disk;
 use crate::ids::VolumeId;
-use crate::keys;
+use crate::keys::{self, OpenError};
 use crate::kms::local::{LocalKms, Sealing};
 use crate::kms::{KeyAdmin, KeyRef};
-use crate::store::{DataKeys, Names, Provider, Settings, Store};
+use crate::store::{DataKeys, META, Names, Provider, Settings, Store, StoreError};
 
 /// The alias that `init` makes when it is given no key.
 const DEFAULT_ALIAS: &str = "alias/kmsfs";
@@ -63,19 +63,13 @@ pub fn run(args: &Init) -> Result<(), Failure> {
         Failure::new(Exit::Usage, format!("{}: the path is not UTF-8", keystore.display()))
     })?;
     let provider = Provider::Local { keystore: keystore_text.to_owned() };
-    let done = disk::open_dir(&args.store)
-        .map_err(|e| Failure::io(&args.store, &e))
-        .and_then(|root| Store::init(root).map_err(|e| Failure::store(&args.store, &e)))
-        .and_then(|store| {
-            keys::create(&store, &kms, provider, asked.clone(), settings)
-                .map_err(|e| Failure::open(&args.store, &e))
-        });
-    if let Err(failure) = done {
-        if made == Folder::New {
-            // Nothing but what this run made lies in it.
-            let _ = fs::remove_dir_all(&args.store);
-        }
-        return Err(failure);
+    let root = disk::open_dir(&args.store).map_err(|e| Failure::io(&args.store, &e))?;
+    let done = Store::init(root)
+        .map_err(OpenError::Store)
+        .and_then(|store| keys::create(&store, &kms, provider, asked.clone(), settings).map(drop));
+    if let Err(e) = done {
+        take_back(&args.store, made, &e);
+        return Err(Failure::open(&args.store, &e));
     }
     println!("store {}", args.store.display());
     println!("volume {volume}");
@@ -114,6 +108,17 @@ fn make_folder(store: &Path) -> Result<Folder, Failure> {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Folder::Old),
         Err(e) => Err(Failure::io(store, &e)),
     }
+}
+
+/// Removes what this run made of a store, so that it can be tried again.
+fn take_back(store: &Path, made: Folder, e: &OpenError) {
+    // Best effort by its nature.
+    let _ = match (made, e) {
+        (Folder::New, _) => fs::remove_dir_all(store),
+        // Somebody else was at it.
+        (Folder::Old, OpenError::Store(StoreError::NotEmpty)) => Ok(()),
+        (Folder::Old, _) => fs::remove_dir_all(store.join(META)),
+    };
 }
 
 fn open_keystore(args: &Init, path: &Path) -> Result<LocalKms, Failure> {

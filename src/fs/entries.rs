@@ -9,7 +9,7 @@ use super::Fs;
 use super::attr::Attr;
 use super::errno::{Outcome, errno};
 use super::handles::OpenFor;
-use super::names::{DIR_ID, entry_of};
+use super::names::{DIR_ID, entry_of, is_absent};
 use super::table::Node;
 use crate::disk::{Dir, Directory, FileKind, Open, identity};
 use crate::ids::DirId;
@@ -100,7 +100,7 @@ impl Fs {
     /// Removes the record of a long name, after its entry; a left-over record is harmless.
     pub(super) fn drop_record(&self, dir: &dyn Directory, name: &DiskName) {
         if let DiskName::Long { entry, record, .. } = name
-            && dir.stat(entry).is_err()
+            && is_absent(dir, entry)
         {
             let _ = dir.unlink(record);
         }

@@ -42,6 +42,7 @@ impl From<KeyFail> for Fail {
             KeyFail::Need(want) => Self::Park(want),
             KeyFail::Closed(reason) => Self::Errno(reason.into()),
             KeyFail::Late => errno(libc::EKEYEXPIRED),
+            KeyFail::Disk(code) => errno(code),
             KeyFail::Rejected => errno(libc::EKEYREJECTED),
         }
     }

@@ -108,6 +108,11 @@ fn adopt_fresh(dir: &dyn Directory) -> Outcome<DirId> {
     }
 }
 
+/// Whether there is no such entry. An entry that cannot be looked at may be there.
+pub(super) fn is_absent(dir: &dyn Directory, entry: &OsStr) -> bool {
+    dir.stat(entry).is_err_and(|e| e.raw_os_error() == Some(libc::ENOENT))
+}
+
 /// The entry of a disk name.
 pub(super) fn entry_of(name: &DiskName) -> &OsStr {
     match name {

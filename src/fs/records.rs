@@ -44,7 +44,8 @@ impl Tail {
 pub fn file_id(file: &dyn OpenFile) -> Outcome<Option<FileId>> {
     let mut head = [0; HEADER];
     let n = file.read_at(&mut head, 0)?;
-    if n == 0 {
+    if n < HEADER {
+        // Cut within its header it is as empty as one cut within its first record.
         return Ok(None);
     }
     match parse_header(&head) {

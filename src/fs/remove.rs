@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Fs;
 use super::errno::{Outcome, errno};
-use super::names::{DIR_ID, entry_of};
+use super::names::{DIR_ID, entry_of, is_absent};
 use super::records;
 use super::table::Node;
 use crate::disk::{Dir, Directory, FileKind, Open, Stat};
@@ -68,8 +68,7 @@ impl Fs {
     pub(super) fn unlinked(&self, doomed: Doomed, parent: u64, entry: &OsStr) {
         let last = doomed.stat.kind() == FileKind::Dir || doomed.stat.nlink == 1;
         if let Some(id) = doomed.body.filter(|_| last) {
-            // A body left behind is harmless.
-            let _ = self.store.remove_link_body(id);
+            self.keyring.bury_body(id);
         }
         let Some(node) = doomed.node else { return };
         node.remove_link(parent, entry);
@@ -158,9 +157,13 @@ impl Fs {
             }
             return;
         }
-        if node.place().is_none()
-            && let Some(id) = node.content.read().id
-        {
+        if node.place().is_some() {
+            return;
+        }
+        let content = node.content.read();
+        // Names that the kernel never looked up count too: only the inode knows of them.
+        let dead = content.file.as_ref().is_some_and(|f| f.stat().is_ok_and(|s| s.nlink == 0));
+        if let Some(id) = content.id.filter(|_| dead) {
             self.keyring.bury(id);
         }
     }
@@ -190,7 +193,7 @@ fn open_own(dir: &Dir, entry: &OsStr) -> Outcome<Dir> {
 fn is_stray_record(dir: &dyn Directory, name: &OsStr) -> bool {
     let text = name.to_string_lossy();
     text.starts_with('+')
-        && text.strip_suffix(".name").is_some_and(|entry| dir.stat(OsStr::new(entry)).is_err())
+        && text.strip_suffix(".name").is_some_and(|entry| is_absent(dir, OsStr::new(entry)))
 }
 
 /// An entry about to go.

@@ -3,13 +3,12 @@
 //! Closing it is immediate for newcomers; [`Gate::wait_idle`] then waits for those inside, so
 //! that keys can be wiped with nobody using one, and no plaintext is answered afterwards.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::machine::{Phase, Reason};
 use crate::clock::Moment;
+use crate::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex};
 
 /// What a request wants of the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,10 +6,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::cache::{Cache, Expiry};
 use super::gate::{Gate, Pass, Purpose, Shut};
@@ -19,10 +16,12 @@ use super::pool::Pool;
 use super::volume::Volume;
 use crate::clock::Moment;
 use crate::content::ContentCipher;
-use crate::ids::FileId;
+use crate::ids::{FileId, LinkId};
 use crate::kms::{KeyService, Verdict};
 use crate::names::VolumeKeys;
 use crate::store::Store;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex, RwLock};
 
 /// What a parked request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +46,9 @@ pub enum KeyFail {
     /// The KMS could not be reached in time.
     #[error("the KMS could not be reached in time")]
     Late,
+    /// The sidecar page of new keys could not be written: the errno of the backing filesystem.
+    #[error("the store takes no wrapped keys: {}", std::io::Error::from_raw_os_error(*.0))]
+    Disk(i32),
     /// This file's wrapped key is missing, damaged, or another volume's.
     #[error("the file's wrapped key is missing, damaged or rejected")]
     Rejected,
@@ -208,6 +210,19 @@ impl Keyring {
     pub fn bury(&self, file: FileId) {
         self.evict(file);
         self.dead.add(file);
+    }
+
+    /// Says that no symlink leads to this body any more: it is removed as lines are.
+    pub fn bury_body(&self, link: LinkId) {
+        self.dead.add_body(link);
+    }
+
+    /// Removes the sidecar lines and bodies of what was buried, after a syncfs of the store.
+    ///
+    /// # Errors
+    /// As [`Store::remove_lines`]; what is left over is harmless.
+    pub fn sweep(&self) -> std::io::Result<()> {
+        self.dead.sweep(&self.store)
     }
 
     /// Registers `waker` for a key that was not at hand. It is called once, from a thread of

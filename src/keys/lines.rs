@@ -1,31 +1,41 @@
-//! Sidecar lines that nothing refers to any more.
+//! Sidecar lines and bodies of long symlinks that nothing refers to any more.
 //!
-//! A line is removed only after a syncfs of the store that began after the file's last unlink
-//! and last close: a power cut may undo those, and the file must still open.
+//! They are removed only after a syncfs of the store that began after the last unlink and the
+//! last close: a power cut may undo those, and the file must still open, the link still lead.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
 
 use parking_lot::Mutex;
 
-use crate::ids::{FileId, PageId};
+use crate::ids::{FileId, LinkId, PageId};
 use crate::store::Store;
 
-/// The lines that wait for their removal.
+/// What waits for its removal.
+#[derive(Clone, Copy)]
+enum Dead {
+    Line(FileId),
+    Body(LinkId),
+}
+
+/// The lines and bodies that wait for their removal.
 #[derive(Default)]
-pub(super) struct DeadLines(Mutex<Vec<FileId>>);
+pub(super) struct DeadLines(Mutex<Vec<Dead>>);
 
 impl DeadLines {
     pub(super) fn add(&self, file: FileId) {
-        self.0.lock().push(file);
+        self.0.lock().push(Dead::Line(file));
+    }
+
+    pub(super) fn add_body(&self, link: LinkId) {
+        self.0.lock().push(Dead::Body(link));
     }
 
     pub(super) fn len(&self) -> usize {
         self.0.lock().len()
     }
 
-    /// Removes what is waiting now. A page that fails is left over; left-over lines are
-    /// harmless.
+    /// Removes what is waiting now. What fails is left over, which is harmless.
     ///
     /// # Errors
     /// Of the syncfs, and then nothing was removed; or the first page's.
@@ -39,10 +49,15 @@ impl DeadLines {
             return Err(e);
         }
         let mut pages: HashMap<PageId, HashSet<u16>> = HashMap::new();
-        for file in batch {
-            pages.entry(file.page()).or_default().insert(file.slot());
-        }
         let mut first = Ok(());
+        for dead in batch {
+            match dead {
+                Dead::Line(file) => {
+                    pages.entry(file.page()).or_default().insert(file.slot());
+                }
+                Dead::Body(link) => first = first.and(store.remove_link_body(link)),
+            }
+        }
         for (page, slots) in pages {
             first = first.and(store.remove_lines(page, &slots));
         }

@@ -4,12 +4,18 @@
 mod beat;
 mod cache;
 mod fetch;
+#[cfg(test)]
+mod fixture;
 mod gate;
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;
 mod keyring;
 mod lines;
 mod machine;
 mod monitor;
 mod pool;
+#[cfg(test)]
+mod tests;
 mod volume;
 
 pub use gate::{Gate, Pass, Purpose, Shut};

@@ -109,7 +109,7 @@ fn fail_of(keyring: &Keyring, why: NoKeys) -> Option<KeyFail> {
         }
         NoKeys::Disk(e) => {
             log::warn!("no new data keys: a sidecar page cannot be written: {e}");
-            Some(KeyFail::Late)
+            Some(KeyFail::Disk(e.raw_os_error().unwrap_or(libc::EIO)))
         }
     }
 }

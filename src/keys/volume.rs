@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::ids::VolumeId;
+use crate::ids::{FileId, PageId, VolumeId};
 use crate::kms::{Context, KeyArn, KeyRef, KeyService, KmsError, Unwrapped};
 use crate::names::VolumeKeys;
 use crate::store::{Provider, Settings, Store, StoreError, VolumeFile, Wrap};
@@ -56,6 +56,17 @@ impl Volume {
     pub fn accepts(&self, master: &KeyArn) -> bool {
         let home = |arn: &KeyArn| arn.0.rsplit_once(":key/").map(|(home, _)| home.to_owned());
         home(master).is_some() && home(master) == home(&self.wrap.lock().master)
+    }
+
+    /// Asks once what each heartbeat asks, so that a damaged canary, or a key that may not make
+    /// data keys, is told before a mount answers and not by its lock.
+    ///
+    /// # Errors
+    /// Of the KMS.
+    pub fn rehearse(&self, service: &dyn KeyService) -> Result<(), KmsError> {
+        self.unwrap_canary(service)?;
+        let nobody = FileId::new(PageId::random(), 0);
+        service.generate(&self.asked(), &Context::file(self.id(), nobody)).map(drop)
     }
 
     /// Asks the KMS for the canary: the cheapest call that a disabled key, a policy and a lost

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 pub use export::{ExportError, cat, export};
 
-use crate::disk::device;
+use crate::disk::device::{self, Device};
 use crate::disk::identity::Owners;
 use crate::fs::{Access, Errno, Fail, Fs, FsSettings, Outcome};
 use crate::keys::{self, Keyring, Limits, OpenError};
@@ -37,17 +37,35 @@ impl Offline {
         service: Arc<dyn KeyService>,
         access: Access,
     ) -> Result<Self, OpenError> {
-        let store = Arc::new(Store::open_path(path)?);
+        let store = Store::open_path(path)?;
+        let bsize = store.root().statfs().map_err(|e| StoreError::Io("statfs", e))?.bsize;
+        let device = device::probe(store.device(), bsize);
+        Self::over(store, &device, service, access)
+    }
+
+    /// Opens the volume of an open store that lies on `device`.
+    ///
+    /// # Errors
+    /// As [`Offline::open`].
+    pub fn over(
+        store: Store,
+        device: &Device,
+        service: Arc<dyn KeyService>,
+        access: Access,
+    ) -> Result<Self, OpenError> {
+        let store = Arc::new(store);
         let lock = store.lock()?;
         let io = |what| move |e| StoreError::Io(what, e);
-        let bsize = store.root().statfs().map_err(io("statfs"))?.bsize;
-        let device = device::probe(store.device(), bsize);
+        if access == Access::ReadWrite {
+            // As a mount begins: what a killed daemon left may be in the page cache only.
+            store.sync().map_err(io("syncfs of the store"))?;
+        }
         let (volume, names) = keys::open(&store, &*service)?;
         let limits =
             Limits { cache: CACHE, ttl: Duration::from_secs(900), patience: Duration::MAX };
         let keyring = Arc::new(Keyring::new(volume, names, store.clone(), service, limits));
         let settings = FsSettings { access, owners: Owners::Daemon, directories: 64 };
-        let fs = Fs::new(store, keyring, &device, settings).map_err(io("the store's root"))?;
+        let fs = Fs::new(store, keyring, device, settings).map_err(io("the store's root"))?;
         Ok(Self { fs, _lock: lock })
     }
 

@@ -6,11 +6,20 @@
 //! - any other byte is a value that stood there since the last sync, or zero;
 //! - the size is between the smallest and the largest since the last sync.
 //!
+//! Above the record layer, see `tree`.
+//!
 //! `KMSFS_TEST_FULL=1` runs all scripts of four operations over every operation, for minutes.
 
+#[path = "../support/simulated.rs"]
+mod simulated;
+
 mod driver;
+mod history;
+mod init;
 mod model;
 mod random;
+mod scripts;
+mod tree;
 
 use driver::Driver;
 use model::{Model, Op, check_crashes};

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Store, fails, kmsfs, run, skipped};
+use crate::support::{Store, fails, kmsfs, run, skipped, wait_for};
 
 #[test]
 fn what_is_no_store_or_no_mountpoint_is_told() {
@@ -94,6 +94,29 @@ fn a_dead_mount_is_detached_by_the_next() {
     assert_eq!(fs::read(again.at("f")).expect("readable"), b"content");
     drop(again);
     std::mem::forget(mount);
+}
+
+/// What a killed replacement left in a sidecar folder is removed by the next mount, which does
+/// not wait for it: not even where another process holds the folder's lock.
+#[test]
+fn a_mount_sweeps_temporary_files_beside_its_work() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let folder = store.path().join(".kmsfs/links/00");
+    let left = store.path().join(".kmsfs/links/ff/0123.tmp-456789abcdef");
+    fs::write(&left, b"half").expect("written");
+    let held = fs::File::open(&folder).expect("opened");
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    let mount = store.mount(&[]);
+    fs::write(mount.at("f"), b"content").expect("written");
+    assert!(left.exists(), "it waits for the folder of another");
+    drop(held);
+    wait_for("the sweep", std::time::Duration::from_secs(20), || !left.exists());
+    mount.unmount();
+    let mount = store.mount(&["--read-only"]);
+    assert_eq!(fs::read(mount.at("f")).expect("readable"), b"content");
 }
 
 #[test]

@@ -75,9 +75,25 @@ pub struct Store {
 impl Store {
     /// Made by `kmsfs init` with these further arguments.
     pub fn new(args: &[&str]) -> Self {
-        let folder = tempfile::Builder::new().prefix("kmsfs-test-").tempdir().expect("a folder");
-        let store = Self { folder };
+        Self::unmade().made(args)
+    }
+
+    /// With its folder and its mountpoint alone.
+    pub fn unmade() -> Self {
+        Self::unmade_in(&std::env::temp_dir())
+    }
+
+    /// As [`Store::unmade`], in this folder.
+    pub fn unmade_in(folder: &Path) -> Self {
+        let folder = tempfile::Builder::new().prefix("kmsfs-test-").tempdir_in(folder);
+        let store = Self { folder: folder.expect("a folder") };
         std::fs::create_dir(store.mountpoint()).expect("a folder");
+        store
+    }
+
+    /// Runs `kmsfs init` with these further arguments.
+    pub fn made(self, args: &[&str]) -> Self {
+        let store = self;
         run(kmsfs()
             .arg("init")
             .arg(store.path())
@@ -116,7 +132,38 @@ impl Store {
     /// Mounts it with these further arguments.
     pub fn mount(&self, args: &[&str]) -> Mount<'_> {
         run(kmsfs().arg("mount").arg(self.path()).arg(self.mountpoint()).args(args));
+        self.mounted()
+    }
+
+    /// Its mount that was made otherwise, to be unmounted when dropped.
+    pub fn mounted(&self) -> Mount<'_> {
         Mount { store: self }
+    }
+}
+
+/// A small filesystem in memory, unmounted when dropped.
+pub struct Tmpfs {
+    folder: tempfile::TempDir,
+}
+
+impl Tmpfs {
+    /// With these mount options (`size=8m`).
+    pub fn new(options: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("kmsfs-tmpfs-").tempdir().expect("a folder");
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(folder.path()));
+        Self { folder }
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        // Lazily: a daemon that is ending may still hold it.
+        let _ = Command::new("umount").arg("--lazy").arg(self.folder.path()).output();
     }
 }
 

@@ -27,11 +27,14 @@ impl CrashSpace {
             .inodes
             .iter()
             .filter_map(|(ino, inode)| match &inode.body {
-                Body::File(content) => Some((*ino, content.shapes())),
+                Body::File(content) if !content.is_synced() => Some((*ino, content.shapes())),
                 _ => None,
             })
             .collect();
-        Self { world: world.clone(), files, kept: kept_sets(&world.pending) }
+        let mut world = world.clone();
+        world.forget_moments();
+        let kept = kept_sets(&world.pending);
+        Self { world, files, kept }
     }
 
     /// How many states there are; not all distinct.
@@ -69,6 +72,11 @@ impl CrashSpace {
         }
         assert_eq!(rest, 0, "the index is below the count");
         for inode in world.inodes.values_mut() {
+            let changed = matches!(&inode.body, Body::Dir(f) if f.entries != f.durable);
+            if !(inode.locked || changed) {
+                continue; // Shared with the world before.
+            }
+            let inode = Arc::make_mut(inode);
             inode.locked = false;
             if let Body::Dir(folder) = &mut inode.body {
                 folder.entries = folder.durable.clone();
@@ -120,7 +128,7 @@ fn drop_unreachable(world: &mut World) {
     let mut seen = BTreeSet::from([super::world::ROOT]);
     let mut todo = vec![super::world::ROOT];
     while let Some(ino) = todo.pop() {
-        if let Body::Dir(folder) = &world.inode(ino).body {
+        if let Some(Body::Dir(folder)) = world.inodes.get(&ino).map(|i| &i.body) {
             let new: Vec<u64> =
                 folder.entries.values().map(|(of, _)| *of).filter(|of| seen.insert(*of)).collect();
             todo.extend(new);

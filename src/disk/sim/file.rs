@@ -96,6 +96,7 @@ impl OpenFile for SimFile {
 
     fn sync_all(&self) -> io::Result<()> {
         self.with(|w| {
+            w.before_sync();
             if let Body::File(content) = &mut w.inode(self.ino).body {
                 content.sync();
             }

@@ -50,7 +50,16 @@ impl Sim {
     /// A copy that goes its own way, un-synced changes included; open files stay with this one.
     #[must_use]
     pub fn fork(&self) -> Self {
-        Self(Arc::new(Mutex::new(self.0.lock().clone())))
+        let mut world = self.0.lock().clone();
+        world.forget_moments();
+        Self(Arc::new(Mutex::new(world)))
+    }
+
+    /// Keeps a copy before each sync from now on, and answers those kept since the last call.
+    /// Their crash states and those of the present are all that a power cut may leave in between.
+    pub fn moments(&self) -> Vec<Self> {
+        let kept = self.0.lock().keep_moments();
+        kept.into_iter().map(|world| Self(Arc::new(Mutex::new(world)))).collect()
     }
 
     /// What a power cut at this moment may leave.

@@ -158,6 +158,11 @@ impl Content {
         self.log.clear();
     }
 
+    /// Whether all of it is durable.
+    pub(super) fn is_synced(&self) -> bool {
+        self.log.is_empty()
+    }
+
     /// What a power cut may leave, by prefixes of the size changes.
     pub(super) fn shapes(&self) -> Vec<Shape> {
         let sizes = self.log.iter().enumerate().filter(|(_, c)| matches!(c, Change::Size(_)));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use super::pages::Content;
 use crate::disk::{FileKind, Stat, Time, TimeChange, XattrHow};
@@ -64,13 +65,15 @@ impl EntryChange {
 
 #[derive(Clone, Debug)]
 pub(super) struct World {
-    pub(super) inodes: BTreeMap<u64, Inode>,
+    pub(super) inodes: BTreeMap<u64, Arc<Inode>>,
     pub(super) pending: Vec<EntryChange>,
     pub(super) space: Option<u64>,
     next: u64,
     clock: i64,
     operations: u64,
     fault: Option<(u64, i32)>,
+    /// Copies of this world, one before each sync, while they are kept.
+    moments: Option<Vec<World>>,
 }
 
 impl World {
@@ -83,6 +86,7 @@ impl World {
             clock: 0,
             operations: 0,
             fault: None,
+            moments: None,
         };
         world.add(Body::Dir(Folder::default()), libc::S_IFDIR | 0o755, 0);
         world
@@ -94,6 +98,24 @@ impl World {
 
     pub(super) fn clear_fault(&mut self) {
         self.fault = None;
+    }
+
+    /// Keeps a copy before each sync from now on; what was kept so far is answered.
+    pub(super) fn keep_moments(&mut self) -> Vec<Self> {
+        self.moments.replace(Vec::new()).unwrap_or_default()
+    }
+
+    pub(super) fn forget_moments(&mut self) {
+        self.moments = None;
+    }
+
+    /// Between two syncs the later moment has all crash states of the earlier.
+    pub(super) fn before_sync(&mut self) {
+        // Taken out, so that the copy does not hold the copies before it.
+        if let Some(mut kept) = self.moments.take() {
+            kept.push(self.clone());
+            self.moments = Some(kept);
+        }
     }
 
     pub(super) fn operations(&self) -> u64 {
@@ -124,12 +146,13 @@ impl World {
         let times = [now; 3];
         let xattrs = BTreeMap::new();
         let inode = Inode { body, mode, uid: 0, gid: 0, rdev, times, xattrs, locked: false };
-        self.inodes.insert(ino, inode);
+        self.inodes.insert(ino, Arc::new(inode));
         ino
     }
 
     pub(super) fn inode(&mut self, ino: u64) -> &mut Inode {
-        self.inodes.get_mut(&ino).expect("an inode stays as long as the filesystem")
+        let inode = self.inodes.get_mut(&ino).expect("an inode stays as long as the filesystem");
+        Arc::make_mut(inode)
     }
 
     pub(super) fn content(&mut self, ino: u64) -> io::Result<&mut Content> {
@@ -203,6 +226,7 @@ impl World {
 
     /// Makes a directory's entry changes durable, and those of others that these wait for.
     pub(super) fn sync_dir(&mut self, dir: u64) {
+        self.before_sync();
         // From the last back: what an atomic change belongs to pulls the earlier ones along.
         let mut dirs = BTreeSet::from([dir]);
         let mut durable: Vec<bool> = Vec::new();
@@ -226,11 +250,12 @@ impl World {
     }
 
     pub(super) fn sync_all(&mut self) {
+        self.before_sync();
         for change in std::mem::take(&mut self.pending) {
             self.apply(&change, |folder| &mut folder.durable);
         }
-        for inode in self.inodes.values_mut() {
-            if let Body::File(content) = &mut inode.body {
+        for inode in self.inodes.values_mut().filter(|i| matches!(i.body, Body::File(_))) {
+            if let Body::File(content) = &mut Arc::make_mut(inode).body {
                 content.sync();
             }
         }

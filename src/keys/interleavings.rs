@@ -1,0 +1,252 @@
+//! The gate and the keyring under a scheduler that tries orders of threads; one in which all
+//! threads wait is a deadlock, and fails.
+//!
+//! `cargo test --features shuttle --lib interleavings`
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use shuttle::scheduler::{PctScheduler, RandomScheduler};
+use shuttle::sync::mpsc::channel;
+use shuttle::thread;
+
+use super::fixture::{keyring, kms};
+use super::{Gate, KeyFail, Keyring, Phase, Purpose, Reason, Want};
+use super::{fetch, pool};
+use crate::ids::FileId;
+use crate::kms::{Context, Generated, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Wrapped};
+
+const LOCKED: Phase = Phase::Locked(Reason::Refused);
+
+/// Runs `test` under many orders of its threads.
+fn check(orders: usize, test: impl Fn() + Send + Sync + 'static) {
+    let full = std::env::var_os("KMSFS_TEST_FULL").is_some_and(|v| v == "1");
+    let orders = if full { orders * 20 } else { orders };
+    let mut config = shuttle::Config::new();
+    config.stack_size = 1 << 20;
+    let test = Arc::new(test);
+    let again = test.clone();
+    shuttle::Runner::new(RandomScheduler::new(orders), config.clone()).run(move || test());
+    // Few changes of thread at odd places, where chance changes all the time.
+    shuttle::Runner::new(PctScheduler::new(3, orders / 10), config).run(move || again());
+}
+
+/// A KMS in whose calls others get on.
+struct Slow {
+    fetching: AtomicUsize,
+    fetched: AtomicUsize,
+}
+
+impl Slow {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { fetching: AtomicUsize::new(0), fetched: AtomicUsize::new(0) })
+    }
+}
+
+impl KeyService for Slow {
+    fn generate(&self, key: &KeyRef, context: &Context) -> Result<Generated, KmsError> {
+        thread::yield_now();
+        kms().generate(key, context)
+    }
+
+    fn decrypt(
+        &self,
+        key: &KeyRef,
+        wrapped: &Wrapped,
+        context: &Context,
+    ) -> Result<Unwrapped, KmsError> {
+        let others = self.fetching.fetch_add(1, Ordering::SeqCst);
+        assert_eq!(others, 0, "a file's key is being fetched already");
+        thread::yield_now();
+        let done = kms().decrypt(key, wrapped, context);
+        self.fetching.fetch_sub(1, Ordering::SeqCst);
+        self.fetched.fetch_add(1, Ordering::SeqCst);
+        done
+    }
+
+    fn reencrypt(
+        &self,
+        wrapped: &Wrapped,
+        from: (&KeyRef, &Context),
+        to: (&KeyRef, &Context),
+    ) -> Result<Rewrapped, KmsError> {
+        kms().reencrypt(wrapped, from, to)
+    }
+}
+
+/// The file of a key from the pool, which is cached no more.
+fn a_file(keyring: &Keyring) -> FileId {
+    keyring.supply(Want::Fresh).expect("the keystore answers");
+    let file = keyring.fresh().expect("the pool was filled").file();
+    keyring.evict(file);
+    file
+}
+
+/// Waits for a key as a parked request does.
+fn wait(keyring: &Keyring, want: Want) -> Result<(), KeyFail> {
+    let (told, answer) = channel();
+    keyring.want(want, Box::new(move |outcome| told.send(outcome).expect("it waits")));
+    answer.recv().expect("a waker is called, or its caller dropped it")
+}
+
+fn stop(keyring: &Keyring) {
+    keyring.inner.lock().stopping = true;
+    keyring.fetch_work.notify_all();
+    keyring.pool_work.notify_all();
+}
+
+#[test]
+fn nobody_is_inside_a_gate_that_is_locked_and_idle() {
+    check(5000, || {
+        let gate = Arc::new(Gate::new(Duration::MAX));
+        let wiped = Arc::new(AtomicBool::new(false));
+        let users: Vec<_> = [Purpose::Use, Purpose::Use, Purpose::Save]
+            .into_iter()
+            .map(|purpose| {
+                let (gate, wiped) = (gate.clone(), wiped.clone());
+                thread::spawn(move || {
+                    for _ in 0..2 {
+                        let Ok(_pass) = gate.enter(purpose) else { continue };
+                        assert!(!wiped.load(Ordering::SeqCst), "let in after the wipe");
+                        thread::yield_now();
+                        assert!(!wiped.load(Ordering::SeqCst), "wiped under a user's hands");
+                    }
+                })
+            })
+            .collect();
+        gate.set(Phase::Draining(Reason::Refused));
+        gate.set(LOCKED);
+        gate.wait_idle();
+        wiped.store(true, Ordering::SeqCst);
+        assert!(gate.enter(Purpose::Use).is_err() && gate.enter(Purpose::Save).is_err());
+        users.into_iter().for_each(|user| user.join().expect("it does not panic"));
+    });
+}
+
+#[test]
+fn many_waiters_have_one_fetch_and_all_are_woken() {
+    check(2000, || {
+        let slow = Slow::new();
+        let keyring = keyring(slow.clone());
+        let file = a_file(&keyring);
+        let fetchers: Vec<_> = (0..2)
+            .map(|_| {
+                let keyring = keyring.clone();
+                thread::spawn(move || fetch::run(&keyring))
+            })
+            .collect();
+        let waiters: Vec<_> = (0..3)
+            .map(|_| {
+                let keyring = keyring.clone();
+                thread::spawn(move || {
+                    if keyring.cipher(file).is_err() {
+                        assert_eq!(wait(&keyring, Want::File(file)), Ok(()));
+                    }
+                    assert!(keyring.cipher(file).is_ok());
+                })
+            })
+            .collect();
+        waiters.into_iter().for_each(|waiter| waiter.join().expect("it does not panic"));
+        stop(&keyring);
+        fetchers.into_iter().for_each(|fetcher| fetcher.join().expect("it does not panic"));
+        assert!((1..=3).contains(&slow.fetched.load(Ordering::SeqCst)));
+    });
+}
+
+/// The order that this found in the field: the pool is filled between a look and a registration.
+#[test]
+fn every_writer_gets_a_fresh_key() {
+    check(2000, || {
+        let keyring = keyring(Slow::new());
+        let filler = {
+            let keyring = keyring.clone();
+            thread::spawn(move || pool::run(&keyring))
+        };
+        let writers: Vec<_> = (0..3)
+            .map(|_| {
+                let keyring = keyring.clone();
+                thread::spawn(move || {
+                    loop {
+                        match keyring.fresh() {
+                            Ok(cipher) => return cipher.file(),
+                            Err(KeyFail::Need(want)) => {
+                                assert_eq!(wait(&keyring, want), Ok(()));
+                            }
+                            Err(e) => panic!("{e}"),
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut files: Vec<_> =
+            writers.into_iter().map(|w| w.join().expect("it does not panic").0).collect();
+        files.sort_unstable();
+        files.dedup();
+        assert_eq!(files.len(), 3, "each its own");
+        stop(&keyring);
+        filler.join().expect("it does not panic");
+    });
+}
+
+/// A lock comes while keys are fetched, made, taken and forgotten.
+#[test]
+fn a_locked_keyring_holds_no_key() {
+    check(2000, || {
+        let keyring = keyring(Slow::new());
+        let file = a_file(&keyring);
+        let act = |act: fn(&Keyring, FileId)| {
+            let keyring = keyring.clone();
+            thread::spawn(move || act(&keyring, file))
+        };
+        let threads = [
+            act(|keyring, file| {
+                let _ = keyring.supply(Want::File(file));
+            }),
+            act(|keyring, _| {
+                let _ = keyring.supply(Want::Fresh);
+            }),
+            act(|keyring, file| {
+                let Ok(_pass) = keyring.enter(Purpose::Use) else { return };
+                keyring.hold(file);
+                let _ = keyring.fresh();
+                keyring.evict(file);
+                keyring.release(file);
+            }),
+        ];
+        let gate = keyring.gate();
+        gate.set(Phase::Draining(Reason::Refused));
+        keyring.wake_all(Err(KeyFail::Closed(Reason::Refused)));
+        gate.set(LOCKED);
+        gate.wait_idle();
+        keyring.wipe();
+        let (cached, pooled, _) = keyring.counts();
+        assert_eq!((cached, pooled), (0, 0), "wiped");
+        threads.into_iter().for_each(|thread| thread.join().expect("it does not panic"));
+        let (cached, pooled, _) = keyring.counts();
+        assert_eq!((cached, pooled), (0, 0), "and what came later was not taken in");
+        assert!(keyring.cipher(file).is_err() && keyring.names().is_err());
+        let closed = Err(KeyFail::Closed(Reason::Refused));
+        assert_eq!(wait(&keyring, Want::File(file)), closed, "nobody waits while it is locked");
+    });
+}
+
+/// Who registered before the gate closed is answered by the lock, who comes later at once.
+#[test]
+fn a_lock_answers_everyone_who_waits() {
+    check(1000, || {
+        let keyring = keyring(Slow::new());
+        let waiters: Vec<_> = (0..2)
+            .map(|_| {
+                let keyring = keyring.clone();
+                thread::spawn(move || wait(&keyring, Want::Fresh))
+            })
+            .collect();
+        keyring.gate().set(Phase::Draining(Reason::Refused));
+        keyring.wake_all(Err(KeyFail::Closed(Reason::Refused)));
+        for waiter in waiters {
+            let told = waiter.join().expect("it does not panic");
+            assert_eq!(told, Err(KeyFail::Closed(Reason::Refused)));
+        }
+    });
+}
