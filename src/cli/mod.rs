@@ -1,5 +1,6 @@
 //! The command line: words, exit codes, hints.
 
+mod cost;
 mod export;
 mod failure;
 mod init;
@@ -10,6 +11,7 @@ mod logging;
 mod mount;
 mod options;
 mod passphrase;
+mod provider;
 mod shred;
 mod status;
 mod unmount;
@@ -67,8 +69,11 @@ enum Verb {
     Shred(shred::Shred),
     /// Manage master keys
     Key {
+        /// Which KMS
+        #[arg(long, env = "KMSFS_KMS", value_enum, default_value_t = options::KmsArg::Local)]
+        kms: options::KmsArg,
         #[command(flatten)]
-        keystore: options::KeystoreArgs,
+        args: options::KmsArgs,
         #[command(subcommand)]
         command: key::KeyCommand,
     },
@@ -103,9 +108,7 @@ pub fn main() -> ExitCode {
         Verb::Lock { mountpoint } => status::lock(&mountpoint),
         Verb::Unlock { mountpoint } => status::unlock(&mountpoint),
         Verb::Shred(args) => shred::run(&args),
-        Verb::Key { keystore, command } => {
-            key::run(&command, &keystore.path(), &keystore.passphrase())
-        }
+        Verb::Key { kms, args, command } => key::run(&command, kms, &args),
         Verb::Keystore { keystore, command } => {
             keystore::run(&command, &keystore.path(), &keystore.passphrase())
         }

@@ -24,7 +24,7 @@ pub(super) fn start(keyring: &Arc<Keyring>, events: Sender<(Event, Option<KmsErr
 
 fn beat(keyring: &Keyring) -> (Event, Option<KmsError>) {
     let (pair, canary) = std::thread::scope(|scope| {
-        let canary = scope.spawn(|| keyring.volume.unwrap_canary(&*keyring.service).map(drop));
+        let canary = scope.spawn(|| keyring.volume.unwrap_canary(&*keyring.beats).map(drop));
         let pair = generate_and_decrypt(keyring);
         let canary = canary.join().unwrap_or_else(|_| {
             Err(KmsError::new(Verdict::Unavailable, "Internal", "the KMS client panicked"))
@@ -34,7 +34,7 @@ fn beat(keyring: &Keyring) -> (Event, Option<KmsError>) {
     let mut worst = (Event::Good, None);
     for error in [pair, canary].into_iter().filter_map(Result::err) {
         let event = match error.verdict {
-            Verdict::Unavailable => Event::Unavailable,
+            Verdict::Unavailable | Verdict::Credentials => Event::Unavailable,
             // The canary and a key made this moment are nobody's damaged sidecar line.
             Verdict::Refused | Verdict::ThisKey | Verdict::Invalid => Event::Refused,
         };
@@ -49,7 +49,7 @@ fn generate_and_decrypt(keyring: &Keyring) -> Result<(), KmsError> {
     // A file id that no file has: the key is thrown away.
     let file = FileId::new(PageId::random(), 0);
     let context = Context::file(keyring.volume.id(), file);
-    let made = keyring.service.generate(&keyring.volume.asked(), &context)?;
-    keyring.service.decrypt(&KeyRef::from(&made.master), &made.wrapped, &context)?;
+    let made = keyring.beats.generate(&keyring.volume.asked(), &context)?;
+    keyring.beats.decrypt(&KeyRef::from(&made.master), &made.wrapped, &context)?;
     Ok(())
 }

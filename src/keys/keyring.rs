@@ -55,6 +55,23 @@ pub enum KeyFail {
 /// Called once with the outcome that a parked request waited for.
 pub type Waker = Box<dyn FnOnce(Result<(), KeyFail>) + Send>;
 
+/// The KMS as a mount uses it: two doors, so that nothing that hangs or queues at one holds up
+/// the other.
+#[derive(Clone)]
+pub struct Services {
+    /// For data keys.
+    pub work: Arc<dyn KeyService>,
+    /// For heartbeats alone.
+    pub beats: Arc<dyn KeyService>,
+}
+
+impl<K: KeyService + 'static> From<Arc<K>> for Services {
+    /// One door for both: for a KMS that never makes anyone wait.
+    fn from(both: Arc<K>) -> Self {
+        Self { work: both.clone(), beats: both }
+    }
+}
+
 /// The keyring's settings.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -88,6 +105,7 @@ pub struct Keyring {
     pub(super) volume: Volume,
     pub(super) store: Arc<Store>,
     pub(super) service: Arc<dyn KeyService>,
+    pub(super) beats: Arc<dyn KeyService>,
     gate: Gate,
     names: RwLock<Option<Arc<VolumeKeys>>>,
     pub(super) inner: Mutex<Inner>,
@@ -105,13 +123,15 @@ impl Keyring {
         volume: Volume,
         names: VolumeKeys,
         store: Arc<Store>,
-        service: Arc<dyn KeyService>,
+        services: impl Into<Services>,
         limits: Limits,
     ) -> Self {
+        let Services { work, beats } = services.into();
         Self {
             volume,
             store,
-            service,
+            service: work,
+            beats,
             gate: Gate::new(limits.patience),
             names: RwLock::new(Some(Arc::new(names))),
             inner: Mutex::new(Inner {
@@ -328,7 +348,7 @@ impl Keyring {
                 Some(KeyFail::Closed(Reason::Refused))
             }
             Verdict::ThisKey | Verdict::Invalid => Some(KeyFail::Rejected),
-            Verdict::Unavailable => None,
+            Verdict::Unavailable | Verdict::Credentials => None,
         }
     }
 

@@ -13,7 +13,7 @@ mod pool;
 mod volume;
 
 pub use gate::{Gate, Pass, Purpose, Shut};
-pub use keyring::{KeyFail, Keyring, Limits, Waker, Want};
+pub use keyring::{KeyFail, Keyring, Limits, Services, Waker, Want};
 pub use machine::{Effect, Event, Machine, Phase, Reason, Timing};
 pub use monitor::{Effects, Monitor, Status};
 pub use volume::{OpenError, Volume, create, open};

@@ -1,8 +1,11 @@
 //! Master keys: the two traits through which a KMS is used and administered.
 //!
 //! [`KeyService`] is what a mount needs, [`KeyAdmin`] what `kmsfs key` needs. The terms and the
-//! behaviour are those of the AWS KMS API; [`local`] is the embedded keystore.
+//! behaviour are those of the AWS KMS API. [`local`] is the embedded keystore, `aws` (feature
+//! `aws`) AWS KMS itself.
 
+#[cfg(feature = "aws")]
+pub mod aws;
 #[cfg(test)]
 mod conformance;
 mod context;
@@ -121,6 +124,26 @@ pub enum KeyState {
     Disabled,
     /// Refused, and deleted when its window ends; cancelling leaves it Disabled.
     PendingDeletion,
+    /// Refused until its key material is imported. AWS KMS only.
+    #[serde(skip)]
+    PendingImport,
+    /// Refused for a reason of the KMS's own: being made, changed, replicated, or in a custom
+    /// key store that is out of reach. AWS KMS only.
+    #[serde(skip)]
+    Unavailable,
+}
+
+impl KeyState {
+    /// The API's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enabled => "Enabled",
+            Self::Disabled => "Disabled",
+            Self::PendingDeletion => "PendingDeletion",
+            Self::PendingImport => "PendingImport",
+            Self::Unavailable => "Unavailable",
+        }
+    }
 }
 
 /// What DescribeKey and ListKeys tell.

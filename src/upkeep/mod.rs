@@ -12,8 +12,7 @@ pub use export::{ExportError, cat, export};
 use crate::disk::device;
 use crate::disk::identity::Owners;
 use crate::fs::{Access, Errno, Fail, Fs, FsSettings, Outcome};
-use crate::keys::{self, Keyring, Limits, OpenError};
-use crate::kms::KeyService;
+use crate::keys::{self, Keyring, Limits, OpenError, Services};
 use crate::store::{Store, StoreError};
 
 /// Keys cached by an offline job.
@@ -34,18 +33,19 @@ impl Offline {
     /// [`OpenError`]; `Busy` while a daemon has it.
     pub fn open(
         path: &Path,
-        service: Arc<dyn KeyService>,
+        services: impl Into<Services>,
         access: Access,
     ) -> Result<Self, OpenError> {
+        let services = services.into();
         let store = Arc::new(Store::open_path(path)?);
         let lock = store.lock()?;
         let io = |what| move |e| StoreError::Io(what, e);
         let bsize = store.root().statfs().map_err(io("statfs"))?.bsize;
         let device = device::probe(store.device(), bsize);
-        let (volume, names) = keys::open(&store, &*service)?;
+        let (volume, names) = keys::open(&store, &*services.work)?;
         let limits =
             Limits { cache: CACHE, ttl: Duration::from_secs(900), patience: Duration::MAX };
-        let keyring = Arc::new(Keyring::new(volume, names, store.clone(), service, limits));
+        let keyring = Arc::new(Keyring::new(volume, names, store.clone(), services, limits));
         let settings = FsSettings { access, owners: Owners::Daemon, directories: 64 };
         let fs = Fs::new(store, keyring, &device, settings).map_err(io("the store's root"))?;
         Ok(Self { fs, _lock: lock })
