@@ -6,8 +6,6 @@
 
 #[cfg(feature = "aws")]
 pub mod aws;
-#[cfg(test)]
-mod conformance;
 mod context;
 mod error;
 pub mod local;

@@ -2,6 +2,9 @@
 //! when dropped, also when the test fails.
 #![allow(dead_code)] // Each test binary uses a part of it.
 
+pub mod proxy;
+pub mod server;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -58,17 +61,16 @@ fn text(output: &Output) -> String {
     )
 }
 
-/// A store on a keystore of its own, in a temporary folder.
+/// A store in a temporary folder, on a keystore of its own or on a KMS server.
 pub struct Store {
     folder: tempfile::TempDir,
+    env: Vec<(String, String)>,
 }
 
 impl Store {
     /// Made by `kmsfs init` with these further arguments.
     pub fn new(args: &[&str]) -> Self {
-        let folder = tempfile::Builder::new().prefix("kmsfs-test-").tempdir().expect("a folder");
-        let store = Self { folder };
-        std::fs::create_dir(store.mountpoint()).expect("a folder");
+        let store = Self::bare(Vec::new());
         run(kmsfs()
             .arg("init")
             .arg(store.path())
@@ -77,6 +79,29 @@ impl Store {
             .arg("--no-passphrase")
             .args(args));
         store
+    }
+
+    /// Made by `kmsfs init --kms aws` on the server at this URL, with these credentials.
+    pub fn aws(url: &str, env: &[(String, String)], args: &[&str]) -> Self {
+        let mut env = env.to_vec();
+        env.push(("AWS_ENDPOINT_URL_KMS".to_owned(), url.to_owned()));
+        let store = Self::bare(env);
+        run(store.kmsfs().arg("init").arg(store.path()).args(["--kms", "aws"]).args(args));
+        store
+    }
+
+    fn bare(env: Vec<(String, String)>) -> Self {
+        let folder = tempfile::Builder::new().prefix("kmsfs-test-").tempdir().expect("a folder");
+        let store = Self { folder, env };
+        std::fs::create_dir(store.mountpoint()).expect("a folder");
+        store
+    }
+
+    /// The binary under test, with this store's credentials.
+    pub fn kmsfs(&self) -> Command {
+        let mut command = kmsfs();
+        command.envs(self.env.iter().map(|(k, v)| (k, v)));
+        command
     }
 
     /// The store.
@@ -101,7 +126,7 @@ impl Store {
 
     /// Mounts it with these further arguments.
     pub fn mount(&self, args: &[&str]) -> Mount<'_> {
-        run(kmsfs().arg("mount").arg(self.path()).arg(self.mountpoint()).args(args));
+        run(self.kmsfs().arg("mount").arg(self.path()).arg(self.mountpoint()).args(args));
         Mount { store: self }
     }
 }

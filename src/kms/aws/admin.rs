@@ -51,7 +51,9 @@ impl AwsKms {
             for alias in page.aliases.unwrap_or_default() {
                 // An alias of AWS's own may point to nothing yet.
                 if let (Some(name), Some(target)) = (alias.alias_name, alias.target_key_id) {
-                    all.push(AliasInfo { name, target });
+                    // Some servers give back the ARN that they were given.
+                    let id = target.rsplit_once(":key/").map(|(_, id)| id.to_owned());
+                    all.push(AliasInfo { name, target: id.unwrap_or(target) });
                 }
             }
         }
