@@ -13,6 +13,7 @@ use aws_sdk_kms::config::retry::RetryPartition;
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_types::os_shim_internal::{Env, Fs};
 use tokio::runtime::Runtime;
 
 use super::credentials::Detached;
@@ -65,6 +66,9 @@ impl AwsKms {
             .enable_all()
             .build()
             .map_err(|e| invalid("RuntimeUnavailable", format!("no threads for the SDK: {e}")))?;
+        if let Some(profile) = &place.profile {
+            runtime.block_on(check_profile(profile))?;
+        }
         let config = runtime.block_on(load(place));
         let Some(region) = config.region().map(ToString::to_string) else {
             let what = "no region is known: say --region, or set AWS_REGION";
@@ -99,6 +103,19 @@ impl AwsKms {
 
 fn invalid(code: &str, what: String) -> KmsError {
     KmsError::new(Verdict::Invalid, code, what)
+}
+
+/// A profile that was named must be there: the SDK would go on to the next in its chain, and
+/// the mount would run as somebody else.
+async fn check_profile(name: &str) -> Result<(), KmsError> {
+    let bad = |why: String| KmsError::new(Verdict::Credentials, "ProfileInvalid", why);
+    let found =
+        aws_config::profile::load(&Fs::real(), &Env::real(), &Default::default(), None).await;
+    let found = found.map_err(|e| bad(format!("the profile files cannot be read: {e}")))?;
+    if found.get_profile(name).is_some() {
+        return Ok(());
+    }
+    Err(bad(format!("there is no profile {name:?} in the shared configuration files")))
 }
 
 async fn load(place: &Place) -> SdkConfig {

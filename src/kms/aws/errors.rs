@@ -97,6 +97,10 @@ where
 
 /// A server's error answer. Only a code counts: an HTTP status alone may be a proxy's.
 fn answered(what: &str, status: u16, code: Option<&str>, message: Option<&str>) -> KmsError {
+    if status < 400 {
+        // The SDK calls a body that it cannot read an error of the service.
+        return malformed(what, "the answer is not what the API describes");
+    }
     let message = message.unwrap_or("no reason given");
     let Some(code) = code.map(str::trim).filter(|c| !c.is_empty()) else {
         let text = format!("{what}: HTTP {status} without a KMS error code");
