@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -62,6 +62,9 @@ pub struct Mount {
     /// How many data keys are cached
     #[arg(long, env = "KMSFS_KEY_CACHE", default_value = "4096")]
     key_cache: NonZeroUsize,
+    /// How many calls of the KMS a second, heartbeats aside
+    #[arg(long, env = "KMSFS_KMS_RATE", value_name = "N", default_value = "1000")]
+    kms_rate: NonZeroU32,
     /// Refuse every change
     #[arg(long)]
     read_only: bool,
@@ -276,7 +279,12 @@ fn settings(args: &Mount) -> Settings {
             owners: Owners::detect(),
             directories: directories(),
         },
-        limits: Limits { cache: args.key_cache, ttl: args.key_ttl, patience: args.heartbeat },
+        limits: Limits {
+            cache: args.key_cache,
+            ttl: args.key_ttl,
+            rate: args.kms_rate,
+            patience: args.heartbeat,
+        },
         timing: Timing {
             heartbeat: args.heartbeat,
             revoke_after: args.revoke_after,

@@ -4,18 +4,20 @@
 //! waker for it with [`Keyring::want`]. Threads of the keyring's own talk to the KMS.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::ahead::Ahead;
 use super::cache::{Cache, Expiry};
 use super::gate::{Gate, Pass, Purpose, Shut};
 use super::lines::DeadLines;
 use super::machine::{Phase, Reason};
 use super::pool::Pool;
+use super::rate::Rate;
 use super::volume::Volume;
 use crate::clock::Moment;
 use crate::content::ContentCipher;
@@ -79,6 +81,8 @@ pub struct Limits {
     pub cache: NonZeroUsize,
     /// How long a data key is used before it is fetched again.
     pub ttl: Duration,
+    /// How many calls of the KMS a second, heartbeats aside.
+    pub rate: NonZeroU32,
     /// How long the gate trusts a silent monitor.
     pub patience: Duration,
 }
@@ -95,7 +99,12 @@ pub(super) struct Inner {
     pub(super) cache: Cache,
     pub(super) pool: Pool,
     pub(super) waiting: HashMap<Want, Vec<Waiter>>,
+    /// Files whose key someone waits for.
     pub(super) queue: VecDeque<FileId>,
+    /// Files whose key may be wanted next; after the others.
+    pub(super) later: VecDeque<FileId>,
+    pub(super) ahead: Ahead,
+    /// Those of both queues, and those being fetched.
     pub(super) in_flight: HashSet<FileId>,
     pub(super) stopping: bool,
 }
@@ -112,6 +121,9 @@ pub struct Keyring {
     pub(super) fetch_work: Condvar,
     pub(super) pool_work: Condvar,
     pub(super) dead: DeadLines,
+    pub(super) rate: Rate,
+    /// Of keys fetched ahead that are not yet at hand.
+    pub(super) most_ahead: usize,
     pub(super) outage: AtomicBool,
     pub(super) beat_wanted: AtomicBool,
     fetched: AtomicU64,
@@ -139,12 +151,16 @@ impl Keyring {
                 pool: Pool::default(),
                 waiting: HashMap::new(),
                 queue: VecDeque::new(),
+                later: VecDeque::new(),
+                ahead: Ahead::default(),
                 in_flight: HashSet::new(),
                 stopping: false,
             }),
             fetch_work: Condvar::new(),
             pool_work: Condvar::new(),
             dead: DeadLines::default(),
+            rate: Rate::new(limits.rate),
+            most_ahead: limits.cache.get() / 4,
             outage: AtomicBool::new(false),
             beat_wanted: AtomicBool::new(false),
             fetched: AtomicU64::new(0),
@@ -189,7 +205,11 @@ impl Keyring {
     pub fn cipher(&self, file: FileId) -> Result<Arc<ContentCipher>, KeyFail> {
         let expiry =
             if self.outage.load(Ordering::Relaxed) { Expiry::Outage } else { Expiry::Strict };
-        let found = self.inner.lock().cache.get(file, Moment::now(), expiry);
+        let mut inner = self.inner.lock();
+        let found = inner.cache.get(file, Moment::now(), expiry);
+        if found.is_some() {
+            inner.ahead.hit(file);
+        }
         found.ok_or(KeyFail::Need(Want::File(file)))
     }
 
@@ -247,7 +267,11 @@ impl Keyring {
         match want {
             // Fetched even if it came in the meantime: rare, and simpler than another look.
             Want::File(file) => {
-                if inner.in_flight.insert(file) {
+                let later = inner.later.iter().position(|f| *f == file);
+                if let Some(at) = later {
+                    inner.later.remove(at);
+                }
+                if inner.in_flight.insert(file) || later.is_some() {
                     inner.queue.push_back(file);
                     self.fetch_work.notify_one();
                 }
@@ -326,6 +350,9 @@ impl Keyring {
     pub(super) fn wipe(&self) -> Option<Arc<VolumeKeys>> {
         let mut inner = self.inner.lock();
         inner.cache.wipe();
+        for file in std::mem::take(&mut inner.later) {
+            inner.in_flight.remove(&file);
+        }
         let unused = inner.pool.wipe();
         drop(inner);
         unused.into_iter().for_each(|file| self.dead.add(file));

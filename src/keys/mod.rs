@@ -1,6 +1,7 @@
 //! Data keys in time: the cache, the pool, the gate in front of them, and the heartbeat that
 //! decides whether the gate is open.
 
+mod ahead;
 mod beat;
 mod cache;
 mod fetch;
@@ -10,6 +11,7 @@ mod lines;
 mod machine;
 mod monitor;
 mod pool;
+mod rate;
 mod volume;
 
 pub use gate::{Gate, Pass, Purpose, Shut};

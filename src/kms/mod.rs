@@ -83,6 +83,12 @@ pub struct Rewrapped {
 /// The cryptographic half of a KMS. A call may take as long as the network does; it is never
 /// made from a FUSE worker.
 pub trait KeyService: Send + Sync {
+    /// How many calls side by side get more done than one after another: 1 where a call is
+    /// computed here, more where it waits for a network.
+    fn parallelism(&self) -> usize {
+        1
+    }
+
     /// GenerateDataKey with `KeySpec` AES_256.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 mod export;
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,8 @@ use crate::store::{Store, StoreError};
 
 /// Keys cached by an offline job.
 const CACHE: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not zero");
+/// Calls of the KMS a second.
+const RATE: NonZeroU32 = NonZeroU32::new(1000).expect("1000 is not zero");
 /// A request that wants another key each time is given up.
 const MOST_RUNS: usize = 16;
 
@@ -43,8 +45,12 @@ impl Offline {
         let bsize = store.root().statfs().map_err(io("statfs"))?.bsize;
         let device = device::probe(store.device(), bsize);
         let (volume, names) = keys::open(&store, &*services.work)?;
-        let limits =
-            Limits { cache: CACHE, ttl: Duration::from_secs(900), patience: Duration::MAX };
+        let limits = Limits {
+            cache: CACHE,
+            ttl: Duration::from_secs(900),
+            rate: RATE,
+            patience: Duration::MAX,
+        };
         let keyring = Arc::new(Keyring::new(volume, names, store.clone(), services, limits));
         let settings = FsSettings { access, owners: Owners::Daemon, directories: 64 };
         let fs = Fs::new(store, keyring, &device, settings).map_err(io("the store's root"))?;

@@ -236,3 +236,36 @@ fn an_answer_is_never_trusted() {
     bench.proxy.set(Fault::None);
     drop(store.mount(&[]));
 }
+
+/// Files made together are read together: when two of a page had to wait for the network, the
+/// others' keys are there before they are asked for, and need no KMS any more.
+#[test]
+fn the_keys_of_neighbours_are_fetched_ahead() {
+    if skip() {
+        return;
+    }
+    let bench = Bench::new();
+    let mount = bench.store.mount(&[]);
+    let names: Vec<_> = (0..16).map(|n| format!("neighbour-{n}")).collect();
+    for name in &names {
+        fs::write(mount.at(name), name).expect("written");
+    }
+    mount.unmount();
+    let mount = bench.store.mount(&["--heartbeat", "1h"]);
+    let mut read = names.iter().map(|n| fs::read_to_string(mount.at(n)).expect("readable") == *n);
+    assert!(read.by_ref().take(4).all(|same| same));
+    // They may lie on two pages: the pool's first was begun by the mount that made the store.
+    crate::support::wait_for("quiet", SOON, || {
+        let before = bench.proxy.calls("Decrypt");
+        std::thread::sleep(Duration::from_millis(300));
+        bench.proxy.calls("Decrypt") == before
+    });
+    bench.proxy.set(Fault::Hang);
+    let calls = bench.proxy.calls("Decrypt");
+    let mut misses = 0;
+    for _ in 0..8 {
+        misses += usize::from(!read.next().expect("sixteen files"));
+    }
+    assert_eq!((misses, bench.proxy.calls("Decrypt")), (0, calls));
+    bench.proxy.set(Fault::None);
+}

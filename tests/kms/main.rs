@@ -8,5 +8,7 @@ mod conformance;
 #[cfg(feature = "aws")]
 mod faults;
 #[cfg(feature = "aws")]
+mod measure;
+#[cfg(feature = "aws")]
 mod mounted;
 mod providers;

@@ -63,7 +63,14 @@ fn check(what: &str, demanded: &KeyRef, answered: &KeyArn) -> Result<(), KmsErro
     Err(KmsError::new(Verdict::ThisKey, "IncorrectKeyException", why))
 }
 
+/// At 20 ms a call: 1,600 calls a second, more than the default budget.
+const PARALLELISM: usize = 32;
+
 impl KeyService for AwsKms {
+    fn parallelism(&self) -> usize {
+        PARALLELISM
+    }
+
     fn generate(&self, key: &KeyRef, context: &Context) -> Result<Generated, KmsError> {
         let what = &format!("GenerateDataKey under {key}");
         let call = self
