@@ -11,6 +11,7 @@ mod logging;
 mod mount;
 mod options;
 mod passphrase;
+mod policy;
 mod provider;
 mod shred;
 mod status;
@@ -77,6 +78,11 @@ enum Verb {
         #[command(subcommand)]
         command: key::KeyCommand,
     },
+    /// Make, check and try key policies
+    Policy {
+        #[command(subcommand)]
+        command: policy::PolicyCommand,
+    },
     /// Manage the embedded keystore
     Keystore {
         #[command(flatten)]
@@ -108,6 +114,7 @@ pub fn main() -> ExitCode {
         Verb::Lock { mountpoint } => status::lock(&mountpoint),
         Verb::Unlock { mountpoint } => status::unlock(&mountpoint),
         Verb::Shred(args) => shred::run(&args),
+        Verb::Policy { command } => policy::run(&command),
         Verb::Key { kms, args, command } => key::run(&command, kms, &args),
         Verb::Keystore { keystore, command } => {
             keystore::run(&command, &keystore.path(), &keystore.passphrase())

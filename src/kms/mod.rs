@@ -9,6 +9,7 @@ pub mod aws;
 mod context;
 mod error;
 pub mod local;
+pub mod policy;
 
 use std::fmt;
 

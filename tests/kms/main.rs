@@ -11,4 +11,6 @@ mod faults;
 mod measure;
 #[cfg(feature = "aws")]
 mod mounted;
+#[cfg(feature = "aws")]
+mod policies;
 mod providers;
