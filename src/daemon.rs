@@ -13,9 +13,9 @@ use crate::disk::device::{self, Device};
 use crate::fs::{Access, Fs, FsSettings, Node, ROOT};
 use crate::fuse::{self, Adapter, MountError, PageCache, Shared};
 use crate::keys::{
-    self, Effects, Keyring, Limits, LockTime, Monitor, OpenError, Phase, Reason, Timing,
+    self, Effects, Keyring, Limits, LockTime, Monitor, OpenError, Phase, Reason, Services, Timing,
 };
-use crate::kms::{KeyService, KmsError};
+use crate::kms::KmsError;
 use crate::names::VolumeKeys;
 use crate::secret::scrub_stack;
 use crate::store::{Store, StoreError};
@@ -86,16 +86,16 @@ impl Daemon {
     ///
     /// # Errors
     /// [`DaemonError`].
-    pub fn start(settings: Settings, service: Arc<dyn KeyService>) -> Result<Self, DaemonError> {
+    pub fn start(settings: Settings, services: Services) -> Result<Self, DaemonError> {
         let io = |what| move |e| DaemonError::Io(what, e);
         let store = Arc::new(Store::open_path(&settings.store)?);
         let lock = store.lock()?;
         // What a killed daemon left may be in the page cache only.
         store.sync().map_err(io("syncfs of the store"))?;
-        let opened = keys::open(&store, &*service);
+        let opened = keys::open(&store, &*services.work);
         scrub_stack();
         let (volume, names) = opened?;
-        volume.rehearse(&*service).map_err(OpenError::Kms)?;
+        volume.rehearse(&*services.work).map_err(OpenError::Kms)?;
         (settings.known)(&volume.id().to_string(), &names.fingerprint())?;
         let bsize = store.root().statfs().map_err(io("statfs of the store"))?.bsize;
         let device = device::probe(store.device(), bsize);
@@ -103,7 +103,7 @@ impl Daemon {
             log::warn!("{}: {why}", settings.store.display());
         }
         let keyring =
-            Arc::new(Keyring::new(volume, names, store.clone(), service, settings.limits));
+            Arc::new(Keyring::new(volume, names, store.clone(), services, settings.limits));
         let fs = Fs::new(store.clone(), keyring.clone(), &device, settings.fs.clone())
             .map_err(io("the store's root"))?;
         let shared = Shared::new(fs);
@@ -288,6 +288,7 @@ impl Host for Control {
             store: self.settings.store.display().to_string(),
             mountpoint: self.settings.mountpoint.display().to_string(),
             pid: std::process::id(),
+            provider: keyring.volume().provider().name().to_owned(),
             key_asked: keyring.volume().asked().0,
             master_key: keyring.volume().master().0,
             heartbeat_ms: millis(self.settings.timing.heartbeat),

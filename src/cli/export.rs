@@ -2,13 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
 
 use super::failure::{Exit, Failure};
-use super::mount::{keystore_of, open_keystore};
-use super::options::KeystoreArgs;
+use super::options::KmsArgs;
+use super::provider;
 use crate::fs::Access;
 use crate::upkeep::{self, ExportError, Offline};
 
@@ -20,7 +19,7 @@ pub struct Cat {
     /// A path in the volume
     path: PathBuf,
     #[command(flatten)]
-    keystore: KeystoreArgs,
+    kms: KmsArgs,
 }
 
 /// Arguments of `export`.
@@ -31,13 +30,12 @@ pub struct Export {
     /// Where to copy the tree: absent, or an empty folder
     dest: PathBuf,
     #[command(flatten)]
-    keystore: KeystoreArgs,
+    kms: KmsArgs,
 }
 
-fn open(store: &Path, keystore: &KeystoreArgs) -> Result<Offline, Failure> {
-    let path = keystore_of(store, keystore)?;
-    let kms = open_keystore(&path, &keystore.passphrase())?;
-    Offline::open(store, Arc::new(kms), Access::ReadOnly).map_err(|e| Failure::open(store, &e))
+fn open(store: &Path, args: &KmsArgs) -> Result<Offline, Failure> {
+    let kms = provider::open_for(store, args)?;
+    Offline::open(store, kms.services, Access::ReadOnly).map_err(|e| Failure::open(store, &e))
 }
 
 /// Runs `cat`.
@@ -45,7 +43,7 @@ fn open(store: &Path, keystore: &KeystoreArgs) -> Result<Offline, Failure> {
 /// # Errors
 /// [`Failure`].
 pub fn cat(args: &Cat) -> Result<(), Failure> {
-    let volume = open(&args.store, &args.keystore)?;
+    let volume = open(&args.store, &args.kms)?;
     upkeep::cat(&volume, &args.path, &mut std::io::stdout().lock())
         .map_err(|e| Failure::new(Exit::Failed, e.to_string()))
 }
@@ -62,7 +60,7 @@ pub fn export(args: &Export) -> Result<(), Failure> {
         )
         .hint("choose a new folder"));
     }
-    let volume = open(&args.store, &args.keystore)?;
+    let volume = open(&args.store, &args.kms)?;
     let mut lost = 0u64;
     let mut tell = |e: &ExportError| {
         lost += 1;

@@ -173,6 +173,9 @@ impl From<KmsError> for Failure {
             Verdict::Refused => Self::new(Exit::Refused, message)
                 .hint("look at the key: kmsfs key list; and if it should be: kmsfs key enable KEY"),
             Verdict::Unavailable => Self::new(Exit::Unreachable, message),
+            Verdict::Credentials => Self::new(Exit::Config, message).hint(
+                "see who you are: aws sts get-caller-identity; name a profile: --profile NAME",
+            ),
             Verdict::ThisKey => Self::new(Exit::Failed, message),
             Verdict::Invalid => Self::new(Exit::Usage, message),
         }

@@ -4,11 +4,14 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::cost;
 use super::failure::{Exit, Failure};
-use super::options::KeystoreArgs;
+use super::options::{KmsArg, KmsArgs};
+use super::provider::{self, Kms};
 use crate::disk;
 use crate::ids::VolumeId;
 use crate::keys::{self, OpenError};
@@ -18,6 +21,8 @@ use crate::store::{DataKeys, META, Names, Provider, Settings, Store, StoreError}
 
 /// The alias that `init` makes when it is given no key.
 const DEFAULT_ALIAS: &str = "alias/kmsfs";
+/// The heartbeat of a mount that is told none.
+const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum NamesArg {
@@ -33,8 +38,11 @@ pub struct Init {
     /// The master key: an id, an ARN or alias/NAME [default: alias/kmsfs, made if absent]
     #[arg(long, value_name = "KEY")]
     master_key: Option<String>,
+    /// Which KMS holds the master key
+    #[arg(long, env = "KMSFS_KMS", value_enum, default_value_t = KmsArg::Local)]
+    kms: KmsArg,
     #[command(flatten)]
-    keystore: KeystoreArgs,
+    args: KmsArgs,
     /// Make the keystore without a passphrase: its keys then lie in clear
     #[arg(long, conflicts_with = "passphrase_file")]
     no_passphrase: bool,
@@ -49,9 +57,10 @@ pub struct Init {
 /// [`Failure`].
 pub fn run(args: &Init) -> Result<(), Failure> {
     check_empty(&args.store)?;
-    let keystore = absolute(&args.keystore.path())?;
-    let kms = open_keystore(args, &keystore)?;
-    let asked = master_key(args, &kms)?;
+    let (kms, provider, asked) = match args.kms {
+        KmsArg::Local => open_local(args)?,
+        KmsArg::Aws => open_aws(args)?,
+    };
     let made = make_folder(&args.store)?;
     let volume = VolumeId::random();
     let names = match args.names {
@@ -59,14 +68,11 @@ pub fn run(args: &Init) -> Result<(), Failure> {
         NamesArg::Plain => Names::Plain,
     };
     let settings = Settings::new(volume, names, DataKeys::PerFile);
-    let keystore_text = keystore.to_str().ok_or_else(|| {
-        Failure::new(Exit::Usage, format!("{}: the path is not UTF-8", keystore.display()))
-    })?;
-    let provider = Provider::Local { keystore: keystore_text.to_owned() };
     let root = disk::open_dir(&args.store).map_err(|e| Failure::io(&args.store, &e))?;
+    let work = &*kms.services.work;
     let done = Store::init(root)
         .map_err(OpenError::Store)
-        .and_then(|store| keys::create(&store, &kms, provider, asked.clone(), settings).map(drop));
+        .and_then(|store| keys::create(&store, work, provider.clone(), asked.clone(), settings));
     if let Err(e) = done {
         take_back(&args.store, made, &e);
         return Err(Failure::open(&args.store, &e));
@@ -74,7 +80,13 @@ pub fn run(args: &Init) -> Result<(), Failure> {
     println!("store {}", args.store.display());
     println!("volume {volume}");
     println!("master key {asked}");
-    println!("keystore {}", keystore.display());
+    match provider {
+        Provider::Local { keystore } => println!("keystore {keystore}"),
+        Provider::Aws { region } => {
+            println!("region {region}");
+            println!("cost {}, at the default heartbeat", cost::monthly(DEFAULT_HEARTBEAT));
+        }
+    }
     eprintln!("next: kmsfs mount {} MOUNTPOINT", args.store.display());
     Ok(())
 }
@@ -121,14 +133,38 @@ fn take_back(store: &Path, made: Folder, e: &OpenError) {
     };
 }
 
+fn open_local(args: &Init) -> Result<(Kms, Provider, KeyRef), Failure> {
+    let path = absolute(&args.args.keystore.path())?;
+    let keystore = path.to_str().map(str::to_owned).ok_or_else(|| {
+        Failure::new(Exit::Usage, format!("{}: the path is not UTF-8", path.display()))
+    })?;
+    let kms = open_keystore(args, &path)?;
+    let asked = master_key(args, &kms)?;
+    Ok((Kms::local(kms), Provider::Local { keystore }, asked))
+}
+
+/// No key is made unasked: it would cost a dollar a month.
+fn open_aws(args: &Init) -> Result<(Kms, Provider, KeyRef), Failure> {
+    let Some(key) = &args.master_key else {
+        return Err(Failure::new(Exit::Usage, "with --kms aws, init needs a --master-key KEY")
+            .hint("make one: kmsfs key --kms aws create --alias kmsfs"));
+    };
+    let aws = &args.args.aws;
+    let aws = provider::region_of(key).map_or_else(|| aws.clone(), |r| aws.in_region(&r));
+    let (kms, region) = provider::open_aws(&aws)?;
+    Ok((kms, Provider::Aws { region }, KeyRef(key.clone())))
+}
+
 fn open_keystore(args: &Init, path: &Path) -> Result<LocalKms, Failure> {
     if path.join("keystore.json").exists() {
-        return super::mount::open_keystore(path, &args.keystore.passphrase());
+        return super::mount::open_keystore(path, &args.args.keystore.passphrase());
     }
     let sealing = if args.no_passphrase {
         Sealing::Clear
     } else {
-        Sealing::Passphrase(args.keystore.passphrase().new_passphrase("new keystore passphrase")?)
+        Sealing::Passphrase(
+            args.args.keystore.passphrase().new_passphrase("new keystore passphrase")?,
+        )
     };
     let kms = LocalKms::create(path, &sealing)?;
     eprintln!("made the keystore {}", path.display());

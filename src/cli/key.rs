@@ -2,14 +2,16 @@
 
 use std::io::{BufRead, IsTerminal};
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::Subcommand;
 
 use super::failure::{Exit, Failure};
 use super::mount::open_keystore;
-use super::passphrase::PassphraseSource;
+use super::options::{KmsArg, KmsArgs};
+use super::provider;
 use crate::kms::local::LocalKms;
-use crate::kms::{KeyAdmin, KeyInfo, KeyRef, KeyState};
+use crate::kms::{KeyAdmin, KeyInfo, KeyRef};
 
 /// What to do with master keys. KEY is a key id, an ARN or alias/NAME.
 #[derive(Subcommand)]
@@ -96,50 +98,81 @@ fn alias_name(text: &str) -> String {
     if text.starts_with("alias/") { text.to_owned() } else { format!("alias/{text}") }
 }
 
-/// Runs a `key` command on the embedded keystore.
+impl KeyCommand {
+    /// The key that it names.
+    fn key(&self) -> Option<&str> {
+        match self {
+            Self::Create { .. } | Self::List => None,
+            Self::Describe { key }
+            | Self::Disable { key }
+            | Self::Enable { key }
+            | Self::Rotate { key }
+            | Self::ScheduleDeletion { key, .. }
+            | Self::CancelDeletion { key }
+            | Self::Alias { command: AliasCommand::Set { key, .. } } => Some(key),
+            Self::Alias { .. } => None,
+        }
+    }
+
+    /// Whether the embedded keystore has to be unsealed for it: where key material is made.
+    fn makes_material(&self) -> bool {
+        matches!(self, Self::Create { .. } | Self::Rotate { .. })
+    }
+}
+
+fn open(command: &KeyCommand, kms: KmsArg, args: &KmsArgs) -> Result<Arc<dyn KeyAdmin>, Failure> {
+    let keystore = args.keystore.path();
+    Ok(match kms {
+        KmsArg::Local if command.makes_material() => {
+            Arc::new(open_keystore(&keystore, &args.keystore.passphrase())?)
+        }
+        KmsArg::Local => Arc::new(LocalKms::open_admin(&keystore)?),
+        KmsArg::Aws => {
+            let region = command.key().and_then(provider::region_of);
+            let aws = region.map_or_else(|| args.aws.clone(), |r| args.aws.in_region(&r));
+            provider::open_aws(&aws)?.0.admin
+        }
+    })
+}
+
+/// Runs a `key` command.
 ///
 /// # Errors
 /// [`Failure`].
-pub fn run(
-    command: &KeyCommand,
-    keystore: &Path,
-    source: &PassphraseSource,
-) -> Result<(), Failure> {
-    let admin = || LocalKms::open_admin(keystore);
+pub fn run(command: &KeyCommand, kms: KmsArg, args: &KmsArgs) -> Result<(), Failure> {
+    let admin = open(command, kms, args)?;
     match command {
         KeyCommand::Create { description, alias } => {
-            let kms = open_keystore(keystore, source)?;
-            let key = kms.create(description)?;
+            let key = admin.create(description)?;
             if let Some(alias) = alias {
-                kms.set_alias(&alias_name(alias), &key_ref(&key.id))?;
+                admin.set_alias(&alias_name(alias), &key_ref(&key.id))?;
             }
             println!("{}", key.id);
         }
         KeyCommand::List => {
-            for key in admin()?.list()? {
-                println!("{}  {:<15}  {}", key.id, state(&key), key.aliases.join(" "));
+            for key in admin.list()? {
+                println!("{}  {:<15}  {}", key.id, key.state.name(), key.aliases.join(" "));
             }
         }
-        KeyCommand::Describe { key } => describe(&admin()?.describe(&key_ref(key))?),
-        KeyCommand::Disable { key } => admin()?.disable(&key_ref(key))?,
-        KeyCommand::Enable { key } => admin()?.enable(&key_ref(key))?,
-        KeyCommand::Rotate { key } => open_keystore(keystore, source)?.rotate(&key_ref(key))?,
+        KeyCommand::Describe { key } => describe(&admin.describe(&key_ref(key))?),
+        KeyCommand::Disable { key } => admin.disable(&key_ref(key))?,
+        KeyCommand::Enable { key } => admin.enable(&key_ref(key))?,
+        KeyCommand::Rotate { key } => admin.rotate(&key_ref(key))?,
         KeyCommand::ScheduleDeletion { key, pending_window_days, yes } => {
-            let kms = admin()?;
-            let info = kms.describe(&key_ref(key))?;
+            let info = admin.describe(&key_ref(key))?;
             if !yes {
                 confirm(&info)?;
             }
-            let at = kms.schedule_deletion(&key_ref(key), *pending_window_days)?;
+            let at = admin.schedule_deletion(&key_ref(key), *pending_window_days)?;
             println!("{} will be deleted at {at} (seconds since 1970)", info.id);
         }
-        KeyCommand::CancelDeletion { key } => admin()?.cancel_deletion(&key_ref(key))?,
-        KeyCommand::Alias { command } => alias(command, &admin()?)?,
+        KeyCommand::CancelDeletion { key } => admin.cancel_deletion(&key_ref(key))?,
+        KeyCommand::Alias { command } => alias(command, &*admin)?,
     }
     Ok(())
 }
 
-fn alias(command: &AliasCommand, kms: &LocalKms) -> Result<(), Failure> {
+fn alias(command: &AliasCommand, kms: &dyn KeyAdmin) -> Result<(), Failure> {
     match command {
         AliasCommand::Set { name, key } => kms.set_alias(&alias_name(name), &key_ref(key))?,
         AliasCommand::Remove { name } => kms.remove_alias(&alias_name(name))?,
@@ -152,18 +185,10 @@ fn alias(command: &AliasCommand, kms: &LocalKms) -> Result<(), Failure> {
     Ok(())
 }
 
-fn state(key: &KeyInfo) -> &'static str {
-    match key.state {
-        KeyState::Enabled => "Enabled",
-        KeyState::Disabled => "Disabled",
-        KeyState::PendingDeletion => "PendingDeletion",
-    }
-}
-
 fn describe(key: &KeyInfo) {
     println!("id           {}", key.id);
     println!("arn          {}", key.arn);
-    println!("state        {}", state(key));
+    println!("state        {}", key.state.name());
     println!("aliases      {}", key.aliases.join(" "));
     println!("created      {} (seconds since 1970)", key.created);
     if !key.description.is_empty() {

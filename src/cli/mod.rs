@@ -1,5 +1,6 @@
 //! The command line: words, exit codes, hints.
 
+mod cost;
 mod export;
 mod failure;
 mod init;
@@ -10,6 +11,8 @@ mod logging;
 mod mount;
 mod options;
 mod passphrase;
+mod policy;
+mod provider;
 mod shred;
 mod status;
 mod unmount;
@@ -67,10 +70,18 @@ enum Verb {
     Shred(shred::Shred),
     /// Manage master keys
     Key {
+        /// Which KMS
+        #[arg(long, env = "KMSFS_KMS", value_enum, default_value_t = options::KmsArg::Local)]
+        kms: options::KmsArg,
         #[command(flatten)]
-        keystore: options::KeystoreArgs,
+        args: options::KmsArgs,
         #[command(subcommand)]
         command: key::KeyCommand,
+    },
+    /// Make, check and try key policies
+    Policy {
+        #[command(subcommand)]
+        command: policy::PolicyCommand,
     },
     /// Manage the embedded keystore
     Keystore {
@@ -103,9 +114,8 @@ pub fn main() -> ExitCode {
         Verb::Lock { mountpoint } => status::lock(&mountpoint),
         Verb::Unlock { mountpoint } => status::unlock(&mountpoint),
         Verb::Shred(args) => shred::run(&args),
-        Verb::Key { keystore, command } => {
-            key::run(&command, &keystore.path(), &keystore.passphrase())
-        }
+        Verb::Policy { command } => policy::run(&command),
+        Verb::Key { kms, args, command } => key::run(&command, kms, &args),
         Verb::Keystore { keystore, command } => {
             keystore::run(&command, &keystore.path(), &keystore.passphrase())
         }

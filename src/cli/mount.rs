@@ -2,18 +2,17 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::failure::{Exit, Failure};
-use super::options::{KeystoreArgs, duration};
+use super::options::{KmsArgs, duration};
 use super::passphrase::PassphraseSource;
-use super::{known, logging, unmount};
+use super::{known, logging, provider, unmount};
 use crate::control::{Server, mounts};
 use crate::daemon::{Daemon, Settings};
 use crate::disk::identity::Owners;
@@ -21,9 +20,8 @@ use crate::fs::{Access, FsSettings};
 use crate::fuse::{Exposure, Options, PageCache};
 use crate::keys::{Limits, Timing};
 use crate::kms::local::LocalKms;
-use crate::kms::{KeyAdmin, KeyRef};
 use crate::secret::Passphrase;
-use crate::store::{Provider, Store};
+use crate::store::Store;
 
 /// Set in the background child: it reads a passphrase from stdin, and answers on stdout.
 const CHILD: &str = "KMSFS_BACKGROUND_CHILD";
@@ -39,7 +37,7 @@ pub struct Mount {
     #[arg(short, long)]
     foreground: bool,
     #[command(flatten)]
-    keystore: KeystoreArgs,
+    kms: KmsArgs,
     /// Only mount if the volume is under this master key
     #[arg(long, value_name = "KEY")]
     master_key: Option<String>,
@@ -64,6 +62,9 @@ pub struct Mount {
     /// How many data keys are cached
     #[arg(long, env = "KMSFS_KEY_CACHE", default_value = "4096")]
     key_cache: NonZeroUsize,
+    /// How many calls of the KMS a second, heartbeats aside
+    #[arg(long, env = "KMSFS_KMS_RATE", value_name = "N", default_value = "1000")]
+    kms_rate: NonZeroU32,
     /// Refuse every change
     #[arg(long)]
     read_only: bool,
@@ -104,7 +105,7 @@ fn absolute(args: &Mount) -> Result<Mount, Failure> {
     Ok(Mount {
         store: full(&args.store)?,
         mountpoint: full(&args.mountpoint)?,
-        keystore: args.keystore.clone(),
+        kms: args.kms.clone(),
         master_key: args.master_key.clone(),
         on_lock: args.on_lock.clone(),
         o: args.o.clone(),
@@ -146,23 +147,6 @@ fn check(args: &Mount) -> Result<(), Failure> {
     }
 }
 
-/// The keystore that a volume's master key is in: as the user says, else as the volume does.
-pub(super) fn keystore_of(path: &Path, args: &KeystoreArgs) -> Result<PathBuf, Failure> {
-    let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
-    let file = store.read_volume().map_err(|e| Failure::store(path, &e))?;
-    match (&args.keystore, file.wrap.provider) {
-        (Some(keystore), _) => Ok(keystore.clone()),
-        (None, Provider::Local { keystore }) => Ok(keystore.into()),
-        (None, Provider::Aws { .. }) => Err(Failure::new(
-            Exit::Config,
-            format!(
-                "{}: its master key is in AWS KMS, which this build does not speak",
-                path.display()
-            ),
-        )),
-    }
-}
-
 /// Opens a keystore, asking for its passphrase where it is sealed.
 pub(super) fn open_keystore(path: &Path, source: &PassphraseSource) -> Result<LocalKms, Failure> {
     let passphrase = if LocalKms::is_sealed(path)? {
@@ -174,15 +158,10 @@ pub(super) fn open_keystore(path: &Path, source: &PassphraseSource) -> Result<Lo
 }
 
 fn background(args: &Mount) -> Result<(), Failure> {
-    let keystore = keystore_of(&args.store, &args.keystore)?;
-    let passphrase = if LocalKms::is_sealed(&keystore)? {
-        let passphrase = args.keystore.passphrase().passphrase("keystore passphrase")?;
-        // Wrong ones are told here, at the terminal.
-        drop(LocalKms::open(&keystore, Some(&passphrase))?);
-        Some(passphrase)
-    } else {
-        None
-    };
+    let provider = provider::provider_of(&args.store, &args.kms)?;
+    let passphrase = provider::passphrase_for(&provider, &args.kms.keystore.passphrase())?;
+    // A wrong passphrase, or a build without this provider, is told here, at the terminal.
+    drop(provider::open(&provider, passphrase.as_ref(), &args.kms.aws)?);
     let program =
         std::env::current_exe().map_err(|e| Failure::io(Path::new("/proc/self/exe"), &e))?;
     let mut child = Command::new(&program)
@@ -222,14 +201,17 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
         check(args)?;
     }
     harden();
-    let keystore = keystore_of(&args.store, &args.keystore)?;
-    let kms = match &passphrase {
-        Some(p) => LocalKms::open(&keystore, Some(p))?,
-        None => open_keystore(&keystore, &args.keystore.passphrase())?,
+    let provider = provider::provider_of(&args.store, &args.kms)?;
+    let passphrase = match passphrase {
+        None => provider::passphrase_for(&provider, &args.kms.keystore.passphrase())?,
+        given => given,
     };
+    let kms = provider::open(&provider, passphrase.as_ref(), &args.kms.aws)?;
     drop(passphrase);
-    check_master(args, &kms)?;
-    let daemon = Daemon::start(settings(args), Arc::new(kms))
+    if let Some(wanted) = &args.master_key {
+        provider::check_master(&args.store, wanted, &kms)?;
+    }
+    let daemon = Daemon::start(settings(args), kms.services)
         .map_err(|e| Failure::daemon(&args.store, &args.mountpoint, &e))?;
     let host = daemon.host();
     let volume = host.report().map(|r| r.volume).unwrap_or_default();
@@ -247,20 +229,6 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     let served = daemon.serve();
     drop(control);
     served.map_err(|e| Failure::new(Exit::Failed, format!("the mount ended: {e}")))
-}
-
-/// With `--master-key`, the volume must be under that key. The KMS is then asked for no other,
-/// so a store that lies about it does not open.
-fn check_master(args: &Mount, kms: &LocalKms) -> Result<(), Failure> {
-    let Some(wanted) = &args.master_key else { return Ok(()) };
-    let wanted = kms.describe(&KeyRef(wanted.clone()))?.arn;
-    let store = Store::open_path(&args.store).map_err(|e| Failure::store(&args.store, &e))?;
-    let under = store.read_volume().map_err(|e| Failure::store(&args.store, &e))?.wrap.master;
-    if under == wanted {
-        return Ok(());
-    }
-    let message = format!("{}: the volume is under {under}, not {wanted}", args.store.display());
-    Err(Failure::new(Exit::Refused, message).hint("see what it says: kmsfs info STORE"))
 }
 
 /// Not dumpable, no core, as many files as allowed, and hard to kill when memory is short.
@@ -311,7 +279,12 @@ fn settings(args: &Mount) -> Settings {
             owners: Owners::detect(),
             directories: directories(),
         },
-        limits: Limits { cache: args.key_cache, ttl: args.key_ttl, patience: args.heartbeat },
+        limits: Limits {
+            cache: args.key_cache,
+            ttl: args.key_ttl,
+            rate: args.kms_rate,
+            patience: args.heartbeat,
+        },
         timing: Timing {
             heartbeat: args.heartbeat,
             revoke_after: args.revoke_after,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::passphrase::PassphraseSource;
 use crate::kms::local;
@@ -29,6 +29,48 @@ impl KeystoreArgs {
     pub fn passphrase(&self) -> PassphraseSource {
         PassphraseSource::from_option(self.passphrase_file.clone())
     }
+}
+
+/// Which KMS holds the master key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KmsArg {
+    /// The embedded keystore.
+    Local,
+    /// AWS KMS.
+    Aws,
+}
+
+/// How AWS KMS is reached. What is not given comes from the SDK's own chain.
+#[derive(Args, Clone)]
+pub struct AwsArgs {
+    /// AWS: a profile of the shared configuration [default: AWS_PROFILE]
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// AWS: the region [default: the volume's, the key's, or AWS_REGION]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+    /// AWS: the URL of the KMS [default: AWS_ENDPOINT_URL_KMS, or the region's]
+    #[arg(long, value_name = "URL")]
+    pub endpoint_url: Option<String>,
+}
+
+impl AwsArgs {
+    /// The same, in this region unless one was named.
+    pub fn in_region(&self, region: &str) -> Self {
+        let region = self.region.clone().unwrap_or_else(|| region.to_owned());
+        Self { region: Some(region), ..self.clone() }
+    }
+}
+
+/// How the KMS of a volume is reached.
+#[derive(Args, Clone)]
+pub struct KmsArgs {
+    /// The embedded keystore
+    #[command(flatten)]
+    pub keystore: KeystoreArgs,
+    /// AWS KMS
+    #[command(flatten)]
+    pub aws: AwsArgs,
 }
 
 /// A duration such as `500ms`, `10s`, `15m`, `2h`, or `0`.

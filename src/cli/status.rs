@@ -119,6 +119,10 @@ fn print(report: &Report, output: Output) {
     if let Some(e) = &report.last_error {
         println!("  KMS said    {e}");
     }
+    if report.provider == "aws" {
+        let heartbeat = Duration::from_millis(report.heartbeat_ms);
+        println!("  cost        {}", super::cost::monthly(heartbeat));
+    }
     println!(
         "  data keys   {} cached, {} in the pool, {} fetched",
         report.keys_cached, report.keys_pooled, report.keys_fetched

@@ -21,6 +21,8 @@ pub struct Report {
     pub mountpoint: String,
     /// The daemon's process.
     pub pid: u32,
+    /// Where the master key lives: local or aws.
+    pub provider: String,
     /// What `init` was given.
     pub key_asked: String,
     /// The master key's ARN.

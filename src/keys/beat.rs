@@ -30,7 +30,7 @@ fn beat(keyring: &Keyring, events: &Sender<(Event, Option<KmsError>)>) {
     let look = |outcome: Result<(), KmsError>| {
         scrub_stack();
         let error = outcome.err()?;
-        if error.verdict == Verdict::Unavailable {
+        if matches!(error.verdict, Verdict::Unavailable | Verdict::Credentials) {
             return Some(error);
         }
         // ThisKey and Invalid too: the canary, and a key made this moment, are nobody's damaged
@@ -42,8 +42,7 @@ fn beat(keyring: &Keyring, events: &Sender<(Event, Option<KmsError>)>) {
         None
     };
     let (pair, canary) = std::thread::scope(|scope| {
-        let canary =
-            scope.spawn(|| look(keyring.volume.unwrap_canary(&*keyring.service).map(drop)));
+        let canary = scope.spawn(|| look(keyring.volume.unwrap_canary(&*keyring.beats).map(drop)));
         let pair = look(generate_and_decrypt(keyring));
         let panicked = |_| Some(KmsError::new(Verdict::Unavailable, "Internal", "a call panicked"));
         (pair, canary.join().unwrap_or_else(panicked))
@@ -61,7 +60,7 @@ fn generate_and_decrypt(keyring: &Keyring) -> Result<(), KmsError> {
     // A file id that no file has: the key is thrown away.
     let file = FileId::new(PageId::random(), 0);
     let context = Context::file(keyring.volume.id(), file);
-    let made = keyring.service.generate(&keyring.volume.asked(), &context)?;
-    keyring.service.decrypt(&KeyRef::from(&made.master), &made.wrapped, &context)?;
+    let made = keyring.beats.generate(&keyring.volume.asked(), &context)?;
+    keyring.beats.decrypt(&KeyRef::from(&made.master), &made.wrapped, &context)?;
     Ok(())
 }

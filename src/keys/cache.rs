@@ -55,6 +55,11 @@ impl Cache {
         Some(entry.cipher.clone())
     }
 
+    /// Whether a key is here, its time up or not. It does not count as a use.
+    pub(super) fn has(&self, file: FileId) -> bool {
+        self.idle.contains(&file) || self.held.get(&file).is_some_and(|h| h.entry.is_some())
+    }
+
     pub(super) fn put(&mut self, cipher: Arc<ContentCipher>, now: Moment) {
         let file = cipher.file();
         let entry = Entry { cipher, expires: now + self.ttl };

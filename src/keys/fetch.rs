@@ -1,32 +1,38 @@
 //! The threads that unwrap data keys.
 
+use std::time::Duration;
+
 use super::keyring::{KeyFail, Keyring, Want};
+use super::machine::Phase;
 use super::pool;
+use crate::clock::Moment;
 use crate::content::{ContentCipher, check};
-use crate::ids::FileId;
+use crate::ids::{FileId, PageId};
 use crate::kms::{Context, KeyRef, Verdict};
 use crate::secret::scrub_stack;
-use crate::store::WrapKind;
+use crate::store::{Page, WrapKind};
+
+/// The fewest fetch threads: a page of a slow disk must not hold up all.
+const FEWEST: usize = 4;
 
 /// How many unwraps run side by side.
-pub(super) const FETCHERS: usize = 4;
+pub(super) fn threads(keyring: &Keyring) -> usize {
+    keyring.service.parallelism().max(FEWEST)
+}
+
+/// What becomes of the other keys of a page when one is fetched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Others {
+    /// They may be fetched ahead.
+    Follow,
+    /// They stay.
+    Stay,
+}
 
 /// A fetch thread: until the keyring stops.
 pub(super) fn run(keyring: &Keyring) {
-    loop {
-        let file = {
-            let mut inner = keyring.inner.lock();
-            loop {
-                if inner.stopping {
-                    return;
-                }
-                if let Some(file) = inner.queue.pop_front() {
-                    break file;
-                }
-                keyring.fetch_work.wait(&mut inner);
-            }
-        };
-        let outcome = fetch(keyring, file);
+    while let Some((file, others)) = next(keyring) {
+        let outcome = fetch(keyring, file, others);
         scrub_stack();
         keyring.inner.lock().in_flight.remove(&file);
         match outcome {
@@ -38,19 +44,62 @@ pub(super) fn run(keyring: &Keyring) {
     }
 }
 
+/// Waits for the next file; `None` when the keyring stops.
+fn next(keyring: &Keyring) -> Option<(FileId, Others)> {
+    let mut inner = keyring.inner.lock();
+    loop {
+        if inner.stopping {
+            return None;
+        }
+        if let Some(file) = inner.queue.pop_front() {
+            return Some((file, Others::Follow));
+        }
+        if let Some(file) = inner.later.pop_front() {
+            return Some((file, Others::Stay));
+        }
+        keyring.fetch_work.wait(&mut inner);
+    }
+}
+
+/// Queues the other keys of a page, if its files seem to be read one after another.
+fn look_ahead(keyring: &Keyring, page: PageId, lines: &Page) {
+    let mut inner = keyring.inner.lock();
+    if keyring.service.parallelism() == 1 || !inner.ahead.miss(page) {
+        return;
+    }
+    let room = keyring.most_ahead.saturating_sub(inner.later.len());
+    let mut slots = Vec::new();
+    for slot in lines.readable().map(|l| l.slot) {
+        let file = FileId::new(page, slot);
+        if slots.len() < room && !inner.cache.has(file) && inner.in_flight.insert(file) {
+            inner.later.push_back(file);
+            slots.push(slot);
+        }
+    }
+    inner.ahead.asked(page, &slots);
+    drop(inner);
+    keyring.fetch_work.notify_all();
+}
+
 /// Unwraps one file's key into the cache; `None` when the KMS gave no answer that counts.
-fn fetch(keyring: &Keyring, file: FileId) -> Result<Option<()>, KeyFail> {
+fn fetch(keyring: &Keyring, file: FileId, others: Others) -> Result<Option<()>, KeyFail> {
     let volume = keyring.volume.id();
     let page = keyring.store.read_page(file.page()).map_err(|e| {
         log::error!("sidecar page {}: {e}", file.page());
         KeyFail::Rejected
     })?;
+    if let (Some(lines), Others::Follow) = (&page, others) {
+        look_ahead(keyring, file.page(), lines);
+    }
     let context = Context::file(volume, file);
     for line in page.iter().flat_map(|p| p.lines(file.slot())) {
         let WrapKind::Master(master) = &line.kind else { continue };
         if !keyring.volume.accepts(master) {
             log::warn!("file {file}: its line names {master}, which is not of this volume's KMS");
             continue;
+        }
+        if !keyring.wait_turn() {
+            return Ok(None);
         }
         match keyring.service.decrypt(&KeyRef::from(master), &line.key, &context) {
             Ok(got) if check(&got.key, volume, file) == line.check => {
@@ -68,7 +117,25 @@ fn fetch(keyring: &Keyring, file: FileId) -> Result<Option<()>, KeyFail> {
     Err(KeyFail::Rejected)
 }
 
+/// How long a wait for the budget goes on before it is looked at whether it still makes sense.
+const SLICE: Duration = Duration::from_millis(50);
+
 impl Keyring {
+    /// Waits until the budget has a call; `false` when the keyring stops or locks meanwhile.
+    pub(super) fn wait_turn(&self) -> bool {
+        let due = Moment::now() + self.rate.reserve(Moment::now());
+        loop {
+            let left = due.since(Moment::now());
+            if left.is_zero() {
+                return true;
+            }
+            if self.inner.lock().stopping || matches!(self.gate().phase(), Phase::Locked(_)) {
+                return false;
+            }
+            std::thread::sleep(left.min(SLICE));
+        }
+    }
+
     /// Fetches what is wanted on the caller's own thread: for offline jobs, which have no
     /// monitor and may wait. A mount never calls it.
     ///
@@ -76,7 +143,7 @@ impl Keyring {
     /// `Late` when the KMS gives no answer that counts; `Closed`, `Rejected`.
     pub fn supply(&self, want: Want) -> Result<(), KeyFail> {
         match want {
-            Want::File(file) => fetch(self, file)?.ok_or(KeyFail::Late),
+            Want::File(file) => fetch(self, file, Others::Stay)?.ok_or(KeyFail::Late),
             Want::Fresh => pool::supply(self),
             Want::Beat => {
                 self.gate().heard();

@@ -1,10 +1,10 @@
 //! A keyring over a store in memory, for the tests of this folder.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use super::{Keyring, Limits};
+use super::{Keyring, Limits, Services};
 use crate::disk::sim::Sim;
 use crate::ids::VolumeId;
 use crate::kms::local::{LocalKms, Sealing};
@@ -44,7 +44,9 @@ pub(super) fn keyring_over(sim: &Sim, service: Arc<dyn KeyService>) -> Arc<Keyri
     let limits = Limits {
         cache: NonZeroUsize::MIN.saturating_add(63),
         ttl: Duration::from_secs(900),
+        rate: NonZeroU32::MAX,
         patience: Duration::MAX,
     };
-    Arc::new(Keyring::new(volume, names, store, service, limits))
+    let services = Services { work: service.clone(), beats: service };
+    Arc::new(Keyring::new(volume, names, store, services, limits))
 }

@@ -4,15 +4,17 @@
 //! waker for it with [`Keyring::want`]. Threads of the keyring's own talk to the KMS.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ahead::Ahead;
 use super::cache::{Cache, Expiry};
 use super::gate::{Gate, Pass, Purpose, Shut};
 use super::lines::DeadLines;
 use super::machine::{Phase, Reason};
 use super::pool::Pool;
+use super::rate::Rate;
 use super::volume::Volume;
 use crate::clock::Moment;
 use crate::content::ContentCipher;
@@ -57,6 +59,23 @@ pub enum KeyFail {
 /// Called once with the outcome that a parked request waited for.
 pub type Waker = Box<dyn FnOnce(Result<(), KeyFail>) + Send>;
 
+/// The KMS as a mount uses it: two doors, so that nothing that hangs or queues at one holds up
+/// the other.
+#[derive(Clone)]
+pub struct Services {
+    /// For data keys.
+    pub work: Arc<dyn KeyService>,
+    /// For heartbeats alone.
+    pub beats: Arc<dyn KeyService>,
+}
+
+impl<K: KeyService + 'static> From<Arc<K>> for Services {
+    /// One door for both: for a KMS that never makes anyone wait.
+    fn from(both: Arc<K>) -> Self {
+        Self { work: both.clone(), beats: both }
+    }
+}
+
 /// The keyring's settings.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -64,6 +83,8 @@ pub struct Limits {
     pub cache: NonZeroUsize,
     /// How long a data key is used before it is fetched again.
     pub ttl: Duration,
+    /// How many calls of the KMS a second, heartbeats aside.
+    pub rate: NonZeroU32,
     /// How long the gate trusts a silent monitor.
     pub patience: Duration,
 }
@@ -80,7 +101,12 @@ pub(super) struct Inner {
     pub(super) cache: Cache,
     pub(super) pool: Pool,
     pub(super) waiting: HashMap<Want, Vec<Waiter>>,
+    /// Files whose key someone waits for.
     pub(super) queue: VecDeque<FileId>,
+    /// Files whose key may be wanted next; after the others.
+    pub(super) later: VecDeque<FileId>,
+    pub(super) ahead: Ahead,
+    /// Those of both queues, and those being fetched.
     pub(super) in_flight: HashSet<FileId>,
     pub(super) stopping: bool,
 }
@@ -90,12 +116,16 @@ pub struct Keyring {
     pub(super) volume: Volume,
     pub(super) store: Arc<Store>,
     pub(super) service: Arc<dyn KeyService>,
+    pub(super) beats: Arc<dyn KeyService>,
     gate: Gate,
     names: RwLock<Option<Arc<VolumeKeys>>>,
     pub(super) inner: Mutex<Inner>,
     pub(super) fetch_work: Condvar,
     pub(super) pool_work: Condvar,
     pub(super) dead: DeadLines,
+    pub(super) rate: Rate,
+    /// Of keys fetched ahead that are not yet at hand.
+    pub(super) most_ahead: usize,
     pub(super) outage: AtomicBool,
     pub(super) beat_wanted: AtomicBool,
     fetched: AtomicU64,
@@ -107,13 +137,15 @@ impl Keyring {
         volume: Volume,
         names: VolumeKeys,
         store: Arc<Store>,
-        service: Arc<dyn KeyService>,
+        services: impl Into<Services>,
         limits: Limits,
     ) -> Self {
+        let Services { work, beats } = services.into();
         Self {
             volume,
             store,
-            service,
+            service: work,
+            beats,
             gate: Gate::new(limits.patience),
             names: RwLock::new(Some(Arc::new(names))),
             inner: Mutex::new(Inner {
@@ -121,12 +153,16 @@ impl Keyring {
                 pool: Pool::default(),
                 waiting: HashMap::new(),
                 queue: VecDeque::new(),
+                later: VecDeque::new(),
+                ahead: Ahead::default(),
                 in_flight: HashSet::new(),
                 stopping: false,
             }),
             fetch_work: Condvar::new(),
             pool_work: Condvar::new(),
             dead: DeadLines::default(),
+            rate: Rate::new(limits.rate),
+            most_ahead: limits.cache.get() / 4,
             outage: AtomicBool::new(false),
             beat_wanted: AtomicBool::new(false),
             fetched: AtomicU64::new(0),
@@ -171,7 +207,11 @@ impl Keyring {
     pub fn cipher(&self, file: FileId) -> Result<Arc<ContentCipher>, KeyFail> {
         let expiry =
             if self.outage.load(Ordering::Relaxed) { Expiry::Outage } else { Expiry::Strict };
-        let found = self.inner.lock().cache.get(file, Moment::now(), expiry);
+        let mut inner = self.inner.lock();
+        let found = inner.cache.get(file, Moment::now(), expiry);
+        if found.is_some() {
+            inner.ahead.hit(file);
+        }
         found.ok_or(KeyFail::Need(Want::File(file)))
     }
 
@@ -242,7 +282,11 @@ impl Keyring {
         match want {
             // Fetched even if it came in the meantime: rare, and simpler than another look.
             Want::File(file) => {
-                if inner.in_flight.insert(file) {
+                let later = inner.later.iter().position(|f| *f == file);
+                if let Some(at) = later {
+                    inner.later.remove(at);
+                }
+                if inner.in_flight.insert(file) || later.is_some() {
                     inner.queue.push_back(file);
                     self.fetch_work.notify_one();
                 }
@@ -321,6 +365,9 @@ impl Keyring {
     pub(super) fn wipe(&self) -> Option<Arc<VolumeKeys>> {
         let mut inner = self.inner.lock();
         inner.cache.wipe();
+        for file in std::mem::take(&mut inner.later) {
+            inner.in_flight.remove(&file);
+        }
         let unused = inner.pool.wipe();
         drop(inner);
         unused.into_iter().for_each(|file| self.dead.add(file));
@@ -343,7 +390,7 @@ impl Keyring {
                 Some(KeyFail::Closed(Reason::Refused))
             }
             Verdict::ThisKey | Verdict::Invalid => Some(KeyFail::Rejected),
-            Verdict::Unavailable => None,
+            Verdict::Unavailable | Verdict::Credentials => None,
         }
     }
 

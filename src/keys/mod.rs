@@ -1,6 +1,7 @@
 //! Data keys in time: the cache, the pool, the gate in front of them, and the heartbeat that
 //! decides whether the gate is open.
 
+mod ahead;
 mod beat;
 mod cache;
 mod fetch;
@@ -14,12 +15,13 @@ mod lines;
 mod machine;
 mod monitor;
 mod pool;
+mod rate;
 #[cfg(test)]
 mod tests;
 mod volume;
 
 pub use gate::{Gate, Pass, Purpose, Shut};
-pub use keyring::{KeyFail, Keyring, Limits, Waker, Want};
+pub use keyring::{KeyFail, Keyring, Limits, Services, Waker, Want};
 pub use machine::{Effect, Event, Machine, Phase, Reason, Timing};
 pub use monitor::{Effects, LockTime, Monitor, Status};
 pub use volume::{OpenError, Volume, create, open};

@@ -89,7 +89,7 @@ impl Monitor {
             failed: 0,
         }));
         let mut threads = Vec::new();
-        for _ in 0..fetch::FETCHERS {
+        for _ in 0..fetch::threads(keyring) {
             threads.push(spawn("kmsfs-fetch", keyring, |k| fetch::run(&k))?);
         }
         threads.push(spawn("kmsfs-pool", keyring, |k| pool::run(&k))?);

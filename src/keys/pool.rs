@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::keyring::{KeyFail, Keyring, Want};
 use super::machine::Phase;
 use crate::content::{ContentCipher, check};
@@ -139,24 +141,47 @@ fn fill(keyring: &Keyring, mut wanted: usize) -> Result<(), NoKeys> {
     Ok(())
 }
 
+/// A page of up to `n` keys, made side by side. Fewer where the KMS stops giving some.
 fn make_page(keyring: &Keyring, n: usize) -> Result<Vec<Arc<ContentCipher>>, NoKeys> {
-    let volume = keyring.volume.id();
     let page = PageId::random();
-    let (mut lines, mut ciphers) = (Vec::with_capacity(n), Vec::with_capacity(n));
-    for slot in (0..SLOTS).take(n) {
-        let file = FileId::new(page, slot);
-        let made = keyring
-            .service
-            .generate(&keyring.volume.asked(), &Context::file(volume, file))
-            .map_err(NoKeys::Kms)?;
-        lines.push(Line {
-            slot,
-            kind: WrapKind::Master(made.master),
-            key: made.wrapped,
-            check: check(&made.key, volume, file),
-        });
-        ciphers.push(Arc::new(ContentCipher::new(&made.key, volume, file)));
+    let slots = Mutex::new((0..SLOTS).take(n));
+    let made = Mutex::new((Vec::with_capacity(n), None));
+    let work = || {
+        while let Some(slot) = { slots.lock().next() }
+            && keyring.wait_turn()
+        {
+            match make_key(keyring, FileId::new(page, slot)) {
+                Ok(key) => made.lock().0.push(key),
+                Err(e) => {
+                    made.lock().1.get_or_insert(e);
+                    return;
+                }
+            }
+        }
+    };
+    let threads = keyring.service.parallelism().min(n);
+    std::thread::scope(|scope| {
+        (1..threads).for_each(|_| drop(scope.spawn(work)));
+        work();
+    });
+    let (keys, error) = made.into_inner();
+    if keys.is_empty() {
+        return error.map_or(Ok(Vec::new()), |e| Err(NoKeys::Kms(e)));
     }
+    let (mut lines, ciphers): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
+    lines.sort_by_key(|line: &Line| line.slot);
     keyring.store.add_page(page, &Page::of(&lines)).map_err(NoKeys::Disk)?;
     Ok(ciphers)
+}
+
+fn make_key(keyring: &Keyring, file: FileId) -> Result<(Line, Arc<ContentCipher>), KmsError> {
+    let volume = keyring.volume.id();
+    let made = keyring.service.generate(&keyring.volume.asked(), &Context::file(volume, file))?;
+    let line = Line {
+        slot: file.slot(),
+        kind: WrapKind::Master(made.master),
+        key: made.wrapped,
+        check: check(&made.key, volume, file),
+    };
+    Ok((line, Arc::new(ContentCipher::new(&made.key, volume, file))))
 }

@@ -51,6 +51,11 @@ impl Volume {
         self.wrap.lock().master.clone()
     }
 
+    /// Where the master key lives.
+    pub fn provider(&self) -> Provider {
+        self.wrap.lock().provider.clone()
+    }
+
     /// Whether a line may name this master key: one of the same keystore, or of the same
     /// account and region.
     pub fn accepts(&self, master: &KeyArn) -> bool {
@@ -124,7 +129,8 @@ pub fn create(
 ) -> Result<VolumeKeys, OpenError> {
     let volume = settings.volume();
     let made = service.generate(&asked, &Context::volume(volume))?;
-    let canary = service.generate(&asked, &Context::canary(volume))?;
+    // Under the same key, also when the alias is pointed elsewhere at this moment.
+    let canary = service.generate(&KeyRef::from(&made.master), &Context::canary(volume))?;
     let keys = VolumeKeys::derive(&made.key, volume);
     let mac = keys.mac_settings(settings.encode().as_bytes());
     let wrap =

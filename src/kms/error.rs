@@ -5,8 +5,11 @@
 pub enum Verdict {
     /// The KMS refuses the master key: disabled, pending deletion, not found, access denied.
     Refused,
-    /// No answer that counts: unreachable, throttled, a fault of the server, no credentials.
+    /// No answer that counts: unreachable, throttled, a fault of the server.
     Unavailable,
+    /// No answer that counts, for the KMS does not know who asks: credentials are missing,
+    /// expired or wrong, or this machine's clock is off. A mount treats it as an outage.
+    Credentials,
     /// This wrapped key alone: invalid ciphertext, another key's, the wrong context.
     ThisKey,
     /// The request itself is wrong: a bad name, a window out of range.

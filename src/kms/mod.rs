@@ -1,13 +1,15 @@
 //! Master keys: the two traits through which a KMS is used and administered.
 //!
 //! [`KeyService`] is what a mount needs, [`KeyAdmin`] what `kmsfs key` needs. The terms and the
-//! behaviour are those of the AWS KMS API; [`local`] is the embedded keystore.
+//! behaviour are those of the AWS KMS API. [`local`] is the embedded keystore, `aws` (feature
+//! `aws`) AWS KMS itself.
 
-#[cfg(test)]
-mod conformance;
+#[cfg(feature = "aws")]
+pub mod aws;
 mod context;
 mod error;
 pub mod local;
+pub mod policy;
 
 use std::fmt;
 
@@ -82,6 +84,12 @@ pub struct Rewrapped {
 /// The cryptographic half of a KMS. A call may take as long as the network does; it is never
 /// made from a FUSE worker.
 pub trait KeyService: Send + Sync {
+    /// How many calls side by side get more done than one after another: 1 where a call is
+    /// computed here, more where it waits for a network.
+    fn parallelism(&self) -> usize {
+        1
+    }
+
     /// GenerateDataKey with `KeySpec` AES_256.
     ///
     /// # Errors
@@ -121,6 +129,26 @@ pub enum KeyState {
     Disabled,
     /// Refused, and deleted when its window ends; cancelling leaves it Disabled.
     PendingDeletion,
+    /// Refused until its key material is imported. AWS KMS only.
+    #[serde(skip)]
+    PendingImport,
+    /// Refused for a reason of the KMS's own: being made, changed, replicated, or in a custom
+    /// key store that is out of reach. AWS KMS only.
+    #[serde(skip)]
+    Unavailable,
+}
+
+impl KeyState {
+    /// The API's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enabled => "Enabled",
+            Self::Disabled => "Disabled",
+            Self::PendingDeletion => "PendingDeletion",
+            Self::PendingImport => "PendingImport",
+            Self::Unavailable => "Unavailable",
+        }
+    }
 }
 
 /// What DescribeKey and ListKeys tell.

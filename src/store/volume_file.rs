@@ -96,6 +96,16 @@ pub enum Provider {
     },
 }
 
+impl Provider {
+    /// Its name in `volume.json` and on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Local { .. } => "local",
+            Self::Aws { .. } => "aws",
+        }
+    }
+}
+
 /// The wrapped volume key. It is outside the MAC: what it unwraps to must verify the MAC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wrap {

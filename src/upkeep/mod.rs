@@ -2,7 +2,7 @@
 
 mod export;
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +12,13 @@ pub use export::{ExportError, cat, export};
 use crate::disk::device::{self, Device};
 use crate::disk::identity::Owners;
 use crate::fs::{Access, Errno, Fail, Fs, FsSettings, Outcome};
-use crate::keys::{self, Keyring, Limits, OpenError};
-use crate::kms::KeyService;
+use crate::keys::{self, Keyring, Limits, OpenError, Services};
 use crate::store::{Store, StoreError};
 
 /// Keys cached by an offline job.
 const CACHE: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not zero");
+/// Calls of the KMS a second.
+const RATE: NonZeroU32 = NonZeroU32::new(1000).expect("1000 is not zero");
 /// A request that wants another key each time is given up.
 const MOST_RUNS: usize = 16;
 
@@ -34,13 +35,13 @@ impl Offline {
     /// [`OpenError`]; `Busy` while a daemon has it.
     pub fn open(
         path: &Path,
-        service: Arc<dyn KeyService>,
+        services: impl Into<Services>,
         access: Access,
     ) -> Result<Self, OpenError> {
         let store = Store::open_path(path)?;
         let bsize = store.root().statfs().map_err(|e| StoreError::Io("statfs", e))?.bsize;
         let device = device::probe(store.device(), bsize);
-        Self::over(store, &device, service, access)
+        Self::over(store, &device, services, access)
     }
 
     /// Opens the volume of an open store that lies on `device`.
@@ -50,9 +51,10 @@ impl Offline {
     pub fn over(
         store: Store,
         device: &Device,
-        service: Arc<dyn KeyService>,
+        services: impl Into<Services>,
         access: Access,
     ) -> Result<Self, OpenError> {
+        let services = services.into();
         let store = Arc::new(store);
         let lock = store.lock()?;
         let io = |what| move |e| StoreError::Io(what, e);
@@ -60,10 +62,14 @@ impl Offline {
             // As a mount begins: what a killed daemon left may be in the page cache only.
             store.sync().map_err(io("syncfs of the store"))?;
         }
-        let (volume, names) = keys::open(&store, &*service)?;
-        let limits =
-            Limits { cache: CACHE, ttl: Duration::from_secs(900), patience: Duration::MAX };
-        let keyring = Arc::new(Keyring::new(volume, names, store.clone(), service, limits));
+        let (volume, names) = keys::open(&store, &*services.work)?;
+        let limits = Limits {
+            cache: CACHE,
+            ttl: Duration::from_secs(900),
+            rate: RATE,
+            patience: Duration::MAX,
+        };
+        let keyring = Arc::new(Keyring::new(volume, names, store.clone(), services, limits));
         let settings = FsSettings { access, owners: Owners::Daemon, directories: 64 };
         let fs = Fs::new(store, keyring, device, settings).map_err(io("the store's root"))?;
         Ok(Self { fs, _lock: lock })

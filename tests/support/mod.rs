@@ -3,8 +3,10 @@
 #![allow(dead_code)] // Each test binary uses a part of it.
 
 pub mod mapping;
+pub mod proxy;
 pub mod role;
 pub mod schedule;
+pub mod server;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -67,15 +69,25 @@ fn text(output: &Output) -> String {
     )
 }
 
-/// A store on a keystore of its own, in a temporary folder.
+/// A store in a temporary folder, on a keystore of its own or on a KMS server.
 pub struct Store {
     folder: tempfile::TempDir,
+    env: Vec<(String, String)>,
 }
 
 impl Store {
     /// Made by `kmsfs init` with these further arguments.
     pub fn new(args: &[&str]) -> Self {
         Self::unmade().made(args)
+    }
+
+    /// Made by `kmsfs init --kms aws` on the server at this URL, with these credentials.
+    pub fn aws(url: &str, env: &[(String, String)], args: &[&str]) -> Self {
+        let mut store = Self::unmade();
+        store.env.extend_from_slice(env);
+        store.env.push(("AWS_ENDPOINT_URL_KMS".to_owned(), url.to_owned()));
+        run(store.kmsfs().arg("init").arg(store.path()).args(["--kms", "aws"]).args(args));
+        store
     }
 
     /// With its folder and its mountpoint alone.
@@ -86,7 +98,7 @@ impl Store {
     /// As [`Store::unmade`], in this folder.
     pub fn unmade_in(folder: &Path) -> Self {
         let folder = tempfile::Builder::new().prefix("kmsfs-test-").tempdir_in(folder);
-        let store = Self { folder: folder.expect("a folder") };
+        let store = Self { folder: folder.expect("a folder"), env: Vec::new() };
         std::fs::create_dir(store.mountpoint()).expect("a folder");
         store
     }
@@ -102,6 +114,13 @@ impl Store {
             .arg("--no-passphrase")
             .args(args));
         store
+    }
+
+    /// The binary under test, with this store's credentials.
+    pub fn kmsfs(&self) -> Command {
+        let mut command = kmsfs();
+        command.envs(self.env.iter().map(|(k, v)| (k, v)));
+        command
     }
 
     /// The store.
@@ -131,7 +150,7 @@ impl Store {
 
     /// Mounts it with these further arguments.
     pub fn mount(&self, args: &[&str]) -> Mount<'_> {
-        run(kmsfs().arg("mount").arg(self.path()).arg(self.mountpoint()).args(args));
+        run(self.kmsfs().arg("mount").arg(self.path()).arg(self.mountpoint()).args(args));
         self.mounted()
     }
 

@@ -33,7 +33,7 @@ impl LocalKms {
                 KeyState::Enabled => record
                     .open(self.id, root)
                     .ok_or("its key material does not open under this keystore's key")?,
-                KeyState::Disabled | KeyState::PendingDeletion => Vec::new(),
+                _ => Vec::new(),
             };
             Ok(Entry { record, material })
         };
@@ -68,12 +68,12 @@ pub(super) fn check_usable(record: &Record) -> Result<(), KmsError> {
     if record.is_gone(now()) {
         return Err(not_found(&id.to_string()));
     }
-    let (code, state) = match record.state {
+    let code = match record.state {
         KeyState::Enabled => return Ok(()),
-        KeyState::Disabled => ("DisabledException", "disabled"),
-        KeyState::PendingDeletion => ("KMSInvalidStateException", "pending deletion"),
+        KeyState::Disabled => "DisabledException",
+        _ => "KMSInvalidStateException",
     };
-    Err(KmsError::new(Verdict::Refused, code, format!("key {id} is {state}")))
+    Err(KmsError::new(Verdict::Refused, code, format!("key {id} is {}", record.state.name())))
 }
 
 fn invalid_ciphertext(what: &str) -> KmsError {

@@ -4,7 +4,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::ids::VolumeId;
-use crate::kms::{Context, KeyAdmin, KeyService, KeyState, Wrapped, conformance};
+use crate::kms::{Context, KeyAdmin, KeyService, KeyState, Wrapped};
 
 fn clear() -> (TempDir, PathBuf, LocalKms) {
     let temp = TempDir::new().expect("a temporary folder");
@@ -27,19 +27,6 @@ fn code<T: std::fmt::Debug>(answer: Result<T, KmsError>) -> String {
 
 fn key_file(path: &Path, kms: &LocalKms, key: &KeyRef) -> PathBuf {
     path.join("keys").join(format!("{}.json", kms.describe(key).expect("described").id))
-}
-
-#[test]
-fn conforms() {
-    let (temp, path, kms) = clear();
-    conformance::run(&kms, &kms);
-    // And with one process that uses keys while another administers them.
-    conformance::run(&LocalKms::open(&path, None).expect("opened"), &kms);
-    let held = crate::disk::open_dir(temp.path()).expect("opened");
-    std::fs::create_dir(temp.path().join("held")).expect("made");
-    let dir = held.open_dir("held".as_ref()).expect("opened");
-    let made = LocalKms::create_in(dir.clone(), &Sealing::Clear).expect("created");
-    conformance::run(&LocalKms::open_in(dir, None).expect("opened"), &made);
 }
 
 #[test]

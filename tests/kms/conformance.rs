@@ -1,18 +1,41 @@
 //! What every KMS must do, written against the traits alone.
 
-use super::{Context, KeyAdmin, KeyArn, KeyRef, KeyService, KeyState, KmsError, Verdict, Wrapped};
-use crate::ids::{FileId, PageId, VolumeId};
+use kmsfs::ids::{FileId, PageId, VolumeId};
+use kmsfs::kms::{
+    Context, KeyAdmin, KeyArn, KeyRef, KeyService, KeyState, KmsError, Verdict, Wrapped,
+};
+
+/// What a server is known to do otherwise than AWS KMS. The checks that this touches are left
+/// out by name, and counted in the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gap {
+    /// A damaged wrapped key decrypts, to a wrong key.
+    Unauthenticated,
+    /// A damaged wrapped key is NotFoundException.
+    DamagedIsNotFound,
+    /// The demanded key is used, whatever the wrapped key is under.
+    DemandedKeyIgnored,
+    /// Decrypt by an alias that was pointed elsewhere is NotFoundException.
+    MovedAliasIsNotFound,
+    /// No ReEncrypt, no RotateKeyOnDemand.
+    NoReEncrypt,
+    /// States that forbid an administrative call do not.
+    LaxStates,
+    /// A malformed alias name is taken.
+    LaxNames,
+}
 
 /// A provider under test, and what is the same in each case.
 struct Suite<'a> {
     service: &'a dyn KeyService,
     admin: &'a dyn KeyAdmin,
+    gaps: &'a [Gap],
     context: Context,
 }
 
 /// Runs the whole suite. It leaves keys pending deletion behind.
-pub(crate) fn run(service: &dyn KeyService, admin: &dyn KeyAdmin) {
-    let suite = Suite { service, admin, context: Context::volume(VolumeId::random()) };
+pub fn run(service: &dyn KeyService, admin: &dyn KeyAdmin, gaps: &[Gap]) {
+    let suite = Suite { service, admin, gaps, context: Context::volume(VolumeId::random()) };
     suite.a_generated_key_decrypts_with_its_context_only();
     suite.damaged_wrapped_keys_are_invalid_ciphertext();
     suite.the_demanded_key_is_checked();
@@ -33,6 +56,15 @@ fn assert_is<T: std::fmt::Debug>(answer: Result<T, KmsError>, verdict: Verdict, 
 const PENDING: &[&str] = &["KMSInvalidStateException", "DisabledException"];
 
 impl Suite<'_> {
+    /// Whether a check is left out for this server.
+    fn lacks(&self, gap: Gap, check: &str) -> bool {
+        let lacks = self.gaps.contains(&gap);
+        if lacks {
+            eprintln!("SKIPPED: {check} ({gap:?})");
+        }
+        lacks
+    }
+
     fn new_key(&self) -> KeyArn {
         self.admin.create("conformance").expect("CreateKey").arn
     }
@@ -62,6 +94,11 @@ impl Suite<'_> {
     }
 
     fn damaged_wrapped_keys_are_invalid_ciphertext(&self) {
+        for gap in [Gap::Unauthenticated, Gap::DamagedIsNotFound] {
+            if self.lacks(gap, "damaged wrapped keys") {
+                return;
+            }
+        }
         let key = self.new_key();
         let whole = self.wrapped(&key);
         let mut bad: Vec<Vec<u8>> = vec![b"garbage".to_vec(), vec![0; 6144]];
@@ -80,6 +117,9 @@ impl Suite<'_> {
     }
 
     fn the_demanded_key_is_checked(&self) {
+        if self.lacks(Gap::DemandedKeyIgnored, "the demanded key") {
+            return;
+        }
         let (key, other) = (self.new_key(), self.new_key());
         let wrapped = self.wrapped(&key);
         let answer = self.service.decrypt(&(&other).into(), &wrapped, &self.context);
@@ -95,6 +135,9 @@ impl Suite<'_> {
         let context = &self.context;
         assert_is(self.service.generate(&key, context), Verdict::Refused, codes);
         assert_is(self.service.decrypt(&key, wrapped, context), Verdict::Refused, codes);
+        if self.lacks(Gap::NoReEncrypt, "ReEncrypt and rotation of a key that is refused") {
+            return;
+        }
         let from = self.service.reencrypt(wrapped, (&key, context), (&other, context));
         assert_is(from, Verdict::Refused, codes);
         let theirs = self.service.generate(&other, context).expect("another key").wrapped;
@@ -124,18 +167,21 @@ impl Suite<'_> {
             let answer = self.admin.schedule_deletion(&key, days);
             assert_is(answer, Verdict::Invalid, &["ValidationException"]);
         }
-        let early = self.admin.cancel_deletion(&key);
-        assert_is(early, Verdict::Refused, &["KMSInvalidStateException"]);
+        let lax = self.lacks(Gap::LaxStates, "administration in a state that forbids it");
+        if !lax {
+            let early = self.admin.cancel_deletion(&key);
+            assert_is(early, Verdict::Refused, &["KMSInvalidStateException"]);
+        }
         let at = self.admin.schedule_deletion(&key, 7).expect("ScheduleKeyDeletion");
         let info = self.admin.describe(&key).expect("DescribeKey");
         assert_eq!((info.state, info.deletion), (KeyState::PendingDeletion, Some(at)));
         self.assert_refused(&arn, &wrapped, PENDING);
-        for answer in [
-            self.admin.disable(&key),
-            self.admin.enable(&key),
-            self.admin.schedule_deletion(&key, 7).map(drop),
-        ] {
-            assert_is(answer, Verdict::Refused, &["KMSInvalidStateException"]);
+        let forbidden: [&dyn Fn() -> Result<(), KmsError>; 3] =
+            [&|| self.admin.disable(&key), &|| self.admin.enable(&key), &|| {
+                self.admin.schedule_deletion(&key, 7).map(drop)
+            }];
+        for call in forbidden.iter().filter(|_| !lax) {
+            assert_is(call(), Verdict::Refused, &["KMSInvalidStateException"]);
         }
         self.admin.cancel_deletion(&key).expect("CancelKeyDeletion");
         let info = self.admin.describe(&key).expect("DescribeKey");
@@ -145,6 +191,9 @@ impl Suite<'_> {
     }
 
     fn reencrypt_changes_key_and_context(&self) {
+        if self.lacks(Gap::NoReEncrypt, "reencrypt changes key and context") {
+            return;
+        }
         let (from, to) = (self.new_key(), self.new_key());
         let (old, new) = (KeyRef::from(&from), KeyRef::from(&to));
         let made = self.service.generate(&old, &self.context).expect("GenerateDataKey");
@@ -163,6 +212,9 @@ impl Suite<'_> {
     }
 
     fn rotation_keeps_old_wrapped_keys(&self) {
+        if self.lacks(Gap::NoReEncrypt, "rotation keeps old wrapped keys") {
+            return;
+        }
         let arn = self.new_key();
         let key = KeyRef::from(&arn);
         let mut all = vec![self.service.generate(&key, &self.context).expect("version 1")];
@@ -188,8 +240,11 @@ impl Suite<'_> {
         let made = self.service.generate(&alias, &self.context).expect("by alias");
         assert_eq!(made.master, first, "the answer names the key, never the alias");
         self.admin.set_alias(&name, &(&second).into()).expect("UpdateAlias");
-        let moved = self.service.decrypt(&alias, &made.wrapped, &self.context);
-        assert_is(moved, Verdict::ThisKey, &["IncorrectKeyException"]);
+        let moved = [Gap::DemandedKeyIgnored, Gap::MovedAliasIsNotFound];
+        if !moved.iter().any(|gap| self.lacks(*gap, "an alias that was pointed elsewhere")) {
+            let moved = self.service.decrypt(&alias, &made.wrapped, &self.context);
+            assert_is(moved, Verdict::ThisKey, &["IncorrectKeyException"]);
+        }
         let listed = self.admin.aliases().expect("ListAliases");
         let target = |name: &str| listed.iter().find(|a| a.name == name).map(|a| a.target.clone());
         let second_id = self.admin.describe(&(&second).into()).expect("DescribeKey").id;
@@ -199,6 +254,9 @@ impl Suite<'_> {
         self.admin.remove_alias(&other).expect("DeleteAlias");
         let gone = self.service.generate(&alias, &self.context);
         assert_is(gone, Verdict::Refused, &["NotFoundException"]);
+        if self.lacks(Gap::LaxNames, "a malformed alias name") {
+            return;
+        }
         let bad = self.admin.set_alias("no prefix", &(&first).into());
         assert_is(bad, Verdict::Invalid, &["ValidationException"]);
     }
@@ -206,9 +264,12 @@ impl Suite<'_> {
     fn unknown_keys_are_not_found(&self) {
         let key = KeyRef("00000000-0000-4000-8000-000000000000".to_owned());
         let wrapped = self.wrapped(&self.new_key());
+        if !self.lacks(Gap::DemandedKeyIgnored, "Decrypt under a key that is not there") {
+            let answer = self.service.decrypt(&key, &wrapped, &self.context);
+            assert_is(answer, Verdict::Refused, &["NotFoundException"]);
+        }
         for answer in [
             self.service.generate(&key, &self.context).map(drop),
-            self.service.decrypt(&key, &wrapped, &self.context).map(drop),
             self.admin.describe(&key).map(drop),
             self.admin.disable(&key),
         ] {

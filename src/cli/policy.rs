@@ -1,0 +1,259 @@
+//! `kmsfs policy`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::failure::{Exit, Failure};
+use super::options::{AwsArgs, KmsArgs};
+use super::provider;
+use super::status::Output;
+use crate::kms::policy::{self, Audience, Finding, Policy, Roles, Severity};
+use crate::kms::{Context, KeyArn, KeyRef, KmsError, Verdict};
+use crate::store::{Store, VolumeFile};
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum AudienceArg {
+    /// The key's own policy
+    Key,
+    /// The IAM policy of the role that mounts
+    Mount,
+    /// The IAM policy of the role that rewraps
+    Rewrap,
+    /// The IAM policy of the role that audits
+    Audit,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SeverityArg {
+    Note,
+    Warning,
+    Danger,
+}
+
+/// Arguments of `policy generate`.
+#[derive(Args)]
+pub struct Generate {
+    /// The store, whose volume and key it is for
+    store: PathBuf,
+    /// Whose policy
+    #[arg(long = "for", value_enum, default_value_t = AudienceArg::Key)]
+    audience: AudienceArg,
+    /// The ARN of a role that administers the key and cannot use it
+    #[arg(long, value_name = "ARN", required_if_eq("audience", "key"))]
+    administrator: Vec<String>,
+    /// The ARN of a role that mounts the volume
+    #[arg(long, value_name = "ARN", required_if_eq("audience", "key"))]
+    mount: Vec<String>,
+    /// The ARN of a role that rewraps it
+    #[arg(long, value_name = "ARN")]
+    rewrap: Vec<String>,
+    /// The ARN of a role that may look at it
+    #[arg(long, value_name = "ARN")]
+    auditor: Vec<String>,
+    /// The ARN of the role that alone disables the key and deletes it
+    #[arg(long, value_name = "ARN", required_if_eq("audience", "key"))]
+    break_glass: Vec<String>,
+}
+
+/// Arguments of `policy lint`.
+#[derive(Args)]
+pub struct Lint {
+    /// The store, whose key's policy is read
+    #[arg(required_unless_present_any = ["key", "file"])]
+    store: Option<PathBuf>,
+    /// Read this key's policy
+    #[arg(long, value_name = "KEY", conflicts_with = "file")]
+    key: Option<String>,
+    /// Read the policy from this file; `-` is stdin
+    #[arg(long)]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    aws: AwsArgs,
+    /// End with exit code 1 for findings from this severity on
+    #[arg(long, value_enum, default_value_t = SeverityArg::Danger)]
+    fail_on: SeverityArg,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// Arguments of `policy test`.
+#[derive(Args)]
+pub struct Test {
+    /// The store
+    store: PathBuf,
+    #[command(flatten)]
+    kms: KmsArgs,
+}
+
+/// What to do with key policies.
+#[derive(Subcommand)]
+pub enum PolicyCommand {
+    /// Print a policy for a volume's key
+    Generate(Generate),
+    /// Say what is dangerous in a key's policy
+    Lint(Lint),
+    /// Try what this identity may do with a volume's key
+    Test(Test),
+}
+
+/// Runs a `policy` command.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run(command: &PolicyCommand) -> Result<(), Failure> {
+    match command {
+        PolicyCommand::Generate(args) => generate(args),
+        PolicyCommand::Lint(args) => lint(args),
+        PolicyCommand::Test(args) => test(args),
+    }
+}
+
+fn volume_file(path: &Path) -> Result<VolumeFile, Failure> {
+    let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
+    store.read_volume().map_err(|e| Failure::store(path, &e))
+}
+
+/// The volume file of a store whose key is in AWS KMS.
+fn aws_volume(path: &Path) -> Result<VolumeFile, Failure> {
+    let file = volume_file(path)?;
+    if file.wrap.provider.name() == "aws" {
+        return Ok(file);
+    }
+    let text = format!("{}: its key is in the embedded keystore", path.display());
+    Err(Failure::new(Exit::Usage, text + ", which has no policies"))
+}
+
+fn generate(args: &Generate) -> Result<(), Failure> {
+    let file = aws_volume(&args.store)?;
+    let audience = match args.audience {
+        AudienceArg::Key => Audience::Key,
+        AudienceArg::Mount => Audience::Mount,
+        AudienceArg::Rewrap => Audience::Rewrap,
+        AudienceArg::Audit => Audience::Audit,
+    };
+    let roles = Roles {
+        administrators: args.administrator.clone(),
+        mount: args.mount.clone(),
+        rewrap: args.rewrap.clone(),
+        audit: args.auditor.clone(),
+        break_glass: args.break_glass.clone(),
+    };
+    let made = policy::generate(audience, &file.wrap.master, file.settings.volume(), &roles);
+    println!("{made:#}");
+    if audience == Audience::Key {
+        eprintln!("next: aws kms put-key-policy --key-id {} --policy file://…", file.wrap.master);
+    }
+    Ok(())
+}
+
+fn read_file(path: &Path) -> Result<String, Failure> {
+    let read = if path == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        fs::read_to_string(path)
+    };
+    read.map_err(|e| Failure::io(path, &e))
+}
+
+#[cfg(feature = "aws")]
+fn fetch(key: &KeyRef, aws: &AwsArgs) -> Result<String, Failure> {
+    let aws = provider::region_of(&key.0).map_or_else(|| aws.clone(), |r| aws.in_region(&r));
+    Ok(provider::open_aws_client(&aws)?.policy(key)?)
+}
+
+#[cfg(not(feature = "aws"))]
+fn fetch(_key: &KeyRef, aws: &AwsArgs) -> Result<String, Failure> {
+    provider::open_aws(aws).map(|_| String::new())
+}
+
+fn lint(args: &Lint) -> Result<(), Failure> {
+    let file = args.store.as_deref().map(aws_volume).transpose()?;
+    let of_volume = file.as_ref().map(|f| KeyRef::from(&f.wrap.master));
+    let asked = args.key.clone().map(KeyRef).or(of_volume);
+    let text = match (&args.file, asked) {
+        (Some(path), _) => read_file(path)?,
+        (None, Some(key)) => fetch(&key, &args.aws)?,
+        (None, None) => return Err(Failure::new(Exit::Usage, "name a STORE, a --key or a --file")),
+    };
+    let parsed = Policy::parse(&text)
+        .map_err(|e| Failure::new(Exit::Failed, format!("the policy cannot be read: {e}")))?;
+    let found = policy::lint(&parsed, file.map(|f| f.settings.volume()));
+    print(&found, args.output);
+    let limit = match args.fail_on {
+        SeverityArg::Note => Severity::Note,
+        SeverityArg::Warning => Severity::Warning,
+        SeverityArg::Danger => Severity::Danger,
+    };
+    if found.iter().any(|f| f.severity >= limit) {
+        return Err(Failure::told(Exit::Failed));
+    }
+    Ok(())
+}
+
+fn print(found: &[Finding], output: Output) {
+    if output == Output::Json {
+        let text = serde_json::to_string(found).expect("strings have a JSON form");
+        return println!("{text}");
+    }
+    for f in found {
+        let severity = match f.severity {
+            Severity::Note => "note",
+            Severity::Warning => "warning",
+            Severity::Danger => "danger",
+        };
+        let at = f.statement.as_ref().map_or_else(String::new, |s| format!(" in {s}"));
+        println!("{severity:<8} {}{at}: {}", f.rule, f.message);
+    }
+    if found.is_empty() {
+        println!("nothing was found");
+    }
+}
+
+/// Prints one line, and gives back why not.
+fn told<T>(what: &str, why: &str, answer: Result<T, KmsError>) -> Option<KmsError> {
+    let Err(e) = answer else {
+        println!("{what:<16} yes  {why}");
+        return None;
+    };
+    let word = if e.verdict == Verdict::Refused { "no" } else { "?" };
+    println!("{what:<16} {word:<3}  {why}; {}", e.code);
+    Some(e)
+}
+
+/// Tries each call as a mount or a rewrap would make it. What it makes is thrown away, and what
+/// would change the key is not tried.
+fn test(args: &Test) -> Result<(), Failure> {
+    let file = volume_file(&args.store)?;
+    let kms = provider::open_for(&args.store, &args.kms)?;
+    let (service, volume) = (&kms.services.work, file.settings.volume());
+    let master = KeyRef::from(&file.wrap.master);
+    let (canary, context) = (&file.wrap.canary, Context::canary(volume));
+    let made = service.generate(&file.wrap.asked, &context).map(|g| g.master);
+    moved(&made, &file.wrap.master);
+    let no_generate = told("GenerateDataKey", "to mount and write", made);
+    let opened = service.decrypt(&master, canary, &context);
+    let no_decrypt = told("Decrypt", "to mount and read", opened);
+    let side = (&master, &context);
+    told("ReEncrypt", "to rewrap", service.reencrypt(canary, side, side));
+    told("DescribeKey", "to administer", kms.admin.describe(&master));
+    let Some(e) = no_generate.or(no_decrypt) else { return Ok(()) };
+    let wanted = format!("see what it needs: kmsfs policy generate {}", args.store.display());
+    match e.verdict {
+        Verdict::Refused => {
+            Err(Failure::new(Exit::Refused, format!("this identity cannot mount the volume: {e}"))
+                .hint(wanted + " --for mount"))
+        }
+        _ => Err(e.into()),
+    }
+}
+
+fn moved(made: &Result<KeyArn, KmsError>, master: &KeyArn) {
+    if let Ok(now) = made
+        && now != master
+    {
+        eprintln!("kmsfs: the alias points to {now} now; the volume key is under {master}");
+    }
+}

@@ -1,0 +1,147 @@
+//! From what a user says to the KMS that holds the master key.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::failure::{Exit, Failure};
+use super::mount::open_keystore;
+use super::options::{AwsArgs, KmsArgs};
+use super::passphrase::PassphraseSource;
+use crate::keys::Services;
+use crate::kms::local::LocalKms;
+use crate::kms::{KeyAdmin, KeyRef};
+use crate::secret::Passphrase;
+use crate::store::{Provider, Store};
+
+/// An opened KMS.
+pub(super) struct Kms {
+    /// What a mount uses.
+    pub(super) services: Services,
+    /// What `kmsfs key` uses.
+    pub(super) admin: Arc<dyn KeyAdmin>,
+}
+
+impl Kms {
+    /// The embedded keystore.
+    pub(super) fn local(kms: LocalKms) -> Self {
+        let kms = Arc::new(kms);
+        Self { services: Services::from(kms.clone()), admin: kms }
+    }
+}
+
+/// Where a volume's master key is: as the user says, else as `volume.json` does.
+pub(super) fn provider_of(path: &Path, args: &KmsArgs) -> Result<Provider, Failure> {
+    let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
+    let file = store.read_volume().map_err(|e| Failure::store(path, &e))?;
+    Ok(match (file.wrap.provider, &args.keystore.keystore, &args.aws.region) {
+        (Provider::Local { .. }, Some(keystore), _) => {
+            Provider::Local { keystore: keystore.to_string_lossy().into_owned() }
+        }
+        (Provider::Aws { .. }, _, Some(region)) => Provider::Aws { region: region.clone() },
+        (as_stored, _, _) => as_stored,
+    })
+}
+
+/// The passphrase that opening a provider needs, asked for where it must be.
+pub(super) fn passphrase_for(
+    provider: &Provider,
+    source: &PassphraseSource,
+) -> Result<Option<Passphrase>, Failure> {
+    match provider {
+        Provider::Local { keystore } if LocalKms::is_sealed(Path::new(keystore))? => {
+            source.passphrase("keystore passphrase").map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Opens a provider; `passphrase` is what [`passphrase_for`] gave.
+pub(super) fn open(
+    provider: &Provider,
+    passphrase: Option<&Passphrase>,
+    aws: &AwsArgs,
+) -> Result<Kms, Failure> {
+    match provider {
+        Provider::Local { keystore } => {
+            Ok(Kms::local(LocalKms::open(Path::new(keystore), passphrase)?))
+        }
+        Provider::Aws { region } => open_aws(&aws.in_region(region)).map(|(kms, _)| kms),
+    }
+}
+
+/// Opens the provider of a volume, asking for a passphrase where it must.
+pub(super) fn open_for(path: &Path, args: &KmsArgs) -> Result<Kms, Failure> {
+    let provider = provider_of(path, args)?;
+    match &provider {
+        Provider::Local { keystore } => {
+            let source = args.keystore.passphrase();
+            Ok(Kms::local(open_keystore(Path::new(keystore), &source)?))
+        }
+        Provider::Aws { .. } => open(&provider, None, &args.aws),
+    }
+}
+
+/// Opens AWS KMS, and says in which region.
+#[cfg(feature = "aws")]
+pub(super) fn open_aws(args: &AwsArgs) -> Result<(Kms, String), Failure> {
+    let kms = Arc::new(open_aws_client(args)?);
+    let region = kms.region().to_owned();
+    let services = Services { work: kms.clone(), beats: Arc::new(kms.sibling()) };
+    Ok((Kms { services, admin: kms }, region))
+}
+
+/// Opens AWS KMS for what only it has.
+#[cfg(feature = "aws")]
+pub(super) fn open_aws_client(args: &AwsArgs) -> Result<crate::kms::aws::AwsKms, Failure> {
+    let place = crate::kms::aws::Place {
+        profile: args.profile.clone(),
+        region: args.region.clone(),
+        endpoint: args.endpoint_url.clone(),
+    };
+    Ok(crate::kms::aws::AwsKms::new(&place)?)
+}
+
+/// This build has no AWS KMS.
+#[cfg(not(feature = "aws"))]
+pub(super) fn open_aws(_args: &AwsArgs) -> Result<(Kms, String), Failure> {
+    Err(Failure::new(Exit::Config, "this build of kmsfs has no AWS KMS (feature `aws` is off)")
+        .hint("build one that has: cargo build --release"))
+}
+
+/// The region that a key's ARN names.
+pub(super) fn region_of(key: &str) -> Option<String> {
+    let mut parts = key.strip_prefix("arn:")?.splitn(5, ':').skip(1);
+    (parts.next()? == "kms").then(|| parts.next().map(str::to_owned))?.filter(|r| !r.is_empty())
+}
+
+/// With `--master-key`, the volume must be under that key. The KMS is then asked for no other,
+/// so a store that lies about it does not open.
+pub(super) fn check_master(path: &Path, wanted: &str, kms: &Kms) -> Result<(), Failure> {
+    // A key's ARN needs no DescribeKey, which a mount's role need not have.
+    let wanted = if wanted.starts_with("arn:") && wanted.contains(":key/") {
+        wanted.to_owned()
+    } else {
+        kms.admin.describe(&KeyRef(wanted.to_owned()))?.arn.0
+    };
+    let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
+    let under = store.read_volume().map_err(|e| Failure::store(path, &e))?.wrap.master;
+    if under.0 == wanted {
+        return Ok(());
+    }
+    let message = format!("{}: the volume is under {under}, not {wanted}", path.display());
+    Err(Failure::new(Exit::Refused, message).hint("see what it says: kmsfs info STORE"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_arn_names_its_region() {
+        let region = |key| region_of(key);
+        assert_eq!(region("arn:aws:kms:eu-west-1:1:key/x").as_deref(), Some("eu-west-1"));
+        assert_eq!(region("arn:aws-cn:kms:cn-north-1:1:alias/x").as_deref(), Some("cn-north-1"));
+        assert_eq!(region("alias/x"), None);
+        assert_eq!(region("arn:kmsfs:local::1:key/x"), None);
+    }
+}

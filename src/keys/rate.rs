@@ -1,0 +1,62 @@
+//! The budget of calls: so many a second, so that a mount never eats up a KMS quota that others
+//! share. Heartbeats are outside of it.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::clock::Moment;
+
+/// Calls that may come at once after a quiet time, in time at the full rate.
+const BURST: Duration = Duration::from_millis(100);
+
+/// See the module's description.
+#[derive(Debug)]
+pub(super) struct Rate {
+    apart: Duration,
+    /// When the next call is due; behind the present after a quiet time.
+    next: Mutex<Moment>,
+}
+
+impl Rate {
+    pub(super) fn new(per_second: NonZeroU32) -> Self {
+        Self {
+            apart: Duration::from_secs(1) / per_second.get(),
+            next: Mutex::new(Moment(Duration::ZERO)),
+        }
+    }
+
+    /// Reserves a call, and says how long to wait before making it.
+    pub(super) fn reserve(&self, now: Moment) -> Duration {
+        let mut next = self.next.lock();
+        let due = (*next).max(Moment(now.0.saturating_sub(BURST)));
+        *next = due + self.apart;
+        due.since(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_has_as_many_calls_as_allowed() {
+        let rate = Rate::new(NonZeroU32::new(50).expect("not zero"));
+        let start = Moment(Duration::from_secs(1000));
+        let last = (0..500).map(|_| rate.reserve(start)).last().expect("500 calls");
+        // Five come at once; the others 20 ms apart.
+        assert_eq!(last, Duration::from_millis(20 * (499 - 5)));
+        let later = start + Duration::from_secs(60);
+        assert_eq!(rate.reserve(later), Duration::ZERO);
+    }
+
+    #[test]
+    fn quiet_times_are_not_saved_up() {
+        let rate = Rate::new(NonZeroU32::new(10).expect("not zero"));
+        rate.reserve(Moment(Duration::ZERO));
+        let now = Moment(Duration::from_secs(3600));
+        let at_once = (0..100).filter(|_| rate.reserve(now).is_zero()).count();
+        assert_eq!(at_once, 2);
+    }
+}

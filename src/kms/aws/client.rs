@@ -1,0 +1,160 @@
+//! The client: where it connects, how long it waits, and what it tries again.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_kms::Client;
+use aws_sdk_kms::config::SharedCredentialsProvider;
+use aws_sdk_kms::config::retry::RetryPartition;
+use aws_smithy_http_client::Builder;
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_types::os_shim_internal::{Env, Fs};
+use tokio::runtime::Runtime;
+
+use super::credentials::Detached;
+use crate::kms::{KmsError, Verdict};
+
+/// To a server that does not even accept the connection.
+const CONNECT: Duration = Duration::from_millis(700);
+/// One try, its answer read to the end.
+const ATTEMPT: Duration = Duration::from_millis(800);
+/// One call with all its tries.
+const CALL: Duration = Duration::from_secs(3);
+/// Tries of one call; a refusal is never tried again.
+const TRIES: u32 = 3;
+/// Between two tries: jittered, doubling from the first to the second.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(800);
+/// Threads that drive the sockets. Calls themselves run on their caller's thread.
+const WORKERS: usize = 2;
+
+/// Which KMS, and as whom. What is `None` comes from the SDK's own chain: environment, profile
+/// files, web identity, container and instance metadata.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// A profile of the shared configuration files.
+    pub profile: Option<String>,
+    /// The region.
+    pub region: Option<String>,
+    /// The server's URL.
+    pub endpoint: Option<String>,
+}
+
+/// A client of AWS KMS. Each has connections, retry budget and rate limiter of its own.
+pub struct AwsKms {
+    pub(super) client: Client,
+    runtime: Arc<Runtime>,
+    config: SdkConfig,
+    region: String,
+}
+
+impl AwsKms {
+    /// A client for the work of a mount, or for administration. No KMS is asked yet, so a KMS
+    /// that is out of reach is no error here.
+    ///
+    /// # Errors
+    /// `Invalid` where no region is known or the runtime cannot be started.
+    pub fn new(place: &Place) -> Result<Self, KmsError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .thread_name("kmsfs-aws")
+            .enable_all()
+            .build()
+            .map_err(|e| invalid("RuntimeUnavailable", format!("no threads for the SDK: {e}")))?;
+        if let Some(profile) = &place.profile {
+            runtime.block_on(check_profile(profile))?;
+        }
+        let config = runtime.block_on(load(place));
+        let Some(region) = config.region().map(ToString::to_string) else {
+            let what = "no region is known: say --region, or set AWS_REGION";
+            return Err(KmsError::new(Verdict::Credentials, "MissingRegion", what));
+        };
+        let client = client(&config, "kmsfs-work", RetryConfig::adaptive());
+        Ok(Self { client, runtime: Arc::new(runtime), config, region })
+    }
+
+    /// Another client of the same place, for heartbeats: nothing that hangs, is throttled or
+    /// queues on the first holds it up. The credentials are shared.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        Self {
+            client: client(&self.config, "kmsfs-beat", RetryConfig::standard()),
+            runtime: self.runtime.clone(),
+            config: self.config.clone(),
+            region: self.region.clone(),
+        }
+    }
+
+    /// The region that it asks in.
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// Runs one call to its end on the caller's thread, which must not be the runtime's.
+    pub(super) fn run<T>(&self, call: impl Future<Output = T>) -> T {
+        self.runtime.block_on(call)
+    }
+}
+
+fn invalid(code: &str, what: String) -> KmsError {
+    KmsError::new(Verdict::Invalid, code, what)
+}
+
+/// A profile that was named must be there: the SDK would go on to the next in its chain, and
+/// the mount would run as somebody else.
+async fn check_profile(name: &str) -> Result<(), KmsError> {
+    let bad = |why: String| KmsError::new(Verdict::Credentials, "ProfileInvalid", why);
+    let found =
+        aws_config::profile::load(&Fs::real(), &Env::real(), &Default::default(), None).await;
+    let found = found.map_err(|e| bad(format!("the profile files cannot be read: {e}")))?;
+    if found.get_profile(name).is_some() {
+        return Ok(());
+    }
+    Err(bad(format!("there is no profile {name:?} in the shared configuration files")))
+}
+
+async fn load(place: &Place) -> SdkConfig {
+    // ring: the SDK's default, aws-lc, takes a C compiler and twice the time to build.
+    let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).http_client(http);
+    if let Some(profile) = &place.profile {
+        loader = loader.profile_name(profile);
+    }
+    if let Some(region) = &place.region {
+        loader = loader.region(Region::new(region.clone()));
+    }
+    if let Some(endpoint) = &place.endpoint {
+        loader = loader.endpoint_url(endpoint);
+    }
+    loader.load().await
+}
+
+fn client(config: &SdkConfig, partition: &'static str, retry: RetryConfig) -> Client {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT)
+        .operation_attempt_timeout(ATTEMPT)
+        .operation_timeout(CALL)
+        .build();
+    let retry = retry
+        .with_max_attempts(TRIES)
+        .with_initial_backoff(FIRST_PAUSE)
+        .with_max_backoff(LONGEST_PAUSE);
+    // A client of its own has a connection pool of its own too.
+    let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+    let mut builder = aws_sdk_kms::config::Builder::from(config)
+        .http_client(http)
+        .timeout_config(timeouts)
+        .retry_partition(RetryPartition::new(partition))
+        .retry_config(retry);
+    if let Some(provider) = config.credentials_provider() {
+        builder.set_credentials_provider(Some(SharedCredentialsProvider::new(Detached::new(
+            provider,
+        ))));
+    }
+    Client::from_conf(builder.build())
+}

@@ -1,0 +1,116 @@
+use super::*;
+use crate::kms::KeyArn;
+use crate::kms::policy::{Audience, Roles, generate};
+
+const ROOT: &str = "arn:aws:iam::111122223333:root";
+
+fn role(name: &str) -> String {
+    format!("arn:aws:iam::111122223333:role/{name}")
+}
+
+fn volume() -> VolumeId {
+    VolumeId([7; 16])
+}
+
+fn generated() -> String {
+    let master = KeyArn("arn:aws:kms:eu-west-1:111122223333:key/x".to_owned());
+    let roles = Roles {
+        administrators: vec![role("admin")],
+        mount: vec![role("mount")],
+        rewrap: vec![role("rewrap")],
+        audit: vec![role("audit")],
+        break_glass: vec![role("break-glass")],
+    };
+    generate(Audience::Key, &master, volume(), &roles).to_string()
+}
+
+fn rules(policy: &str, at_least: Severity) -> Vec<&'static str> {
+    let found = lint(&Policy::parse(policy).expect("a policy"), Some(volume()));
+    found.iter().filter(|f| f.severity >= at_least).map(|f| f.rule).collect()
+}
+
+fn allow(principal: &str, actions: &str) -> String {
+    format!(
+        r#"{{"Statement":[{{"Effect":"Allow","Principal":{{"AWS":"{principal}"}},"Action":{actions},"Resource":"*"}}]}}"#
+    )
+}
+
+#[test]
+fn what_is_generated_is_clean_and_names_the_break_glass_role() {
+    let text = generated();
+    assert_eq!(rules(&text, Severity::Warning), Vec::<&str>::new());
+    let found = lint(&Policy::parse(&text).expect("a policy"), Some(volume()));
+    for rule in ["can-disable", "can-delete"] {
+        let one = found.iter().find(|f| f.rule == rule).expect("told");
+        assert!(one.message.ends_with(&role("break-glass")), "{}", one.message);
+    }
+    let put = found.iter().find(|f| f.rule == "can-set-policy").expect("told");
+    assert!(put.message.ends_with(ROOT), "{}", put.message);
+}
+
+/// Each guard of the generated policy is missed when it is taken out.
+#[test]
+fn no_guard_can_be_taken_out_unseen() {
+    let whole: serde_json::Value = serde_json::from_str(&generated()).expect("JSON");
+    let without = |sid: &str| {
+        let mut policy = whole.clone();
+        let all = policy["Statement"].as_array_mut().expect("a list");
+        let before = all.len();
+        all.retain(|s| s["Sid"] != sid);
+        assert_eq!(all.len(), before - 1, "{sid}");
+        policy.to_string()
+    };
+    let warned = |sid| rules(&without(sid), Severity::Warning);
+    assert_eq!(warned("NoShortDeletion"), ["short-deletion"]);
+    assert_eq!(warned("RecoverThePolicy"), ["no-recovery"]);
+    let mut open = whole.clone();
+    for statement in open["Statement"].as_array_mut().expect("a list") {
+        if statement["Sid"] == "Mount" {
+            statement.as_object_mut().expect("an object").remove("Condition");
+        }
+    }
+    assert_eq!(rules(&open.to_string(), Severity::Warning), ["no-context"]);
+    let other = generated().replace(&volume().to_string(), &VolumeId([8; 16]).to_string());
+    assert_eq!(rules(&other, Severity::Warning), ["other-volume", "other-volume"]);
+}
+
+#[test]
+fn the_default_policy_is_dangerous() {
+    let found = rules(&allow(ROOT, r#""kms:*""#), Severity::Warning);
+    for rule in ["account-wide", "user-administers", "wildcard-action", "no-context", "can-grant"] {
+        assert!(found.contains(&rule), "{rule}: {found:?}");
+    }
+    // An account's number stands for its root.
+    assert!(
+        rules(&allow("111122223333", r#""kms:*""#), Severity::Danger).contains(&"account-wide")
+    );
+}
+
+/// The Denies of the generated policy hold the default statement down, as far as they go.
+#[test]
+fn a_deny_counts_unless_it_exempts() {
+    let mut policy: serde_json::Value = serde_json::from_str(&generated()).expect("JSON");
+    let broad: serde_json::Value = serde_json::from_str(&allow(ROOT, r#""kms:*""#)).expect("JSON");
+    let all = policy["Statement"].as_array_mut().expect("a list");
+    all.push(broad["Statement"][0].clone());
+    let found = rules(&policy.to_string(), Severity::Danger);
+    assert_eq!(found, Vec::<&str>::new());
+    let exempt = generated()
+        .replace("OnlyBreakGlassEndsAccess\"", "X\"")
+        .replace("ArnNotEquals", "ArnEquals");
+    assert!(rules(&exempt, Severity::Note).contains(&"can-disable"));
+}
+
+#[test]
+fn everyone_exceptions_and_users_who_administer_are_found() {
+    let danger = |text: &str| rules(text, Severity::Danger);
+    assert!(danger(&allow("*", r#""kms:Decrypt""#)).contains(&"everyone"));
+    let not = allow(&role("a"), r#""kms:Decrypt""#).replace("\"Action\"", "\"NotAction\"");
+    assert!(danger(&not).contains(&"allow-by-exception"));
+    let both = allow(&role("a"), r#"["kms:Decrypt","kms:DisableKey"]"#);
+    assert_eq!(danger(&both), ["user-administers"]);
+    // Granting oneself Decrypt is using.
+    assert!(
+        rules(&allow(&role("a"), r#""kms:CreateGrant""#), Severity::Warning).contains(&"can-grant")
+    );
+}

@@ -1,0 +1,271 @@
+//! What a bad network or a bad server does to a mount: each fault ends in its class, within its
+//! bound, and is over when it is over.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use crate::mounted::{errno, new_key};
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::server::{Rules, Server, credentials};
+use crate::support::{Mount, Store, fails, kmsfs, run, skipped};
+
+const EKEYEXPIRED: i32 = 127;
+const EKEYREVOKED: i32 = 128;
+const SOON: Duration = Duration::from_secs(20);
+/// A request waits four seconds for its key; the rest is this machine's.
+const BOUND: Duration = Duration::from_secs(7);
+
+struct Bench {
+    _server: Server,
+    proxy: Proxy,
+    store: Store,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let server = Server::ministack(Rules::None);
+        let proxy = Proxy::before(server.port());
+        let store = store(&proxy, &new_key(&server, "kmsfs"));
+        Self { _server: server, proxy, store }
+    }
+}
+
+/// A store behind a proxy, with two files that no cache knows yet.
+fn store(proxy: &Proxy, key: &str) -> Store {
+    let store = Store::aws(&proxy.url(), &credentials("test", "test"), &["--master-key", key]);
+    let mount = store.mount(&[]);
+    fs::write(mount.at("cached"), b"its key is at hand").expect("written");
+    fs::write(mount.at("cold"), b"its key is not").expect("written");
+    mount.unmount();
+    store
+}
+
+fn skip() -> bool {
+    skipped("fuse") || skipped("ministack")
+}
+
+/// What the KMS last said, as `status` tells it.
+fn last_error(mount: &Mount<'_>) -> String {
+    let output = kmsfs().arg("status").arg(mount.root()).args(["--output", "json"]).output();
+    let report: serde_json::Value =
+        serde_json::from_slice(&output.expect("status can be started").stdout).expect("JSON");
+    report["last_error"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Under each fault that is no answer: what is cached is read on, what is not is EKEYEXPIRED
+/// within the bound, the mount locks as unreachable when the grace is over, never as revoked,
+/// and opens when the fault is gone.
+#[test]
+fn no_answer_that_counts_is_an_outage() {
+    if skip() {
+        return;
+    }
+    let server = Server::ministack(Rules::None);
+    let key = new_key(&server, "kmsfs");
+    let faults = [
+        ("Timeout", Fault::Hang),
+        ("", Fault::Reset),
+        ("KMSInternalException", Fault::server()),
+        ("ServerFault", Fault::Answer(502, "<html>bad gateway</html>".to_owned())),
+        ("ServerFault", Fault::Answer(403, "<html>no entry</html>".to_owned())),
+        ("ThrottlingException", Fault::throttling()),
+        ("", Fault::Half),
+        ("MalformedAnswer", Fault::wrong_json()),
+        ("MalformedAnswer", Fault::Answer(200, "{}".to_owned())),
+        ("Timeout", Fault::Drip),
+        ("credentials have expired", Fault::error("ExpiredTokenException", "it is expired")),
+        (
+            "this machine's clock is off",
+            Fault::error("InvalidSignatureException", "Signature expired: it is now earlier"),
+        ),
+    ];
+    // Each on a mount of its own, side by side: all they do is wait.
+    std::thread::scope(|scope| {
+        for (said, fault) in faults {
+            let (server, key) = (&server, &key);
+            scope.spawn(move || is_an_outage(server, key, said, &fault));
+        }
+    });
+}
+
+fn is_an_outage(server: &Server, key: &str, said: &str, fault: &Fault) {
+    let proxy = Proxy::before(server.port());
+    let store = store(&proxy, key);
+    let mount = store.mount(&["--heartbeat", "1s", "--outage-grace", "6s"]);
+    let cached = File::open(mount.at("cached")).expect("opened");
+    proxy.set(fault.clone());
+    let start = Instant::now();
+    let cold = errno(File::open(mount.at("cold")));
+    let took = start.elapsed();
+    assert!(cold == Some(EKEYEXPIRED) && took < BOUND, "{fault:?}: {cold:?} after {took:?}");
+    assert_eq!(mount.state(), "open", "{fault:?}: within the grace");
+    let mut byte = [0];
+    cached.read_at(&mut byte, 0).unwrap_or_else(|e| panic!("{fault:?}: {e}"));
+    mount.wait_state("unreachable", SOON);
+    assert_eq!(errno(cached.read_at(&mut byte, 0)), Some(EKEYEXPIRED), "{fault:?}");
+    let told = last_error(&mount);
+    assert!(told.contains(said), "{fault:?}: {told}");
+    proxy.set(Fault::None);
+    mount.wait_state("open", SOON);
+    assert_eq!(fs::read(mount.at("cold")).expect("readable"), b"its key is not");
+}
+
+/// A definite no locks at once, whatever the grace; for one operation of the three, too.
+#[test]
+fn a_definite_no_is_a_refusal_whichever_call_gets_it() {
+    if skip() {
+        return;
+    }
+    let bench = Bench::new();
+    let store = &bench.store;
+    let refusals = [
+        "DisabledException",
+        "KMSInvalidStateException",
+        "NotFoundException",
+        "AccessDeniedException",
+    ];
+    let mount = store.mount(&["--heartbeat", "1s", "--outage-grace", "1h"]);
+    for (code, operation) in refusals.iter().zip(["", "GenerateDataKey", "Decrypt", "Decrypt"]) {
+        bench.proxy.set_for(operation, Fault::error(code, "because"));
+        mount.wait_state("revoked", SOON);
+        assert_eq!(errno(File::open(mount.at("cached"))), Some(EKEYREVOKED), "{code}");
+        assert!(last_error(&mount).contains(code), "{}", last_error(&mount));
+        bench.proxy.set(Fault::None);
+        mount.wait_state("open", SOON);
+    }
+}
+
+/// A KMS that hangs stalls nothing that needs no KMS: neither reads and writes under cached
+/// keys nor creation, while the pool lasts, nor what needs no key at all.
+#[test]
+fn a_hanging_kms_stalls_nothing_that_has_its_key() {
+    if skip() {
+        return;
+    }
+    let bench = Bench::new();
+    let store = &bench.store;
+    let mount = store.mount(&["--heartbeat", "1s", "--direct-io", "--key-ttl", "1s"]);
+    let file = File::options().read(true).write(true).open(mount.at("cached")).expect("opened");
+    let beats = bench.proxy.calls("GenerateDataKey");
+    bench.proxy.set(Fault::Hang);
+    // Long enough that each key's time is up, and several beats hang.
+    crate::support::wait_for("hanging beats", SOON, || {
+        bench.proxy.calls("GenerateDataKey") >= beats + 3
+    });
+    let start = Instant::now();
+    for round in 0..200u64 {
+        file.write_all_at(&round.to_le_bytes(), 0).expect("written");
+        let mut back = [0; 8];
+        file.read_exact_at(&mut back, 0).expect("readable");
+        assert_eq!(back, round.to_le_bytes());
+    }
+    fs::create_dir(mount.at("dir")).expect("made");
+    assert_eq!(fs::read_dir(mount.root()).expect("listed").count(), 3);
+    fs::metadata(mount.at("cold")).expect("needs no key");
+    assert!(start.elapsed() < BOUND, "stalled for {:?}", start.elapsed());
+    file.sync_all().expect("synced");
+    bench.proxy.set(Fault::None);
+}
+
+/// A KMS that is slow is only slow.
+#[test]
+fn latency_changes_nothing_but_time() {
+    if skip() {
+        return;
+    }
+    let bench = Bench::new();
+    let store = &bench.store;
+    bench.proxy.set(Fault::Latency(Duration::from_millis(200)));
+    let mount = store.mount(&["--heartbeat", "1s", "--outage-grace", "1s"]);
+    let beats = bench.proxy.calls("Decrypt");
+    for n in 0..40 {
+        fs::write(mount.at(&format!("new-{n}")), b"text").expect("written");
+    }
+    assert_eq!(fs::read(mount.at("cold")).expect("readable"), b"its key is not");
+    crate::support::wait_for("five beats", SOON, || bench.proxy.calls("Decrypt") >= beats + 10);
+    assert_eq!(mount.state(), "open");
+}
+
+/// A daemon that starts without a network says so and ends, within a bound, and so does every
+/// verb that asks a KMS.
+#[test]
+fn nothing_starts_on_a_kms_that_hangs() {
+    if skip() {
+        return;
+    }
+    let bench = Bench::new();
+    let store = &bench.store;
+    bench.proxy.set(Fault::Hang);
+    let start = Instant::now();
+    let said = fails(store.kmsfs().arg("mount").arg(store.path()).arg(store.mountpoint()), 6);
+    assert!(said.contains("no answer in time"), "{said}");
+    fails(store.kmsfs().args(["key", "--kms", "aws", "list"]), 6);
+    assert!(start.elapsed() < BOUND * 2, "{:?}", start.elapsed());
+    bench.proxy.set(Fault::throttling());
+    fails(store.kmsfs().args(["key", "--kms", "aws", "list"]), 6);
+    bench.proxy.set(Fault::None);
+    run(store.kmsfs().args(["key", "--kms", "aws", "list"]));
+}
+
+/// Answers of a wrong shape: a key of the wrong length, another key's, none.
+#[test]
+fn an_answer_is_never_trusted() {
+    if skip() {
+        return;
+    }
+    let bench = Bench::new();
+    let store = &bench.store;
+    let other = "arn:aws:kms:us-east-1:000000000000:key/00000000-0000-4000-8000-000000000000";
+    let short = r#"{"KeyId":"ARN","Plaintext":"AAAA","CiphertextBlob":"AAAA"}"#;
+    let long = r#"{"KeyId":"ARN","Plaintext":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","CiphertextBlob":""}"#;
+    for body in [short.replace("ARN", other), long.replace("ARN", other), long.replace("ARN", "x")]
+    {
+        bench.proxy.set(Fault::Answer(200, body.clone()));
+        let output = store
+            .kmsfs()
+            .arg("mount")
+            .arg(store.path())
+            .arg(store.mountpoint())
+            .output()
+            .expect("started");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(matches!(output.status.code(), Some(3 | 6)), "{body}: {said}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+    bench.proxy.set(Fault::None);
+    drop(store.mount(&[]));
+}
+
+/// Files made together are read together: when two of a page had to wait for the network, the
+/// others' keys are there before they are asked for, and need no KMS any more.
+#[test]
+fn the_keys_of_neighbours_are_fetched_ahead() {
+    if skip() {
+        return;
+    }
+    let bench = Bench::new();
+    let mount = bench.store.mount(&[]);
+    let names: Vec<_> = (0..16).map(|n| format!("neighbour-{n}")).collect();
+    for name in &names {
+        fs::write(mount.at(name), name).expect("written");
+    }
+    mount.unmount();
+    let mount = bench.store.mount(&["--heartbeat", "1h"]);
+    let mut read = names.iter().map(|n| fs::read_to_string(mount.at(n)).expect("readable") == *n);
+    assert!(read.by_ref().take(4).all(|same| same));
+    // They may lie on two pages: the pool's first was begun by the mount that made the store.
+    crate::support::wait_for("quiet", SOON, || {
+        let before = bench.proxy.calls("Decrypt");
+        std::thread::sleep(Duration::from_millis(300));
+        bench.proxy.calls("Decrypt") == before
+    });
+    bench.proxy.set(Fault::Hang);
+    let calls = bench.proxy.calls("Decrypt");
+    let mut misses = 0;
+    for _ in 0..8 {
+        misses += usize::from(!read.next().expect("sixteen files"));
+    }
+    assert_eq!((misses, bench.proxy.calls("Decrypt")), (0, calls));
+    bench.proxy.set(Fault::None);
+}

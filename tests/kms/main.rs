@@ -1,0 +1,16 @@
+//! The providers of master keys against one suite, and mounts whose master key is in a KMS that
+//! another process serves. `KMSFS_SKIP=ministack`, `localstack` or `fuse` skips by name.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod conformance;
+#[cfg(feature = "aws")]
+mod faults;
+#[cfg(feature = "aws")]
+mod measure;
+#[cfg(feature = "aws")]
+mod mounted;
+#[cfg(feature = "aws")]
+mod policies;
+mod providers;
