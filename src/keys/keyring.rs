@@ -106,6 +106,8 @@ pub(super) struct Inner {
     pub(super) ahead: Ahead,
     /// Those of both queues, and those being fetched.
     pub(super) in_flight: HashSet<FileId>,
+    /// The KMS gave no answer that counts: those who wait are not asked for again before.
+    pub(super) again: Moment,
     pub(super) stopping: bool,
 }
 
@@ -154,6 +156,7 @@ impl Keyring {
                 later: VecDeque::new(),
                 ahead: Ahead::default(),
                 in_flight: HashSet::new(),
+                again: Moment(Duration::ZERO),
                 stopping: false,
             }),
             fetch_work: Condvar::new(),
@@ -309,11 +312,13 @@ impl Keyring {
         let mut late = Vec::new();
         {
             let mut inner = self.inner.lock();
-            let Inner { waiting, queue, in_flight, cache, .. } = &mut *inner;
+            let Inner { waiting, queue, in_flight, cache, again, .. } = &mut *inner;
+            let again = now >= *again;
             waiting.retain(|want, waiters| {
                 late.extend(waiters.extract_if(.., |w| now >= w.deadline));
                 if let Want::File(file) = want
                     && !waiters.is_empty()
+                    && again
                     && in_flight.insert(*file)
                 {
                     queue.push_back(*file);

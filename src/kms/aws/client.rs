@@ -119,7 +119,7 @@ async fn check_profile(name: &str) -> Result<(), KmsError> {
 }
 
 async fn load(place: &Place) -> SdkConfig {
-    // ring: the SDK's default, aws-lc, takes a C compiler and twice the time to build.
+    // ring: the SDK's default, aws-lc, builds a whole C library first.
     let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).http_client(http);
     if let Some(profile) = &place.profile {
