@@ -303,7 +303,7 @@ impl Loop {
         if let Some(locker) = self.locker.take() {
             let _ = locker.join();
         }
-        match self.keyring.volume.unlock(&self.keyring.store, &*self.keyring.service) {
+        match self.keyring.volume.unlock(&self.keyring.store, &*self.keyring.beats) {
             Ok(names) => {
                 self.keyring.reopen(names);
                 self.effects.announce(Phase::Open, None);

@@ -48,7 +48,7 @@ pub struct Place {
     pub endpoint: Option<String>,
 }
 
-/// A client of AWS KMS. Each has connections, retry budget and rate limiter of its own.
+/// A client of AWS KMS. Each has connections and a retry budget of its own.
 pub struct AwsKms {
     pub(super) client: Client,
     runtime: Arc<Runtime>,
@@ -79,7 +79,7 @@ impl AwsKms {
             return Err(KmsError::new(Verdict::Credentials, "MissingRegion", what));
         };
         let credentials = Detached::new(place.clone());
-        let client = client(&config, &credentials, "kmsfs-work", RetryConfig::adaptive());
+        let client = client(&config, &credentials, "kmsfs-work");
         Ok(Self { client, runtime: Arc::new(runtime), config, credentials, region })
     }
 
@@ -88,7 +88,7 @@ impl AwsKms {
     #[must_use]
     pub fn sibling(&self) -> Self {
         Self {
-            client: client(&self.config, &self.credentials, "kmsfs-beat", RetryConfig::standard()),
+            client: client(&self.config, &self.credentials, "kmsfs-beat"),
             runtime: self.runtime.clone(),
             config: self.config.clone(),
             credentials: self.credentials.clone(),
@@ -153,18 +153,15 @@ pub(super) async fn load(place: &Place) -> SdkConfig {
     loader.load().await
 }
 
-fn client(
-    config: &SdkConfig,
-    credentials: &Detached,
-    partition: &'static str,
-    retry: RetryConfig,
-) -> Client {
+fn client(config: &SdkConfig, credentials: &Detached, partition: &'static str) -> Client {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT)
         .operation_attempt_timeout(ATTEMPT)
         .operation_timeout(CALL)
         .build();
-    let retry = retry
+    // Not adaptive: that would go on holding calls back, past their time, when the throttling
+    // is over. The budget of calls is the caller's to keep.
+    let retry = RetryConfig::standard()
         .with_max_attempts(TRIES)
         .with_initial_backoff(FIRST_PAUSE)
         .with_max_backoff(LONGEST_PAUSE);
