@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::keyring::{KeyFail, Keyring, Want};
+use super::keyring::Keyring;
 use super::machine::Phase;
 use super::pool;
+use super::want::{KeyFail, Want};
 use crate::clock::Moment;
 use crate::content::{ContentCipher, check};
 use crate::ids::{FileId, PageId};
@@ -20,6 +21,9 @@ pub(super) fn threads(keyring: &Keyring) -> usize {
     keyring.service.parallelism().max(FEWEST)
 }
 
+/// Between an unwrap without an answer that counts and the next one of the same key.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// What becomes of the other keys of a page when one is fetched.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Others {
@@ -34,9 +38,14 @@ pub(super) fn run(keyring: &Keyring) {
     while let Some((file, others)) = next(keyring) {
         let outcome = fetch(keyring, file, others);
         scrub_stack();
-        keyring.inner.lock().in_flight.remove(&file);
+        let mut inner = keyring.inner.lock();
+        inner.in_flight.remove(&file);
+        if outcome == Ok(None) {
+            inner.again = Moment::now() + PAUSE;
+        }
+        drop(inner);
         match outcome {
-            // No answer that counts: those who wait are asked for again at the next tick.
+            // No answer that counts: those who wait are asked for again at a later tick.
             Ok(None) => {}
             Ok(Some(())) => keyring.wake(Want::File(file), Ok(())),
             Err(fail) => keyring.wake(Want::File(file), Err(fail)),

@@ -16,6 +16,7 @@ use super::machine::{Phase, Reason};
 use super::pool::Pool;
 use super::rate::Rate;
 use super::volume::Volume;
+use super::want::{KeyFail, Waker, Want};
 use crate::clock::Moment;
 use crate::content::ContentCipher;
 use crate::ids::{FileId, LinkId};
@@ -24,40 +25,6 @@ use crate::names::VolumeKeys;
 use crate::store::Store;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex, RwLock};
-
-/// What a parked request waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Want {
-    /// The data key of a file.
-    File(FileId),
-    /// A data key for a file that has none yet.
-    Fresh,
-    /// A heartbeat, after the process was stopped or the machine slept.
-    Beat,
-}
-
-/// Why there is no key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum KeyFail {
-    /// It has to be fetched: park the request.
-    #[error("the key has to be fetched")]
-    Need(Want),
-    /// The mount is draining or locked, or the KMS refuses this file's master key.
-    #[error("the mount is locked ({0:?})")]
-    Closed(Reason),
-    /// The KMS could not be reached in time.
-    #[error("the KMS could not be reached in time")]
-    Late,
-    /// The sidecar page of new keys could not be written: the errno of the backing filesystem.
-    #[error("the store takes no wrapped keys: {}", std::io::Error::from_raw_os_error(*.0))]
-    Disk(i32),
-    /// This file's wrapped key is missing, damaged, or another volume's.
-    #[error("the file's wrapped key is missing, damaged or rejected")]
-    Rejected,
-}
-
-/// Called once with the outcome that a parked request waited for.
-pub type Waker = Box<dyn FnOnce(Result<(), KeyFail>) + Send>;
 
 /// The KMS as a mount uses it: two doors, so that nothing that hangs or queues at one holds up
 /// the other.
@@ -108,6 +75,8 @@ pub(super) struct Inner {
     pub(super) ahead: Ahead,
     /// Those of both queues, and those being fetched.
     pub(super) in_flight: HashSet<FileId>,
+    /// The KMS gave no answer that counts: those who wait are not asked for again before.
+    pub(super) again: Moment,
     pub(super) stopping: bool,
 }
 
@@ -156,6 +125,7 @@ impl Keyring {
                 later: VecDeque::new(),
                 ahead: Ahead::default(),
                 in_flight: HashSet::new(),
+                again: Moment(Duration::ZERO),
                 stopping: false,
             }),
             fetch_work: Condvar::new(),
@@ -324,11 +294,13 @@ impl Keyring {
         let mut late = Vec::new();
         {
             let mut inner = self.inner.lock();
-            let Inner { waiting, queue, in_flight, cache, .. } = &mut *inner;
+            let Inner { waiting, queue, in_flight, cache, again, .. } = &mut *inner;
+            let again = now >= *again;
             waiting.retain(|want, waiters| {
                 late.extend(waiters.extract_if(.., |w| now >= w.deadline));
                 if let Want::File(file) = want
                     && !waiters.is_empty()
+                    && again
                     && in_flight.insert(*file)
                 {
                     queue.push_back(*file);

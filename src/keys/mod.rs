@@ -19,9 +19,11 @@ mod rate;
 #[cfg(test)]
 mod tests;
 mod volume;
+mod want;
 
 pub use gate::{Gate, Pass, Purpose, Shut};
-pub use keyring::{KeyFail, Keyring, Limits, Services, Waker, Want};
+pub use keyring::{Keyring, Limits, Services};
 pub use machine::{Effect, Event, Machine, Phase, Reason, Timing};
 pub use monitor::{Effects, LockTime, Monitor, Status};
 pub use volume::{OpenError, Volume, create, open};
+pub use want::{KeyFail, Waker, Want};

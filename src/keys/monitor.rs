@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::keyring::{KeyFail, Keyring, Want};
+use super::keyring::Keyring;
 use super::machine::{Effect, Event, Machine, Phase, Reason, Timing};
+use super::want::{KeyFail, Want};
 use super::{beat, fetch, pool};
 use crate::clock::Moment;
 use crate::kms::KmsError;
@@ -341,7 +342,7 @@ impl Loop {
 
     fn open(&mut self) {
         self.join_lockers();
-        let unlocked = self.keyring.volume.unlock(&self.keyring.store, &*self.keyring.service);
+        let unlocked = self.keyring.volume.unlock(&self.keyring.store, &*self.keyring.beats);
         scrub_stack();
         match unlocked {
             Ok(names) => {

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::keyring::{KeyFail, Keyring, Want};
+use super::keyring::Keyring;
 use super::machine::Phase;
+use super::want::{KeyFail, Want};
+use crate::clock::Moment;
 use crate::content::{ContentCipher, check};
 use crate::ids::{FileId, PageId, SLOTS};
 use crate::kms::{Context, KmsError};
@@ -19,8 +21,9 @@ const SMALLEST: usize = 16;
 const LARGEST: usize = 2048;
 /// After this long without a refill the pool's size falls back to the smallest.
 const QUIET: Duration = Duration::from_secs(60);
-/// Between tries when the KMS or the disk gives no keys.
+/// Between tries when the KMS or the disk gives no keys: doubled each time, up to the longest.
 const PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Data keys ready for use.
 pub(super) struct Pool {
@@ -71,6 +74,7 @@ enum NoKeys {
 
 /// The thread that keeps the pool full, until the keyring stops.
 pub(super) fn run(keyring: &Keyring) {
+    let mut pause = PAUSE;
     loop {
         let wanted = {
             let mut inner = keyring.inner.lock();
@@ -83,12 +87,19 @@ pub(super) fn run(keyring: &Keyring) {
             }
             inner.pool.order(quiet)
         };
-        if let Err(e) = fill(keyring, wanted) {
-            refuse(keyring, e);
-            let mut inner = keyring.inner.lock();
-            if !inner.stopping {
-                keyring.pool_work.wait_for(&mut inner, PAUSE);
-            }
+        // After a failure one key is tried: many at once would only burden who is in trouble.
+        let wanted = if pause > PAUSE { 1 } else { wanted };
+        let Err(e) = fill(keyring, wanted) else {
+            pause = PAUSE;
+            continue;
+        };
+        refuse(keyring, e);
+        let end = Moment::now() + pause;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        let mut inner = keyring.inner.lock();
+        // Those who want a key wake it meanwhile, and it is no use.
+        while !inner.stopping && Moment::now() < end {
+            keyring.pool_work.wait_for(&mut inner, end.since(Moment::now()));
         }
     }
 }

@@ -126,6 +126,51 @@ iam.put_user_policy(UserName='daemon', PolicyName='use', PolicyDocument=json.dum
     assert_eq!(reread(&mut file).expect("the same descriptor"), b"least privilege");
 }
 
+/// Credentials that are taken away in mid-run are an outage, not a refusal; new ones are found
+/// in the profile file without a remount.
+#[test]
+fn credentials_that_end_are_an_outage_until_new_ones_lie_in_the_profile() {
+    if skip() {
+        return;
+    }
+    let server = Server::ministack(Rules::Enforced);
+    let id = new_key(&server, "kmsfs");
+    let new_credentials = |file: &Path| {
+        let made = server.python(
+            "made = iam.create_access_key(UserName='daemon')['AccessKey']
+print(made['AccessKeyId'], made['SecretAccessKey'])",
+        );
+        let (name, secret) = made.split_once(' ').expect("two words");
+        let text =
+            format!("[default]\naws_access_key_id = {name}\naws_secret_access_key = {secret}\n");
+        fs::write(file, text).expect("written");
+        name.to_owned()
+    };
+    server.python(
+        "allow = {'Version': '2012-10-17', 'Statement': [{'Effect': 'Allow', 'Resource': '*',
+    'Action': ['kms:GenerateDataKey', 'kms:Decrypt']}]}
+iam.create_user(UserName='daemon')
+iam.put_user_policy(UserName='daemon', PolicyName='use', PolicyDocument=json.dumps(allow))",
+    );
+    let profile = tempfile::NamedTempFile::new().expect("a file");
+    let first = new_credentials(profile.path());
+    let mut env = credentials("", "");
+    env.retain(|(k, _)| !k.ends_with("_KEY") && !k.ends_with("KEY_ID"));
+    env.push((
+        "AWS_SHARED_CREDENTIALS_FILE".to_owned(),
+        profile.path().to_str().expect("UTF-8").to_owned(),
+    ));
+    let store = Store::aws(&server.url(), &env, &["--master-key", &id]);
+    let mount = store.mount(&["--heartbeat", "1s", "--outage-grace", "2s"]);
+    let mut file = written(&mount, "file", b"still there");
+    server.python(&format!("iam.delete_access_key(UserName='daemon', AccessKeyId='{first}')"));
+    mount.wait_state("unreachable", SOON);
+    assert_eq!(errno(reread(&mut file)), Some(127), "EKEYEXPIRED");
+    new_credentials(profile.path());
+    mount.wait_state("open", SOON);
+    assert_eq!(reread(&mut file).expect("the same descriptor"), b"still there");
+}
+
 /// The lines of a store's sidecar pages.
 fn lines(store: &Path) -> Vec<(std::path::PathBuf, String)> {
     let pages = crate::support::files(&store.join(".kmsfs/keys"));

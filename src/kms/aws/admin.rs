@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use aws_sdk_kms::types::{KeyMetadata, KeyState as State};
 
 use super::client::AwsKms;
-use super::errors::{malformed, of};
+use super::errors::malformed;
 use crate::kms::{AliasInfo, KeyAdmin, KeyArn, KeyInfo, KeyRef, KeyState, KmsError, Verdict};
 
 /// Days that a deletion may wait, as the API has them.
@@ -38,7 +38,7 @@ impl AwsKms {
     fn describe_bare(&self, key: &str) -> Result<KeyInfo, KmsError> {
         let what = &format!("DescribeKey of {key}");
         let answer = self.run(self.client.describe_key().key_id(key).send());
-        info(what, answer.map_err(|e| of(what, &e))?.key_metadata)
+        info(what, answer.map_err(|e| self.error(what, &e))?.key_metadata)
     }
 
     /// All aliases, or those of one key.
@@ -47,7 +47,7 @@ impl AwsKms {
             self.client.list_aliases().set_key_id(key.map(str::to_owned)).into_paginator().send();
         let mut all = Vec::new();
         while let Some(page) = self.run(pages.next()) {
-            let page = page.map_err(|e| of("ListAliases", &e))?;
+            let page = page.map_err(|e| self.error("ListAliases", &e))?;
             for alias in page.aliases.unwrap_or_default() {
                 // An alias of AWS's own may point to nothing yet.
                 if let (Some(name), Some(target)) = (alias.alias_name, alias.target_key_id) {
@@ -65,7 +65,7 @@ impl AwsKms {
         let mut pages = self.client.list_keys().into_paginator().send();
         let mut all = Vec::new();
         while let Some(page) = self.run(pages.next()) {
-            let page = page.map_err(|e| of("ListKeys", &e))?;
+            let page = page.map_err(|e| self.error("ListKeys", &e))?;
             all.extend(page.keys.unwrap_or_default().into_iter().filter_map(|k| k.key_id));
         }
         Ok(all)
@@ -80,7 +80,7 @@ impl AwsKms {
         let id = self.describe_bare(&key.0)?.id;
         let what = &format!("GetKeyPolicy of {key}");
         let answer = self.run(self.client.get_key_policy().key_id(id).send());
-        let answer = answer.map_err(|e| of(what, &e))?;
+        let answer = answer.map_err(|e| self.error(what, &e))?;
         answer.policy.ok_or_else(|| malformed(what, "the answer has no policy"))
     }
 }
@@ -95,7 +95,7 @@ fn id_of(kms: &AwsKms, key: &KeyRef) -> Result<String, KmsError> {
 impl KeyAdmin for AwsKms {
     fn create(&self, description: &str) -> Result<KeyInfo, KmsError> {
         let call = self.client.create_key().description(description);
-        let answer = self.run(call.send()).map_err(|e| of("CreateKey", &e))?;
+        let answer = self.run(call.send()).map_err(|e| self.error("CreateKey", &e))?;
         info("CreateKey", answer.key_metadata)
     }
 
@@ -134,19 +134,19 @@ impl KeyAdmin for AwsKms {
     fn disable(&self, key: &KeyRef) -> Result<(), KmsError> {
         let id = id_of(self, key)?;
         let answer = self.run(self.client.disable_key().key_id(id).send());
-        answer.map(drop).map_err(|e| of(&format!("DisableKey of {key}"), &e))
+        answer.map(drop).map_err(|e| self.error(&format!("DisableKey of {key}"), &e))
     }
 
     fn enable(&self, key: &KeyRef) -> Result<(), KmsError> {
         let id = id_of(self, key)?;
         let answer = self.run(self.client.enable_key().key_id(id).send());
-        answer.map(drop).map_err(|e| of(&format!("EnableKey of {key}"), &e))
+        answer.map(drop).map_err(|e| self.error(&format!("EnableKey of {key}"), &e))
     }
 
     fn rotate(&self, key: &KeyRef) -> Result<(), KmsError> {
         let id = id_of(self, key)?;
         let answer = self.run(self.client.rotate_key_on_demand().key_id(id).send());
-        answer.map(drop).map_err(|e| of(&format!("RotateKeyOnDemand of {key}"), &e))
+        answer.map(drop).map_err(|e| self.error(&format!("RotateKeyOnDemand of {key}"), &e))
     }
 
     fn schedule_deletion(&self, key: &KeyRef, days: u32) -> Result<u64, KmsError> {
@@ -159,7 +159,7 @@ impl KeyAdmin for AwsKms {
         };
         let id = id_of(self, key)?;
         let call = self.client.schedule_key_deletion().key_id(id).pending_window_in_days(window);
-        let answer = self.run(call.send()).map_err(|e| of(what, &e))?;
+        let answer = self.run(call.send()).map_err(|e| self.error(what, &e))?;
         let at = answer.deletion_date.and_then(|at| u64::try_from(at.secs()).ok());
         at.ok_or_else(|| malformed(what, "the answer says no date"))
     }
@@ -167,19 +167,19 @@ impl KeyAdmin for AwsKms {
     fn cancel_deletion(&self, key: &KeyRef) -> Result<(), KmsError> {
         let id = id_of(self, key)?;
         let answer = self.run(self.client.cancel_key_deletion().key_id(id).send());
-        answer.map(drop).map_err(|e| of(&format!("CancelKeyDeletion of {key}"), &e))
+        answer.map(drop).map_err(|e| self.error(&format!("CancelKeyDeletion of {key}"), &e))
     }
 
     fn set_alias(&self, name: &str, key: &KeyRef) -> Result<(), KmsError> {
         let what = &format!("CreateAlias {name}");
         let id = id_of(self, key)?;
         let call = self.client.create_alias().alias_name(name).target_key_id(&id);
-        let made = self.run(call.send()).map_err(|e| of(what, &e));
+        let made = self.run(call.send()).map_err(|e| self.error(what, &e));
         match made {
             Err(e) if e.code == "AlreadyExistsException" => {
                 let call = self.client.update_alias().alias_name(name).target_key_id(id);
                 let moved = self.run(call.send());
-                moved.map(drop).map_err(|e| of(&format!("UpdateAlias {name}"), &e))
+                moved.map(drop).map_err(|e| self.error(&format!("UpdateAlias {name}"), &e))
             }
             other => other.map(drop),
         }
@@ -187,7 +187,7 @@ impl KeyAdmin for AwsKms {
 
     fn remove_alias(&self, name: &str) -> Result<(), KmsError> {
         let answer = self.run(self.client.delete_alias().alias_name(name).send());
-        answer.map(drop).map_err(|e| of(&format!("DeleteAlias {name}"), &e))
+        answer.map(drop).map_err(|e| self.error(&format!("DeleteAlias {name}"), &e))
     }
 
     fn aliases(&self) -> Result<Vec<AliasInfo>, KmsError> {

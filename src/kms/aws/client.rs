@@ -8,8 +8,10 @@ use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_kms::Client;
-use aws_sdk_kms::config::SharedCredentialsProvider;
+use aws_sdk_kms::config::IdentityCache;
+use aws_sdk_kms::config::http::HttpResponse;
 use aws_sdk_kms::config::retry::RetryPartition;
+use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
@@ -17,6 +19,7 @@ use aws_types::os_shim_internal::{Env, Fs};
 use tokio::runtime::Runtime;
 
 use super::credentials::Detached;
+use super::errors;
 use crate::kms::{KmsError, Verdict};
 
 /// To a server that does not even accept the connection.
@@ -45,11 +48,12 @@ pub struct Place {
     pub endpoint: Option<String>,
 }
 
-/// A client of AWS KMS. Each has connections, retry budget and rate limiter of its own.
+/// A client of AWS KMS. Each has connections and a retry budget of its own.
 pub struct AwsKms {
     pub(super) client: Client,
     runtime: Arc<Runtime>,
     config: SdkConfig,
+    credentials: Detached,
     region: String,
 }
 
@@ -74,8 +78,9 @@ impl AwsKms {
             let what = "no region is known: say --region, or set AWS_REGION";
             return Err(KmsError::new(Verdict::Credentials, "MissingRegion", what));
         };
-        let client = client(&config, "kmsfs-work", RetryConfig::adaptive());
-        Ok(Self { client, runtime: Arc::new(runtime), config, region })
+        let credentials = Detached::new(place.clone());
+        let client = client(&config, &credentials, "kmsfs-work");
+        Ok(Self { client, runtime: Arc::new(runtime), config, credentials, region })
     }
 
     /// Another client of the same place, for heartbeats: nothing that hangs, is throttled or
@@ -83,9 +88,10 @@ impl AwsKms {
     #[must_use]
     pub fn sibling(&self) -> Self {
         Self {
-            client: client(&self.config, "kmsfs-beat", RetryConfig::standard()),
+            client: client(&self.config, &self.credentials, "kmsfs-beat"),
             runtime: self.runtime.clone(),
             config: self.config.clone(),
+            credentials: self.credentials.clone(),
             region: self.region.clone(),
         }
     }
@@ -93,6 +99,18 @@ impl AwsKms {
     /// The region that it asks in.
     pub fn region(&self) -> &str {
         &self.region
+    }
+
+    /// The error of a call; `what` says what was asked of which key.
+    pub(super) fn error<E>(&self, what: &str, e: &SdkError<E, HttpResponse>) -> KmsError
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        let error = errors::of(what, e);
+        if error.verdict == Verdict::Credentials {
+            self.run(self.credentials.spoil());
+        }
+        error
     }
 
     /// Runs one call to its end on the caller's thread, which must not be the runtime's.
@@ -118,8 +136,9 @@ async fn check_profile(name: &str) -> Result<(), KmsError> {
     Err(bad(format!("there is no profile {name:?} in the shared configuration files")))
 }
 
-async fn load(place: &Place) -> SdkConfig {
-    // ring: the SDK's default, aws-lc, takes a C compiler and twice the time to build.
+/// What the SDK's chain says now: environment and profile files are read again.
+pub(super) async fn load(place: &Place) -> SdkConfig {
+    // ring: the SDK's default, aws-lc, builds a whole C library first.
     let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).http_client(http);
     if let Some(profile) = &place.profile {
@@ -134,27 +153,26 @@ async fn load(place: &Place) -> SdkConfig {
     loader.load().await
 }
 
-fn client(config: &SdkConfig, partition: &'static str, retry: RetryConfig) -> Client {
+fn client(config: &SdkConfig, credentials: &Detached, partition: &'static str) -> Client {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT)
         .operation_attempt_timeout(ATTEMPT)
         .operation_timeout(CALL)
         .build();
-    let retry = retry
+    // Not adaptive: that would go on holding calls back, past their time, when the throttling
+    // is over. The budget of calls is the caller's to keep.
+    let retry = RetryConfig::standard()
         .with_max_attempts(TRIES)
         .with_initial_backoff(FIRST_PAUSE)
         .with_max_backoff(LONGEST_PAUSE);
     // A client of its own has a connection pool of its own too.
     let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-    let mut builder = aws_sdk_kms::config::Builder::from(config)
+    let builder = aws_sdk_kms::config::Builder::from(config)
         .http_client(http)
         .timeout_config(timeouts)
         .retry_partition(RetryPartition::new(partition))
-        .retry_config(retry);
-    if let Some(provider) = config.credentials_provider() {
-        builder.set_credentials_provider(Some(SharedCredentialsProvider::new(Detached::new(
-            provider,
-        ))));
-    }
+        .retry_config(retry)
+        .identity_cache(IdentityCache::no_cache())
+        .credentials_provider(credentials.clone());
     Client::from_conf(builder.build())
 }

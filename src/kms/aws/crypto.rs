@@ -5,7 +5,7 @@ use aws_sdk_kms::types::DataKeySpec;
 use zeroize::Zeroize;
 
 use super::client::AwsKms;
-use super::errors::{malformed, of};
+use super::errors::malformed;
 use crate::kms::{
     Context, Generated, KeyArn, KeyRef, KeyService, KmsError, MAX_WRAPPED, Rewrapped, Unwrapped,
     Verdict, Wrapped,
@@ -79,7 +79,7 @@ impl KeyService for AwsKms {
             .key_id(&key.0)
             .key_spec(DataKeySpec::Aes256)
             .set_encryption_context(Some(pairs(context)));
-        let answer = self.run(call.send()).map_err(|e| of(what, &e))?;
+        let answer = self.run(call.send()).map_err(|e| self.error(what, &e))?;
         let plain = answer.plaintext.and_then(key_of);
         let plain = plain.ok_or_else(|| malformed(what, "the answer has no key of 32 bytes"))?;
         let (wrapped, master) = wrapped_of(what, answer.ciphertext_blob, answer.key_id)?;
@@ -100,7 +100,7 @@ impl KeyService for AwsKms {
             .key_id(&key.0)
             .ciphertext_blob(Blob::new(wrapped.0.clone()))
             .set_encryption_context(Some(pairs(context)));
-        let answer = self.run(call.send()).map_err(|e| of(what, &e))?;
+        let answer = self.run(call.send()).map_err(|e| self.error(what, &e))?;
         let plaintext =
             answer.plaintext.ok_or_else(|| malformed(what, "the answer has no plaintext"));
         let master = arn_of(what, answer.key_id)?;
@@ -128,7 +128,7 @@ impl KeyService for AwsKms {
             .set_source_encryption_context(Some(pairs(from.1)))
             .destination_key_id(&to.0.0)
             .set_destination_encryption_context(Some(pairs(to.1)));
-        let answer = self.run(call.send()).map_err(|e| of(what, &e))?;
+        let answer = self.run(call.send()).map_err(|e| self.error(what, &e))?;
         check(what, from.0, &arn_of(what, answer.source_key_id)?)?;
         let (wrapped, master) = wrapped_of(what, answer.ciphertext_blob, answer.key_id)?;
         check(what, to.0, &master)?;

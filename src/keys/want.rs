@@ -1,0 +1,38 @@
+//! A wish for a key that is not at hand: what is wished, why it may fail, and who is told.
+
+use super::machine::Reason;
+use crate::ids::FileId;
+
+/// What a parked request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Want {
+    /// The data key of a file.
+    File(FileId),
+    /// A data key for a file that has none yet.
+    Fresh,
+    /// A heartbeat, after the process was stopped or the machine slept.
+    Beat,
+}
+
+/// Why there is no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyFail {
+    /// It has to be fetched: park the request.
+    #[error("the key has to be fetched")]
+    Need(Want),
+    /// The mount is draining or locked, or the KMS refuses this file's master key.
+    #[error("the mount is locked ({0:?})")]
+    Closed(Reason),
+    /// The KMS could not be reached in time.
+    #[error("the KMS could not be reached in time")]
+    Late,
+    /// The sidecar page of new keys could not be written: the errno of the backing filesystem.
+    #[error("the store takes no wrapped keys: {}", std::io::Error::from_raw_os_error(*.0))]
+    Disk(i32),
+    /// This file's wrapped key is missing, damaged, or another volume's.
+    #[error("the file's wrapped key is missing, damaged or rejected")]
+    Rejected,
+}
+
+/// Called once with the outcome that a parked request waited for.
+pub type Waker = Box<dyn FnOnce(Result<(), KeyFail>) + Send>;
