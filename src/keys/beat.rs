@@ -6,6 +6,7 @@ use std::sync::mpsc::Sender;
 
 use super::keyring::Keyring;
 use super::machine::Event;
+use super::monitor::Message;
 use crate::clock::Moment;
 use crate::ids::{FileId, PageId};
 use crate::kms::{Context, KeyRef, KmsError, Verdict};
@@ -13,7 +14,7 @@ use crate::secret::scrub_stack;
 
 /// Starts a beat on threads of its own; its verdict comes through `events`. A KMS that hangs
 /// holds up this beat alone, and the next starts on time.
-pub(super) fn start(keyring: &Arc<Keyring>, events: Sender<(Event, Option<KmsError>)>) {
+pub(super) fn start(keyring: &Arc<Keyring>, events: Sender<Message>) {
     let keyring = keyring.clone();
     let spawned = std::thread::Builder::new()
         .name("kmsfs-beat".to_owned())
@@ -24,7 +25,7 @@ pub(super) fn start(keyring: &Arc<Keyring>, events: Sender<(Event, Option<KmsErr
 }
 
 /// A refusal is told as soon as one call has met it, whatever the others wait for.
-fn beat(keyring: &Keyring, events: &Sender<(Event, Option<KmsError>)>) {
+fn beat(keyring: &Keyring, events: &Sender<Message>) {
     let began = Moment::now();
     let refused = AtomicBool::new(false);
     let look = |outcome: Result<(), KmsError>| {
@@ -37,7 +38,7 @@ fn beat(keyring: &Keyring, events: &Sender<(Event, Option<KmsError>)>) {
         // sidecar line.
         if !refused.swap(true, Ordering::SeqCst) {
             // The monitor may be gone: the mount is ending.
-            let _ = events.send((Event::Refused, Some(error)));
+            let _ = events.send(Message { event: Event::Refused, error: Some(error), began });
         }
         None
     };
@@ -50,10 +51,9 @@ fn beat(keyring: &Keyring, events: &Sender<(Event, Option<KmsError>)>) {
     if refused.into_inner() {
         return;
     }
-    let _ = events.send(match pair.or(canary) {
-        Some(error) => (Event::Unavailable, Some(error)),
-        None => (Event::Good { began }, None),
-    });
+    let error = pair.or(canary);
+    let event = if error.is_some() { Event::Unavailable } else { Event::Good { began } };
+    let _ = events.send(Message { event, error, began });
 }
 
 fn generate_and_decrypt(keyring: &Keyring) -> Result<(), KmsError> {

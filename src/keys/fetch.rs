@@ -155,7 +155,7 @@ impl Keyring {
             Want::File(file) => fetch(self, file, Others::Stay)?.ok_or(KeyFail::Late),
             Want::Fresh => pool::supply(self),
             Want::Beat => {
-                self.gate().heard();
+                self.gate().heard(Moment::now());
                 Ok(())
             }
         }

@@ -69,7 +69,7 @@ impl Gate {
         match (self.phase(), purpose) {
             (Phase::Open, Purpose::Use) => {
                 let silent =
-                    millis(Moment::now()).saturating_sub(self.heard.load(Ordering::Relaxed));
+                    millis(Moment::now()).saturating_sub(self.heard.load(Ordering::SeqCst));
                 if silent > self.patience { Err(Shut::Stale) } else { Ok(pass) }
             }
             (Phase::Open | Phase::Draining(_), Purpose::Save) => Ok(pass),
@@ -87,9 +87,10 @@ impl Gate {
         self.phase.store(phase.code(), Ordering::SeqCst);
     }
 
-    /// The monitor's sign of life.
-    pub fn heard(&self) {
-        self.heard.store(millis(Moment::now()), Ordering::Relaxed);
+    /// The monitor's sign of life, as of `at`: a moment that it took before it made sure. The
+    /// present would not do, for the process may be stopped between the two.
+    pub fn heard(&self, at: Moment) {
+        self.heard.fetch_max(millis(at), Ordering::SeqCst);
     }
 
     /// Waits until nobody is inside. The gate should be closed, or this may last.
@@ -142,6 +143,20 @@ mod tests {
         g.heard.store(0, Ordering::Relaxed);
         assert_eq!(g.enter(Purpose::Use).err(), Some(Shut::Stale));
         assert!(g.enter(Purpose::Save).is_ok());
+    }
+
+    /// A beat was in flight when the process was stopped; its answer, taken after the process
+    /// went on, vouched for the present, and a read passed under a key disabled meanwhile.
+    #[test]
+    fn an_old_sign_of_life_does_not_vouch_for_the_present() {
+        let g = Gate::new(Duration::from_secs(1));
+        let now = Moment::now();
+        g.heard.store(0, Ordering::SeqCst);
+        g.heard(now.before(Duration::from_secs(2)));
+        assert_eq!(g.enter(Purpose::Use).err(), Some(Shut::Stale));
+        g.heard(now);
+        g.heard(now.before(Duration::from_secs(2)));
+        assert!(g.enter(Purpose::Use).is_ok());
     }
 
     #[test]

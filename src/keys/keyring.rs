@@ -346,10 +346,10 @@ impl Keyring {
         self.names.write().take()
     }
 
-    /// Takes new volume keys and opens the gate.
-    pub(super) fn reopen(&self, names: VolumeKeys) {
+    /// Takes the volume keys, which the KMS was asked for at `began`, and opens the gate.
+    pub(super) fn reopen(&self, names: VolumeKeys, began: Moment) {
         *self.names.write() = Some(Arc::new(names));
-        self.gate.heard();
+        self.gate.heard(began);
         self.gate.set(Phase::Open);
         self.pool_work.notify_one();
     }

@@ -148,9 +148,10 @@ impl Machine {
         }
     }
 
-    /// A locked mount, which the KMS would not open after all.
-    pub(super) fn locked(timing: Timing, now: Moment) -> Self {
-        Self { phase: Phase::Locked(Reason::Refused), ..Self::new(timing, now) }
+    /// The mount that was to open stays locked: the KMS did not give the volume key after all.
+    pub(super) fn stay_locked(&mut self) {
+        self.phase = Phase::Locked(Reason::Unreachable);
+        self.good_in_a_row = 0;
     }
 
     /// Where the mount stands.

@@ -10,10 +10,11 @@ use parking_lot::Mutex;
 
 use super::keyring::Keyring;
 use super::machine::{Effect, Event, Machine, Phase, Reason, Timing};
+use super::volume::OpenError;
 use super::want::{KeyFail, Want};
 use super::{beat, fetch, pool};
 use crate::clock::Moment;
-use crate::kms::KmsError;
+use crate::kms::{KmsError, Verdict};
 use crate::names::VolumeKeys;
 use crate::secret::scrub_stack;
 
@@ -53,7 +54,20 @@ pub struct Status {
     pub failed: u64,
 }
 
-type Message = (Event, Option<KmsError>);
+/// What the monitor's loop is told.
+pub(super) struct Message {
+    pub(super) event: Event,
+    /// What the KMS said, when it did not answer well.
+    pub(super) error: Option<KmsError>,
+    /// When the beat began that found this out; for anything else, the present.
+    pub(super) began: Moment,
+}
+
+impl From<Event> for Message {
+    fn from(event: Event) -> Self {
+        Self { event, error: None, began: Moment::now() }
+    }
+}
 
 /// How often waiting requests are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -106,7 +120,7 @@ impl Monitor {
             lockers: Vec::new(),
             sealed: false,
             last_error: None,
-            gap: false,
+            gap: None,
         };
         threads.push(spawn("kmsfs-monitor", keyring, |_| work.run())?);
         Ok(Self { events, status, keyring: keyring.clone(), threads })
@@ -114,12 +128,12 @@ impl Monitor {
 
     /// Locks as an operator does.
     pub fn lock(&self) {
-        let _ = self.events.send((Event::Lock, None));
+        let _ = self.events.send(Event::Lock.into());
     }
 
     /// Takes an operator's lock back.
     pub fn unlock(&self) {
-        let _ = self.events.send((Event::Unlock, None));
+        let _ = self.events.send(Event::Unlock.into());
     }
 
     /// Where things stand.
@@ -183,8 +197,9 @@ struct Loop {
     /// The last lock is complete.
     sealed: bool,
     last_error: Option<KmsError>,
-    /// The process was stopped, or the machine slept: only a beat vouches for the gate again.
-    gap: bool,
+    /// The process was stopped, or the machine slept; found out then. Only a beat that began
+    /// after it vouches for the gate again.
+    gap: Option<Moment>,
 }
 
 impl Loop {
@@ -195,9 +210,11 @@ impl Loop {
             let now = Moment::now();
             let gap = now.since(last) > self.timing.heartbeat;
             last = now;
-            self.gap |= gap;
-            if !self.gap {
-                self.keyring.gate().heard();
+            if gap {
+                self.gap = Some(now);
+            }
+            if self.gap.is_none() {
+                self.keyring.gate().heard(now);
             }
             let wanted = self.keyring.beat_wanted.swap(false, Ordering::Relaxed);
             if now >= next || wanted || gap {
@@ -206,8 +223,8 @@ impl Loop {
             }
             let wait = next.since(now).min(TICK);
             match self.inbox.recv_timeout(wait) {
-                Ok((event, error)) => self.take(event, error),
-                Err(RecvTimeoutError::Timeout) => self.take(Event::Tick, None),
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout) => self.take(Event::Tick.into()),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.keyring.tick(Moment::now());
@@ -237,8 +254,9 @@ impl Loop {
         }
     }
 
-    fn take(&mut self, event: Event, error: Option<KmsError>) {
+    fn take(&mut self, message: Message) {
         let now = Moment::now();
+        let Message { event, error, began } = message;
         self.count(event, error);
         let effect = self.machine.step(event, now);
         match effect {
@@ -248,6 +266,9 @@ impl Loop {
             None => {}
         }
         self.follow_reason();
+        if matches!(event, Event::Good { .. } | Event::Refused | Event::Unavailable) {
+            self.vouch(began);
+        }
         if event == Event::Sealed {
             self.sealed = true;
             self.effects.announce(self.keyring.gate().phase(), self.last_error.as_ref());
@@ -293,9 +314,12 @@ impl Loop {
             status.last_error = Some(e.to_string());
         }
         self.last_error = error;
-        drop(status);
-        self.gap = false;
-        self.keyring.gate().heard();
+    }
+
+    /// A beat has said how things stand, and the gate is as it says.
+    fn vouch(&mut self, began: Moment) {
+        self.gap = self.gap.filter(|found| began < *found);
+        self.keyring.gate().heard(began);
         self.keyring.wake(Want::Beat, Ok(()));
     }
 
@@ -310,13 +334,13 @@ impl Loop {
         // A thread of its own: a notifier call waits for the kernel, which waits for workers.
         let drain = move |_| {
             effects.drain(deadline);
-            let _ = events.send((Event::Drained, None));
+            let _ = events.send(Event::Drained.into());
         };
         match spawn("kmsfs-drain", &self.keyring, drain) {
             Ok(thread) => self.lockers.push(thread),
             Err(e) => {
                 log::error!("no thread for the drain, locking without it: {e}");
-                let _ = self.events.send((Event::Drained, None));
+                let _ = self.events.send(Event::Drained.into());
             }
         }
     }
@@ -332,7 +356,7 @@ impl Loop {
             if let Some(names) = keyring.wipe() {
                 effects.seal(&names);
             }
-            let _ = events.send((Event::Sealed, None));
+            let _ = events.send(Event::Sealed.into());
         };
         match spawn("kmsfs-seal", &self.keyring, seal) {
             Ok(thread) => self.lockers.push(thread),
@@ -342,17 +366,22 @@ impl Loop {
 
     fn open(&mut self) {
         self.join_lockers();
+        let began = Moment::now();
         let unlocked = self.keyring.volume.unlock(&self.keyring.store, &*self.keyring.beats);
         scrub_stack();
         match unlocked {
             Ok(names) => {
-                self.keyring.reopen(names);
+                self.keyring.reopen(names, began);
                 self.effects.announce(Phase::Open, None);
             }
             Err(e) => {
                 log::error!("the volume key cannot be unwrapped, the mount stays locked: {e}");
-                let _ = self.events.send((Event::Refused, None));
-                self.machine = Machine::locked(self.timing, Moment::now());
+                let event = match &e {
+                    OpenError::Kms(e) if e.verdict == Verdict::Unavailable => Event::Unavailable,
+                    _ => Event::Refused,
+                };
+                self.machine.stay_locked();
+                let _ = self.events.send(event.into());
             }
         }
     }
