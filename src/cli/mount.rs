@@ -62,9 +62,9 @@ pub struct Mount {
     /// How many data keys are cached
     #[arg(long, env = "KMSFS_KEY_CACHE", default_value = "4096")]
     key_cache: NonZeroUsize,
-    /// How many calls of the KMS a second, heartbeats aside
-    #[arg(long, env = "KMSFS_KMS_RATE", value_name = "N", default_value = "1000")]
-    kms_rate: NonZeroU32,
+    /// How many calls of the KMS a second, heartbeats aside (default: 1000 with AWS, no limit with the embedded keystore)
+    #[arg(long, env = "KMSFS_KMS_RATE", value_name = "N")]
+    kms_rate: Option<NonZeroU32>,
     /// Refuse every change
     #[arg(long)]
     read_only: bool,
