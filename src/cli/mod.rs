@@ -1,5 +1,6 @@
 //! The command line: words, exit codes, hints.
 
+mod config;
 mod cost;
 mod export;
 mod failure;
@@ -20,15 +21,20 @@ mod unmount;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use failure::{Exit, Failure};
 
 /// A mounted directory whose files are encrypted on disk under keys of a KMS. Disable the
 /// master key, and the mount is unreadable within seconds.
 #[derive(Parser)]
-#[command(name = "kmsfs", version, max_term_width = 100)]
+#[command(name = "kmsfs", version, max_term_width = 100, args_override_self = true)]
 struct Cli {
+    /// The file to take options from (default: /etc/kmsfs.toml, and for others than root
+    /// ~/.config/kmsfs.toml before it)
+    // Read by `config`, before anything is parsed.
+    #[arg(long = "config", value_name = "FILE", global = true)]
+    _config: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -94,9 +100,19 @@ enum Verb {
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let typed: Vec<_> = std::env::args_os().collect();
+    let applied = match config::apply(&Cli::command(), typed.clone()) {
+        Ok(applied) => applied,
+        Err(failure) => return end(&failure),
+    };
+    let cli = match Cli::try_parse_from(&applied.words) {
         Ok(cli) => cli,
         Err(e) => {
+            if let Some(file) = applied.file
+                && Cli::try_parse_from(&typed).is_ok()
+            {
+                return end(&config::wrong(&file, &e.to_string()));
+            }
             let _ = e.print();
             let exit = if e.use_stderr() { Exit::Usage } else { Exit::Ok };
             return exit.into();
@@ -122,9 +138,11 @@ pub fn main() -> ExitCode {
     };
     match done {
         Ok(()) => Exit::Ok.into(),
-        Err(failure) => {
-            failure.print();
-            failure.exit.into()
-        }
+        Err(failure) => end(&failure),
     }
+}
+
+fn end(failure: &Failure) -> ExitCode {
+    failure.print();
+    failure.exit.into()
 }

@@ -69,10 +69,10 @@ pub struct Mount {
     #[arg(long)]
     read_only: bool,
     /// Let writes wait in the kernel's cache
-    #[arg(long)]
+    #[arg(long, overrides_with = "direct_io")]
     writeback: bool,
     /// Keep content out of the kernel's cache
-    #[arg(long, conflicts_with = "writeback")]
+    #[arg(long, overrides_with = "writeback")]
     direct_io: bool,
     /// Run this at every change of state, with KMSFS_STATE and KMSFS_MOUNTPOINT set
     #[arg(long, value_name = "CMD")]

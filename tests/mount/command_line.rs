@@ -201,3 +201,36 @@ fn a_pinned_master_key_is_the_only_one() {
     run(&mut mount("alias/kmsfs"));
     run(kmsfs().arg("unmount").arg(store.mountpoint()));
 }
+
+/// Typed wins over a variable, that over the file, and that over the default; a mistake in the
+/// file is told with its name, and nothing is mounted.
+#[test]
+fn options_come_from_a_file_too() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let file = store.outside("kmsfs.toml");
+    let config = file.to_str().expect("text");
+    let heartbeat = |typed: &[&str], variable: Option<&str>| {
+        let mut mount = store.kmsfs();
+        mount.envs(variable.map(|v| ("KMSFS_HEARTBEAT", v))).args(["mount", "--config", config]);
+        run(mount.arg(store.path()).arg(store.mountpoint()).args(typed));
+        let status = ["status", "--output", "json"];
+        let status = run(store.kmsfs().args(status).arg(store.mountpoint()));
+        run(store.kmsfs().arg("unmount").arg(store.mountpoint()));
+        let at = status.find("heartbeat_ms").expect("a field");
+        status[at..].split([':', ',', '}']).nth(1).expect("a value").trim().to_owned()
+    };
+    let keystore = store.keystore();
+    let text = format!("keystore = {keystore:?}\n[mount]\nheartbeat = \"3s\"\n");
+    fs::write(&file, &text).expect("written");
+    assert_eq!(heartbeat(&[], None), "3000");
+    assert_eq!(heartbeat(&[], Some("4s")), "4000");
+    assert_eq!(heartbeat(&["--heartbeat", "5s"], Some("4s")), "5000");
+    fs::write(&file, text + "hartbeat = \"3s\"\n").expect("written");
+    let mut mount = store.kmsfs();
+    mount.args(["mount", "--config", config]).arg(store.path()).arg(store.mountpoint());
+    let said = fails(&mut mount, 4);
+    assert!(said.contains("hartbeat is no option of kmsfs mount"), "{said}");
+}

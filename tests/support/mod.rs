@@ -17,7 +17,11 @@ pub fn kmsfs() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kmsfs"));
     // What is remembered of volumes stays out of the user's own state.
     let state = Path::new(env!("CARGO_TARGET_TMPDIR")).join("state");
-    command.env_remove("KMSFS_KEYSTORE").env("XDG_STATE_HOME", state).stdin(Stdio::null());
+    command
+        .env_remove("KMSFS_KEYSTORE")
+        .env("KMSFS_CONFIG", "")
+        .env("XDG_STATE_HOME", state)
+        .stdin(Stdio::null());
     command
 }
 
