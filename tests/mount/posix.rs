@@ -163,7 +163,10 @@ impl Ordinary {
 
 /// fusermount3 needs /dev/fuse open to every user: where it is not, udev's usual mode is set for
 /// as long as this lives, for one test at a time.
-struct OpenDevice(fs::Permissions, #[allow(dead_code)] MutexGuard<'static, ()>);
+struct OpenDevice {
+    before: fs::Permissions,
+    _one: MutexGuard<'static, ()>,
+}
 
 const DEVICE: &str = "/dev/fuse";
 
@@ -173,13 +176,13 @@ impl OpenDevice {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let before = fs::metadata(DEVICE).expect("there").permissions();
         fs::set_permissions(DEVICE, fs::Permissions::from_mode(0o666)).expect("changed");
-        Self(before, one)
+        Self { before, _one: one }
     }
 }
 
 impl Drop for OpenDevice {
     fn drop(&mut self) {
-        let _ = fs::set_permissions(DEVICE, self.0.clone());
+        let _ = fs::set_permissions(DEVICE, self.before.clone());
     }
 }
 
