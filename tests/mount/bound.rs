@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use crate::support::mapping::Map;
 use crate::support::role::{self, Role, Stamps, micros};
+#[cfg(feature = "aws")]
+use crate::support::server::{Rules, Server};
 use crate::support::{Store, full_size, skipped, wait_for};
 
 /// The kinds of access that are probed; each leaves the time of its last success, and how often
@@ -184,11 +186,26 @@ fn nothing_is_readable_later_than_a_heartbeat_and_a_second() {
     if skipped("fuse") {
         return;
     }
-    check_bound(&if full_size() {
-        Size { files: 10_000, bytes: 6000, loaders: 8, rounds: 20 }
-    } else {
-        Size { files: 400, bytes: 6000, loaders: 2, rounds: 2 }
-    });
+    check_bound(
+        &if full_size() {
+            Size { files: 10_000, bytes: 6000, loaders: 8, rounds: 20 }
+        } else {
+            Size { files: 400, bytes: 6000, loaders: 2, rounds: 2 }
+        },
+        &Store::new(&[]),
+    );
+}
+
+/// The same where the refusal comes over a network.
+#[cfg(feature = "aws")]
+#[test]
+fn the_bound_holds_with_a_kms_server() {
+    if skipped("fuse") || skipped("ministack") {
+        return;
+    }
+    let server = Server::ministack(Rules::None);
+    let (files, rounds) = if full_size() { (10_000, 5) } else { (200, 1) };
+    check_bound(&Size { files, bytes: 6000, loaders: 2, rounds }, &Store::on(&server));
 }
 
 #[test]
@@ -197,11 +214,10 @@ fn a_large_cache_does_not_hold_the_lock_up() {
         return;
     }
     let files = if full_size() { 100_000 } else { 2000 };
-    check_bound(&Size { files, bytes: 12_000, loaders: 1, rounds: 1 });
+    check_bound(&Size { files, bytes: 12_000, loaders: 1, rounds: 1 }, &Store::new(&[]));
 }
 
-fn check_bound(size: &Size) {
-    let store = Store::new(&[]);
+fn check_bound(size: &Size, store: &Store) {
     let mount = store.mount(&["--heartbeat", "2s"]);
     let root = mount.root();
     make_tree(&root, size);
@@ -218,7 +234,7 @@ fn check_bound(size: &Size) {
             })
             .collect();
         assert!(maps.iter().any(|(m, _)| m.resident() > 0), "the files are cached before");
-        let last = lock_once(&store, &root, &stamps);
+        let last = lock_once(store, &root, &stamps);
         for (kind, last) in KINDS.iter().zip(&last) {
             assert!(*last <= HEARTBEAT + Duration::from_secs(1), "{kind}: {last:?}, round {round}");
             worst = worst.max(*last);

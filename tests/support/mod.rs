@@ -77,6 +77,8 @@ fn text(output: &Output) -> String {
 pub struct Store {
     folder: tempfile::TempDir,
     env: Vec<(String, String)>,
+    /// Of the KMS server, where that is what it is on.
+    url: Option<String>,
 }
 
 impl Store {
@@ -90,8 +92,18 @@ impl Store {
         let mut store = Self::unmade();
         store.env.extend_from_slice(env);
         store.env.push(("AWS_ENDPOINT_URL_KMS".to_owned(), url.to_owned()));
+        store.url = Some(url.to_owned());
         run(store.kmsfs().arg("init").arg(store.path()).args(["--kms", "aws"]).args(args));
         store
+    }
+
+    /// On a new key of this server's, `alias/kmsfs`, as the account's root.
+    pub fn on(server: &server::Server) -> Self {
+        let env = server::credentials("test", "test");
+        let mut create = kmsfs();
+        create.args(["key", "--kms", "aws", "--endpoint-url", &server.url()]);
+        run(create.args(["create", "--alias", "kmsfs"]).envs(env.iter().map(|(k, v)| (k, v))));
+        Self::aws(&server.url(), &env, &["--master-key", "alias/kmsfs"])
     }
 
     /// With its folder and its mountpoint alone.
@@ -102,7 +114,7 @@ impl Store {
     /// As [`Store::unmade`], in this folder.
     pub fn unmade_in(folder: &Path) -> Self {
         let folder = tempfile::Builder::new().prefix("kmsfs-test-").tempdir_in(folder);
-        let store = Self { folder: folder.expect("a folder"), env: Vec::new() };
+        let store = Self { folder: folder.expect("a folder"), env: Vec::new(), url: None };
         std::fs::create_dir(store.mountpoint()).expect("a folder");
         store
     }
@@ -147,9 +159,15 @@ impl Store {
         self.folder.path().join("mnt")
     }
 
-    /// Runs `kmsfs key` on its keystore, in another process.
+    /// Runs `kmsfs key` on its keystore or its server, in another process.
     pub fn key(&self, args: &[&str]) -> String {
-        run(kmsfs().arg("key").arg("--keystore").arg(self.keystore()).args(args))
+        let mut command = self.kmsfs();
+        command.arg("key");
+        match &self.url {
+            Some(url) => command.args(["--kms", "aws", "--endpoint-url", url]),
+            None => command.arg("--keystore").arg(self.keystore()),
+        };
+        run(command.args(args))
     }
 
     /// Mounts it with these further arguments.
