@@ -1,5 +1,6 @@
 //! The command line: words, exit codes, hints.
 
+mod bench;
 mod config;
 mod cost;
 mod export;
@@ -74,6 +75,8 @@ enum Verb {
     },
     /// Remove files' wrapped keys: their content is lost for good
     Shred(shred::Shred),
+    /// Measure what this machine does: cipher, folder, mount
+    Bench(bench::Bench),
     /// Manage master keys
     Key {
         /// Which KMS
@@ -130,6 +133,7 @@ pub fn main() -> ExitCode {
         Verb::Lock { mountpoint } => status::lock(&mountpoint),
         Verb::Unlock { mountpoint } => status::unlock(&mountpoint),
         Verb::Shred(args) => shred::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Policy { command } => policy::run(&command),
         Verb::Key { kms, args, command } => key::run(&command, kms, &args),
         Verb::Keystore { keystore, command } => {

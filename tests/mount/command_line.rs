@@ -234,3 +234,18 @@ fn options_come_from_a_file_too() {
     let said = fails(&mut mount, 4);
     assert!(said.contains("hartbeat is no option of kmsfs mount"), "{said}");
 }
+
+#[test]
+fn bench_measures_and_cleans_up() {
+    if skipped("fuse") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let small = ["--size", "16", "--files", "100", "--output", "json"];
+    let said = run(kmsfs().arg("bench").arg(folder.path()).args(small));
+    let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    let rows = said["rows"].as_array().expect("rows");
+    let positive = |row: &serde_json::Value, of: &str| row[of].as_f64().is_some_and(|v| v > 0.0);
+    assert!(rows.len() == 10 && rows.iter().all(|r| positive(r, "store") && positive(r, "mount")));
+    assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 0);
+}
