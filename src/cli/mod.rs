@@ -1,6 +1,7 @@
 //! The command line: words, exit codes, hints.
 
 mod cost;
+mod demo;
 mod export;
 mod failure;
 mod init;
@@ -78,6 +79,11 @@ enum Verb {
         #[command(subcommand)]
         command: key::KeyCommand,
     },
+    /// Show it all: programs at work on a mount, the key disabled, enabled, and nothing lost
+    Demo(demo::Demo),
+    /// A program of the demonstration
+    #[command(name = demo::VERB, hide = true)]
+    Program(demo::Role),
     /// Make, check and try key policies
     Policy {
         #[command(subcommand)]
@@ -114,6 +120,8 @@ pub fn main() -> ExitCode {
         Verb::Lock { mountpoint } => status::lock(&mountpoint),
         Verb::Unlock { mountpoint } => status::unlock(&mountpoint),
         Verb::Shred(args) => shred::run(&args),
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Program(args) => demo::program(&args),
         Verb::Policy { command } => policy::run(&command),
         Verb::Key { kms, args, command } => key::run(&command, kms, &args),
         Verb::Keystore { keystore, command } => {
