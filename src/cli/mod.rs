@@ -3,6 +3,7 @@
 mod bench;
 mod config;
 mod cost;
+mod demo;
 mod export;
 mod failure;
 mod init;
@@ -87,6 +88,11 @@ enum Verb {
         #[command(subcommand)]
         command: key::KeyCommand,
     },
+    /// Show it all: programs at work on a mount, the key disabled, enabled, and nothing lost
+    Demo(demo::Demo),
+    /// A program of the demonstration
+    #[command(name = demo::VERB, hide = true)]
+    Program(demo::Role),
     /// Make, check and try key policies
     Policy {
         #[command(subcommand)]
@@ -134,6 +140,8 @@ pub fn main() -> ExitCode {
         Verb::Unlock { mountpoint } => status::unlock(&mountpoint),
         Verb::Shred(args) => shred::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Program(args) => demo::program(&args),
         Verb::Policy { command } => policy::run(&command),
         Verb::Key { kms, args, command } => key::run(&command, kms, &args),
         Verb::Keystore { keystore, command } => {

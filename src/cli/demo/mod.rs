@@ -1,0 +1,130 @@
+//! `kmsfs demo`: ordinary programs on a mount while another process disables the master key.
+
+mod map;
+mod play;
+mod postgres;
+mod programs;
+mod report;
+mod role;
+mod screen;
+mod stage;
+mod svg;
+mod timeline;
+mod verdict;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+
+pub use role::{Role, VERB, run as program};
+
+use super::failure::{Exit, Failure};
+use super::options::{AwsArgs, KmsArg, duration};
+use play::Play;
+use report::Setting;
+use stage::{Afterwards, Master, Stage};
+use verdict::{Check, Facts, Since};
+
+/// Arguments of `demo`.
+#[derive(Args)]
+pub struct Demo {
+    /// Where the report is written
+    #[arg(long, value_name = "FILE.html", default_value = "kmsfs-demo.html")]
+    report: PathBuf,
+    /// Run a PostgreSQL server under pgbench, too
+    #[arg(long)]
+    postgres: bool,
+    /// Whose key is disabled: one of a keystore made for this, or your own (--key) in AWS KMS
+    #[arg(long, value_enum, default_value_t = KmsArg::Local)]
+    kms: KmsArg,
+    /// AWS: the key that is disabled and enabled; use one that nothing else needs
+    #[arg(long, value_name = "KEY", required_if_eq("kms", "aws"))]
+    key: Option<String>,
+    #[command(flatten)]
+    aws: AwsArgs,
+    /// Leave the store where it is
+    #[arg(long)]
+    keep: bool,
+    /// The heartbeat of the mount
+    #[arg(long, value_parser = duration, default_value = "2s")]
+    heartbeat: Duration,
+    /// How many seconds each part is shown: at work, locked, at work again
+    #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+}
+
+impl Demo {
+    fn master(&self) -> Result<Master, Failure> {
+        match (self.kms, &self.key) {
+            (KmsArg::Local, None) => Ok(Master::Embedded),
+            (KmsArg::Local, Some(_)) => {
+                Err(Failure::new(Exit::Usage, "the embedded keystore's key is made by the demo")
+                    .hint("leave --key out, or say --kms aws"))
+            }
+            (KmsArg::Aws, key) => {
+                Ok(Master::Aws { key: key.clone().unwrap_or_default(), args: self.aws.clone() })
+            }
+        }
+    }
+}
+
+/// Runs `demo`; it ends well only if every promise held.
+///
+/// # Errors
+/// [`Failure`]; `Failed` when a promise did not hold.
+pub fn run(args: &Demo) -> Result<(), Failure> {
+    let master = args.master()?;
+    check_report(&args.report)?;
+    let since = match master {
+        Master::Embedded => Since::Disable,
+        Master::Aws { .. } => Since::FirstRefusal,
+    };
+    let afterwards = if args.keep { Afterwards::Keep } else { Afterwards::Remove };
+    let interrupts = play::Interrupts::catch()?;
+    let stage = Stage::new(master, afterwards)?;
+    let found = Play::new(stage, args, interrupts)?.run(args.postgres)?;
+    let facts = Facts {
+        timeline: &found.timeline,
+        heartbeat: args.heartbeat,
+        since,
+        lines: found.lines,
+        database: found.database,
+    };
+    let checks = verdict::judge(&facts);
+    let page = report::page(&facts, &checks, &setting(args));
+    std::fs::write(&args.report, page).map_err(|e| Failure::io(&args.report, &e))?;
+    conclude(&checks, &args.report)
+}
+
+/// A report that cannot be written is told before, not after.
+fn check_report(path: &Path) -> Result<(), Failure> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let writable = rustix::fs::access(folder, rustix::fs::Access::WRITE_OK);
+    writable.map_err(|e| Failure::io(folder, &e.into()).hint("name another: --report FILE.html"))
+}
+
+fn setting(args: &Demo) -> Setting {
+    let kms = match args.kms {
+        KmsArg::Local => "the embedded keystore",
+        KmsArg::Aws => "AWS KMS",
+    };
+    let system = rustix::system::uname();
+    let word = |s: &std::ffi::CStr| s.to_string_lossy().into_owned();
+    let machine = [word(system.sysname()), word(system.release()), word(system.machine())];
+    Setting { kms: kms.to_owned(), machine: machine.join(" ") }
+}
+
+fn conclude(checks: &[Check], report: &Path) -> Result<(), Failure> {
+    screen::say("");
+    for check in checks {
+        screen::say(&format!("{:>4}  {}", if check.held { "yes" } else { "NO" }, check.what));
+    }
+    screen::say(&format!("\nreport: {}", report.display()));
+    if checks.iter().all(|c| c.held) {
+        screen::say("every promise held");
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Failed, "a promise did not hold")
+        .hint(format!("see what happened when: {}", report.display())))
+}
