@@ -308,7 +308,8 @@ impl Keyring {
                 }
                 !waiters.is_empty()
             });
-            if !self.outage.load(Ordering::Relaxed) {
+            // A locked mount asks for nothing but beats: each refusal here would cause one more.
+            if !self.outage.load(Ordering::Relaxed) && self.gate.phase() == Phase::Open {
                 cache.expire(now);
                 for file in cache.due(now) {
                     if in_flight.insert(file) {
