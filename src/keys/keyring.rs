@@ -307,7 +307,9 @@ impl Keyring {
                 }
                 !waiters.is_empty()
             });
-            if !self.outage.load(Ordering::Relaxed) {
+            // What is closed is refused: a renewal then would only cause the next beat, and so on.
+            let open = self.gate.phase() == Phase::Open;
+            if open && !self.outage.load(Ordering::Relaxed) {
                 cache.expire(now);
                 for file in cache.due(now) {
                     if in_flight.insert(file) {
