@@ -9,6 +9,7 @@ mod bound;
 mod command_line;
 mod cycles;
 mod damage;
+mod demo;
 mod full_disk;
 mod killswitch;
 mod memory;

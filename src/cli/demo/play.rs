@@ -177,6 +177,7 @@ impl Play {
             say("PostgreSQL is started again, as on RDS");
             server.restart()?;
         }
+        // Its recovery is waited for, too.
         let works = self.watch(BEGIN, |t| {
             let from = t.reopened().unwrap_or(t.origin);
             rows.iter().all(|row| t.first_success(*row, from).is_some())

@@ -1,5 +1,6 @@
 //! A PostgreSQL server whose data lies in the mount, and pgbench on it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
@@ -118,15 +119,16 @@ impl Server {
         let log = outside.join("log");
         let mut server = Self { programs, data, log, child: None };
         server.restart()?;
+        server.wait()?;
         server.programs.run(server.programs.command("pgbench").args(["-i", "-q", "-s", "2"]))?;
         Ok(server)
     }
 
-    /// Starts the server, and stops the one before if it still runs: after a lock it has to be
-    /// started by hand, as on RDS.
+    /// Starts the server, and ends the one before if it still runs: after a lock it has to be
+    /// started by hand, as on RDS. Does not wait until it answers.
     ///
     /// # Errors
-    /// When it does not accept a connection in time.
+    /// When it cannot be started.
     pub fn restart(&mut self) -> Result<(), Failure> {
         self.stop();
         let log = fs::File::options().create(true).append(true).open(&self.log);
@@ -136,13 +138,17 @@ impl Server {
         command.arg("-D").arg(&self.data).arg("-k").arg(&self.programs.sockets);
         command.args(["-c", "listen_addresses="]).stdout(log).stderr(again);
         let child = command.spawn().map_err(|e| Failure::io(&self.programs.folder, &e))?;
-        let child = self.child.insert(child);
+        self.child = Some(child);
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<(), Failure> {
         let start = Instant::now();
         while self.programs.ask("SELECT 1").is_err() {
-            let ended = child.try_wait().ok().flatten();
-            if ended.is_some() || start.elapsed() > START {
+            let ended = self.child.as_mut().is_none_or(|c| !matches!(c.try_wait(), Ok(None)));
+            if ended || start.elapsed() > START {
                 let told = fs::read_to_string(&self.log).unwrap_or_default();
-                let told = told.lines().last().unwrap_or_default().to_owned();
+                let told = told.lines().last().unwrap_or_default();
                 return Err(Failure::new(
                     Exit::Failed,
                     format!("PostgreSQL did not start: {told}"),
@@ -247,13 +253,20 @@ impl Drop for Load {
     }
 }
 
-/// One second of pgbench.
+/// One second of pgbench: each transaction that it was told is committed, and what went wrong.
 fn bench(programs: &Programs) -> Vec<Event> {
-    let event = |got, number| Event { row: Row::Pgbench, at: Moment::now(), got, number };
-    let failure = |word: &str| event(Got::Failure(word.to_owned()), 1);
+    let failure = |word: &str| Event {
+        row: Row::Pgbench,
+        at: Moment::now(),
+        got: Got::Failure(word.to_owned()),
+        number: 1,
+    };
+    let prefix = programs.sockets.join("transactions");
     let mut command = programs.command("pgbench");
-    command.args(["-n", "-c", "2", "-T", "1"]).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let Ok(mut child) = command.spawn() else { return vec![failure("no-program")] };
+    command.args(["-n", "-c", "2", "-T", "1", "-l"]).arg("--log-prefix").arg(&prefix);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let Ok(mut child) = child else { return vec![failure("no-program")] };
+    let log = prefix.with_extension(child.id().to_string());
     let start = Instant::now();
     while matches!(child.try_wait(), Ok(None)) {
         if start.elapsed() > RUN {
@@ -262,11 +275,10 @@ fn bench(programs: &Programs) -> Vec<Event> {
         std::thread::sleep(Duration::from_millis(20));
     }
     let Ok(output) = child.wait_with_output() else { return vec![failure("no-answer")] };
-    let mut all = Vec::new();
-    let done = transactions(&String::from_utf8_lossy(&output.stdout));
-    if done > 0 {
-        all.push(event(Got::Success, done));
-    }
+    // Absent where no connection was made.
+    let text = fs::read_to_string(&log).unwrap_or_default();
+    let _ = fs::remove_file(&log);
+    let mut all = transactions(&text, wall_clock(), Moment::now());
     if !output.status.success() {
         all.push(failure(word_of(&String::from_utf8_lossy(&output.stderr))));
         // A connection that is refused is refused at once: not a thousand times a second.
@@ -275,13 +287,30 @@ fn bench(programs: &Programs) -> Vec<Event> {
     all
 }
 
-/// The transactions that pgbench was told are committed.
-fn transactions(stdout: &str) -> u64 {
-    let counted = stdout
-        .lines()
-        .find_map(|line| line.strip_prefix("number of transactions actually processed: "));
-    let digits = counted.and_then(|rest| rest.split(['/', ' ']).next());
-    digits.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+fn wall_clock() -> Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The transactions of pgbench's log, those of a tenth of a second together, at the time of the
+/// last. The log has the wall clock's time, which is `wall` at `now`.
+fn transactions(log: &str, wall: Duration, now: Moment) -> Vec<Event> {
+    let mut all: BTreeMap<u128, (Duration, u64)> = BTreeMap::new();
+    for line in log.lines() {
+        // client, number, latency (or a word), script, seconds, microseconds
+        let fields: Vec<Option<u64>> = line.split(' ').map(|f| f.parse().ok()).collect();
+        let [_, _, Some(_), _, Some(seconds), Some(micros), ..] = fields[..] else { continue };
+        let at = Duration::from_secs(seconds) + Duration::from_micros(micros);
+        let (last, count) = all.entry(at.as_millis() / 100).or_default();
+        *last = at.max(*last);
+        *count += 1;
+    }
+    let event = |(at, number): (Duration, u64)| Event {
+        row: Row::Pgbench,
+        at: now.before(wall.saturating_sub(at)),
+        got: Got::Success,
+        number,
+    };
+    all.into_values().map(event).collect()
 }
 
 /// One word for what went wrong.
@@ -305,11 +334,11 @@ mod tests {
 
     #[test]
     fn what_pgbench_tells_is_understood() {
-        let of = |n: &str| {
-            transactions(&format!("a\nnumber of transactions actually processed: {n}\nb"))
-        };
-        assert_eq!((of("512"), of("7/100"), of("x")), (512, 7, 0));
-        assert_eq!(transactions(""), 0);
+        let log = "0 1 900 0 1000 100000\n1 1 900 0 1000 190000\n0 2 900 0 1000 300000\n\
+                   1 2 failed 0 1000 400000\ntorn";
+        let all = transactions(log, Duration::from_secs(1001), Moment(Duration::from_secs(50)));
+        let told: Vec<_> = all.iter().map(|e| (e.at.0.as_millis(), e.number)).collect();
+        assert_eq!(told, [(49_190, 2), (49_300, 1)]);
         assert_eq!(word_of("FATAL: could not open: Key has been revoked"), "EKEYREVOKED");
         assert_eq!(word_of("connection to server on socket failed"), "server-down");
         assert_eq!(word_of("?"), "aborted");

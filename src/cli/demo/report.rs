@@ -3,7 +3,6 @@
 use std::fmt::Write;
 
 use super::svg::{self, Mark, Stroke, escape};
-use super::timeline::Row;
 use super::verdict::{self, Check, Facts, Since, seconds};
 
 /// What else the page tells.
@@ -96,11 +95,10 @@ fn programs(facts: &Facts<'_>) -> String {
             escape(&words.join(", "))
         });
         let last = verdict::last_success(facts, row).map_or_else(|| "none".to_owned(), seconds);
-        let note = if row == Row::Pgbench { " (a second's precision)" } else { "" };
         let _ = writeln!(
             out,
             "<tr><td><b>{}</b><br><small>{}</small></td><td>{}</td><td>{}</td><td>{}</td>\
-             <td>{last}{note}</td></tr>",
+             <td>{last}</td></tr>",
             row.name(),
             escape(row.title()),
             cells[0],
@@ -125,6 +123,7 @@ fn promises(checks: &[Check]) -> String {
 mod tests {
     use std::time::Duration;
 
+    use super::super::timeline::Row;
     use super::super::timeline::tests::play;
     use super::super::verdict::{Database, Lines, Sums, judge};
     use super::*;

@@ -39,7 +39,7 @@ impl Screen {
 
     /// The names of the columns.
     pub fn header(&self) -> String {
-        let names: String = self.rows.iter().map(|r| format!("  {:<18}", r.name())).collect();
+        let names: String = self.rows.iter().map(|r| format!("  {:<20}", r.name())).collect();
         format!("{:>6}  {:<11}{names}", "time", "state").trim_end().to_owned()
     }
 
@@ -58,7 +58,7 @@ impl Screen {
         for row in &self.rows {
             let tally = t.tally(*row, self.next.before(SECOND), self.next);
             let words: Vec<_> = tally.iter().map(|(word, n)| format!("{n} {word}")).collect();
-            let cell = format!("  {:<18}", words.join(" "));
+            let cell = format!("  {:<20}", words.join(" "));
             let colour = match (tally.contains_key("ok"), tally.len()) {
                 _ if self.style == Style::Plain => None,
                 (_, 0) => None,

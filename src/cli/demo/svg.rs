@@ -13,7 +13,7 @@ const RIGHT: f64 = 24.0;
 const TOP: f64 = 74.0;
 const LANE: f64 = 58.0;
 /// The state's band and the beats.
-const HEAD: f64 = 68.0;
+const HEAD: f64 = 84.0;
 const FOOT: f64 = 70.0;
 const SUCCESS: &str = "#15803d";
 
@@ -62,6 +62,7 @@ pub fn colour(word: &str) -> &'static str {
         "SIGBUS" => "#7c3aed",
         "EKEYEXPIRED" => "#d97706",
         "ENOKEY" => "#0369a1",
+        "recovering" => "#94a3b8",
         _ => "#475569",
     }
 }
@@ -138,7 +139,7 @@ pub fn draw(timeline: &Timeline, marks: &[Mark]) -> String {
 const STYLE: &str = "<style>text{font-family:system-ui,'DejaVu Sans',sans-serif;fill:#0f172a}\
 .name{font-size:14px;font-weight:600}.title{font-size:11px;fill:#475569}\
 .tick{font-size:11px;fill:#475569;text-anchor:middle}.state{font-size:12px;font-weight:600}\
-.mark{font-size:12px;font-weight:600}.key{font-size:12px}</style>\n";
+.mark{font-size:12px;font-weight:600;paint-order:stroke;stroke:#fff;stroke-width:5px}.key{font-size:12px}</style>\n";
 
 /// The smallest pleasant step that leaves at most 16 ticks.
 fn tick_step(length: f64) -> f64 {
@@ -174,7 +175,7 @@ fn states(c: &mut Canvas<'_>) {
 }
 
 fn beats(c: &mut Canvas<'_>) {
-    let y = TOP + 48.0;
+    let y = TOP + 56.0;
     c.label(y, "heartbeats", "GenerateDataKey and Decrypt");
     for (at, beat) in c.timeline.beats.clone() {
         let x = c.x(at);
@@ -211,11 +212,11 @@ fn lane(c: &mut Canvas<'_>, row: Row, top: f64, step: f64) {
     let (most_good, most_bad) = (most(Side::Good), most(Side::Bad));
     for (at, tally) in &tallies {
         let x = c.x(*at);
-        // A success that is one among many is drawn all the same.
         let width = (c.x(*at + Duration::from_secs_f64(step)) - x).max(2.0) - 0.5;
         let mut below = base;
         for (word, n) in tally {
             if *word == "ok" {
+                // One among many is drawn all the same.
                 let height = (*n as f64 / most_good * 30.0).max(2.0);
                 c.rect(x, base - height, width, height, colour(word));
             } else {

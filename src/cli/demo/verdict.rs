@@ -120,7 +120,7 @@ fn locked(t: &Timeline) -> Check {
     Check { what, held: t.locked().is_some() }
 }
 
-/// What a server holds in its own memory is not the mount's: pgbench is not held to the bound.
+/// What a database holds in its own memory is not the mount's: pgbench is not held to the bound.
 fn unreadable(facts: &Facts<'_>, row: Row) -> Option<Check> {
     if row == Row::Pgbench {
         return None;
