@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use crate::support::device::OpenDevice;
 use crate::support::{kmsfs, run, skipped, wait_for};
 
 /// A demo whose temporary folder is its own, so that all it leaves behind is found.
@@ -130,6 +131,7 @@ fn an_ordinary_user_can_run_the_demo() {
     if skipped("fuse") {
         return;
     }
+    let _device = OpenDevice::new();
     let demo = Demo::new();
     run(Command::new("chown").arg("-R").arg("nobody:nogroup").arg(demo.0.path()));
     // Where nobody may read it, wherever this was built.

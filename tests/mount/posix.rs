@@ -4,8 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::support::device::OpenDevice;
 use crate::support::{Store, run, skipped};
 
 #[test]
@@ -158,31 +158,6 @@ impl Ordinary {
         shell.env_remove("XDG_RUNTIME_DIR").env("KMSFS_CONFIG", "");
         shell.env("KMSFS_KEYSTORE", self.at("ks")).env("XDG_STATE_HOME", self.at("state"));
         shell
-    }
-}
-
-/// fusermount3 needs /dev/fuse open to every user: where it is not, udev's usual mode is set for
-/// as long as this lives, for one test at a time.
-struct OpenDevice {
-    before: fs::Permissions,
-    _one: MutexGuard<'static, ()>,
-}
-
-const DEVICE: &str = "/dev/fuse";
-
-impl OpenDevice {
-    fn new() -> Self {
-        static ONE: Mutex<()> = Mutex::new(());
-        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = fs::metadata(DEVICE).expect("there").permissions();
-        fs::set_permissions(DEVICE, fs::Permissions::from_mode(0o666)).expect("changed");
-        Self { before, _one: one }
-    }
-}
-
-impl Drop for OpenDevice {
-    fn drop(&mut self) {
-        let _ = fs::set_permissions(DEVICE, self.before.clone());
     }
 }
 
