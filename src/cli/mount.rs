@@ -181,6 +181,9 @@ fn background(args: &Mount) -> Result<(), Failure> {
         let _ = stdout.read_to_string(&mut ready);
     }
     if ready == READY {
+        // Until it has asked, the kernel takes the root for root's, and refuses its owner to
+        // change it.
+        let _ = fs::metadata(&args.mountpoint);
         return Ok(());
     }
     // The child has told on stderr what is wrong.

@@ -169,7 +169,8 @@ fn an_ordinary_user_mounts_too() {
     let _device = OpenDevice::new();
     let user = Ordinary::new();
     let mut shell = user.shell(
-        "./kmsfs init st --no-passphrase; mkdir mnt; ./kmsfs mount st mnt
+        "./kmsfs init st --no-passphrase; mkdir mnt
+        ./kmsfs mount st mnt && perl -e 'chmod(0700, \"mnt\") or die \"chmod: $!\"'
         trap './kmsfs unmount mnt' EXIT
         echo content > mnt/f; test \"$(cat mnt/f)\" = content
         mkdir -m 0 mnt/closed; test \"$(stat -c %a mnt/closed)\" = 0; rmdir mnt/closed
