@@ -143,7 +143,7 @@ fn an_ordinary_user_can_run_the_demo() {
         .args(["demo", "--heartbeat", "1s", "--seconds", "1", "--report"])
         .arg(demo.report())
         .env("TMPDIR", demo.temporary())
-        .env("XDG_RUNTIME_DIR", demo.temporary())
+        .env("XDG_RUNTIME_DIR", demo.0.path().join("run"))
         .env("HOME", demo.0.path())
         .output()
         .expect("setpriv can be started");
