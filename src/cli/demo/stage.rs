@@ -152,7 +152,9 @@ impl Stage {
         }
         self.run(&mut mount)?;
         let root = self.mountpoint();
-        fs::set_permissions(&root, fs::Permissions::from_mode(0o755))
+        // The kernel does not know whose the root is until it has asked; it would refuse its owner.
+        fs::metadata(&root)
+            .and_then(|_| fs::set_permissions(&root, fs::Permissions::from_mode(0o755)))
             .map_err(|e| Failure::io(&root, &e))
     }
 
