@@ -7,5 +7,7 @@ use std::process::ExitCode;
 static HEAP: kmsfs::secret::WipingHeap = kmsfs::secret::WipingHeap;
 
 fn main() -> ExitCode {
+    #[cfg(kmsfs_copying)]
+    eprintln!("kmsfs: THIS BUILD DOES NOT ENCRYPT CONTENT: it is for benches alone");
     kmsfs::cli::main()
 }

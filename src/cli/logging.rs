@@ -7,7 +7,7 @@ use std::path::Path;
 use log::{LevelFilter, Log, Metadata, Record};
 
 use super::failure::Failure;
-use crate::control::socket_path;
+use crate::control::{make_folder, socket_path};
 
 struct Stderr;
 
@@ -40,7 +40,7 @@ pub(super) fn to_stderr() {
 /// The log file of a volume's daemon.
 pub(super) fn to_file(volume: &str) -> Result<File, Failure> {
     let path = socket_path(volume).with_extension("log");
-    open(&path).map_err(|e| Failure::io(&path, &e))
+    make_folder().and_then(|()| open(&path)).map_err(|e| Failure::io(&path, &e))
 }
 
 fn open(path: &Path) -> std::io::Result<File> {

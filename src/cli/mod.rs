@@ -1,5 +1,7 @@
 //! The command line: words, exit codes, hints.
 
+mod bench;
+mod config;
 mod cost;
 mod demo;
 mod export;
@@ -21,15 +23,20 @@ mod unmount;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use failure::{Exit, Failure};
 
 /// A mounted directory whose files are encrypted on disk under keys of a KMS. Disable the
 /// master key, and the mount is unreadable within seconds.
 #[derive(Parser)]
-#[command(name = "kmsfs", version, max_term_width = 100)]
+#[command(name = "kmsfs", version, max_term_width = 100, args_override_self = true)]
 struct Cli {
+    /// The file to take options from (default: /etc/kmsfs.toml, and for others than root
+    /// ~/.config/kmsfs.toml before it)
+    // Read by `config`, before anything is parsed.
+    #[arg(long = "config", value_name = "FILE", global = true)]
+    _config: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -69,6 +76,8 @@ enum Verb {
     },
     /// Remove files' wrapped keys: their content is lost for good
     Shred(shred::Shred),
+    /// Measure what this machine does: cipher, folder, mount
+    Bench(bench::Bench),
     /// Manage master keys
     Key {
         /// Which KMS
@@ -100,9 +109,19 @@ enum Verb {
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let typed: Vec<_> = std::env::args_os().collect();
+    let applied = match config::apply(&Cli::command(), typed.clone()) {
+        Ok(applied) => applied,
+        Err(failure) => return end(&failure),
+    };
+    let cli = match Cli::try_parse_from(&applied.words) {
         Ok(cli) => cli,
         Err(e) => {
+            if let Some(file) = applied.file
+                && Cli::try_parse_from(&typed).is_ok()
+            {
+                return end(&config::wrong(&file, &e.to_string()));
+            }
             let _ = e.print();
             let exit = if e.use_stderr() { Exit::Usage } else { Exit::Ok };
             return exit.into();
@@ -120,6 +139,7 @@ pub fn main() -> ExitCode {
         Verb::Lock { mountpoint } => status::lock(&mountpoint),
         Verb::Unlock { mountpoint } => status::unlock(&mountpoint),
         Verb::Shred(args) => shred::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Program(args) => demo::program(&args),
         Verb::Policy { command } => policy::run(&command),
@@ -130,9 +150,11 @@ pub fn main() -> ExitCode {
     };
     match done {
         Ok(()) => Exit::Ok.into(),
-        Err(failure) => {
-            failure.print();
-            failure.exit.into()
-        }
+        Err(failure) => end(&failure),
     }
+}
+
+fn end(failure: &Failure) -> ExitCode {
+    failure.print();
+    failure.exit.into()
 }

@@ -62,17 +62,17 @@ pub struct Mount {
     /// How many data keys are cached
     #[arg(long, env = "KMSFS_KEY_CACHE", default_value = "4096")]
     key_cache: NonZeroUsize,
-    /// How many calls of the KMS a second, heartbeats aside
-    #[arg(long, env = "KMSFS_KMS_RATE", value_name = "N", default_value = "1000")]
-    kms_rate: NonZeroU32,
+    /// How many calls of the KMS a second, heartbeats aside (default: 1000 with AWS, no limit with the embedded keystore)
+    #[arg(long, env = "KMSFS_KMS_RATE", value_name = "N")]
+    kms_rate: Option<NonZeroU32>,
     /// Refuse every change
     #[arg(long)]
     read_only: bool,
     /// Let writes wait in the kernel's cache
-    #[arg(long)]
+    #[arg(long, overrides_with = "direct_io")]
     writeback: bool,
     /// Keep content out of the kernel's cache
-    #[arg(long, conflicts_with = "writeback")]
+    #[arg(long, overrides_with = "writeback")]
     direct_io: bool,
     /// Run this at every change of state, with KMSFS_STATE and KMSFS_MOUNTPOINT set
     #[arg(long, value_name = "CMD")]

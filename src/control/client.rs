@@ -8,7 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::server::folder;
+use rustix::process::Uid;
+
+use super::server::folders;
 use super::{Answer, Ask, Report};
 
 /// A kmsfs mount, as the kernel lists it.
@@ -18,6 +20,8 @@ pub struct Mount {
     pub mountpoint: PathBuf,
     /// Its store.
     pub store: PathBuf,
+    /// Who mounted it: whose process answers for it.
+    pub owner: Uid,
 }
 
 /// Every kmsfs mount of this mount namespace, from /proc/self/mountinfo (proc(5)).
@@ -35,7 +39,13 @@ fn parse_mount(line: &[u8]) -> Option<Mount> {
     if fields.get(dash + 1)? != b"fuse.kmsfs" {
         return None;
     }
-    Some(Mount { mountpoint: unescape(fields.get(4)?), store: unescape(fields.get(dash + 2)?) })
+    let options = std::str::from_utf8(fields.get(dash + 3)?).ok()?;
+    let owner = options.split(',').find_map(|o| o.strip_prefix("user_id=")?.parse().ok())?;
+    Some(Mount {
+        mountpoint: unescape(fields.get(4)?),
+        store: unescape(fields.get(dash + 2)?),
+        owner: Uid::from_raw(owner),
+    })
 }
 
 /// mountinfo writes blank, tab, newline and backslash as `\ooo`.
@@ -64,15 +74,18 @@ fn unescape(field: &[u8]) -> PathBuf {
 /// # Errors
 /// Of the socket.
 pub fn ask(mountpoint: &Path, question: Ask) -> io::Result<Option<Answer>> {
-    let Ok(sockets) = fs::read_dir(folder()) else { return Ok(None) };
-    for socket in sockets.flatten().map(|e| e.path()) {
+    let all = mounts()?;
+    let mount = all.iter().rev().find(|m| m.mountpoint == mountpoint);
+    let owner = mount.map_or_else(rustix::process::geteuid, |m| m.owner);
+    let sockets = folders(owner).into_iter().filter_map(|f| fs::read_dir(f).ok());
+    for socket in sockets.flat_map(Iterator::flatten).map(|e| e.path()) {
         if socket.extension().is_some_and(|e| e == "sock")
-            && let Ok(Answer::Report(report)) = exchange(&socket, Ask::Status)
+            && let Ok(Answer::Report(report)) = exchange(&socket, owner, Ask::Status)
             && same(&report, mountpoint)
         {
             return match question {
                 Ask::Status => Ok(Some(Answer::Report(report))),
-                other => exchange(&socket, other).map(Some),
+                other => exchange(&socket, owner, other).map(Some),
             };
         }
     }
@@ -83,8 +96,12 @@ fn same(report: &Report, mountpoint: &Path) -> bool {
     Path::new(&report.mountpoint) == mountpoint
 }
 
-fn exchange(socket: &Path, question: Ask) -> io::Result<Answer> {
+/// Where root asks, a socket of another user's must not answer for a mount that is not his.
+fn exchange(socket: &Path, owner: Uid, question: Ask) -> io::Result<Answer> {
     let mut stream = UnixStream::connect(socket)?;
+    if rustix::net::sockopt::socket_peercred(&stream)?.uid != owner {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut text = serde_json::to_vec(&question)?;
     text.push(b'\n');
@@ -104,6 +121,7 @@ mod tests {
         let mount = parse_mount(line).expect("a kmsfs mount");
         assert_eq!(mount.mountpoint, PathBuf::from("/mnt/a b"));
         assert_eq!(mount.store, PathBuf::from("/st\\ore"));
+        assert_eq!(mount.owner, Uid::ROOT);
         assert!(parse_mount(b"51 1 0:44 / /x rw - ext4 /dev/vda rw").is_none());
     }
 }

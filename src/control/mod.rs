@@ -6,7 +6,7 @@ mod server;
 use serde::{Deserialize, Serialize};
 
 pub use client::{Mount, ask, mounts};
-pub use server::{Server, socket_path};
+pub use server::{Server, make_folder, socket_path};
 
 /// What `status` tells of a mount. Durations are milliseconds.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use rustix::process::Uid;
 
 use super::{Answer, Ask, Host};
 
@@ -14,15 +16,39 @@ use super::{Answer, Ask, Host};
 const LONGEST: u64 = 4096;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where the sockets of this user's mounts lie.
-pub(super) fn folder() -> PathBuf {
-    if rustix::process::geteuid().is_root() {
-        return PathBuf::from("/run/kmsfs");
+/// Where the sockets of a user's mounts may lie, the likeliest first.
+pub(super) fn folders(user: Uid) -> Vec<PathBuf> {
+    if user.is_root() {
+        return vec![PathBuf::from("/run/kmsfs")];
     }
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(dir) => PathBuf::from(dir).join("kmsfs"),
-        None => std::env::temp_dir().join(format!("kmsfs-{}", rustix::process::geteuid().as_raw())),
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| user == rustix::process::geteuid());
+    let usual = PathBuf::from(format!("/run/user/{}", user.as_raw()));
+    let runtime = own.map_or(usual, PathBuf::from);
+    vec![runtime.join("kmsfs"), std::env::temp_dir().join(format!("kmsfs-{}", user.as_raw()))]
+}
+
+/// Where this user's sockets and logs lie.
+fn folder() -> PathBuf {
+    let mut all = folders(rustix::process::geteuid());
+    let given = std::env::var_os("XDG_RUNTIME_DIR").is_some();
+    if all.len() == 1 || given { all.swap_remove(0) } else { all.swap_remove(1) }
+}
+
+/// Makes that folder where it is absent.
+///
+/// # Errors
+/// Of making it; and where it is there and another's: in a folder that all may write to,
+/// anybody could have made it, to have links followed or sockets replaced.
+pub fn make_folder() -> io::Result<()> {
+    let folder = folder();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+    let meta = fs::symlink_metadata(&folder)?;
+    let mine = meta.uid() == rustix::process::geteuid().as_raw();
+    if meta.is_dir() && mine && meta.mode() & 0o022 == 0 {
+        return Ok(());
     }
+    let why = "it is another user's, or others may write it: remove it, or set XDG_RUNTIME_DIR";
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
 }
 
 /// The socket of a volume.
@@ -40,7 +66,7 @@ impl Server {
     /// Of making the folder or the socket.
     pub fn start(volume: &str, host: Arc<dyn Host>) -> io::Result<Self> {
         let path = socket_path(volume);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder())?;
+        make_folder()?;
         // The store's lock is held: whoever left a socket here is gone.
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(&path)?;

@@ -10,6 +10,7 @@ use super::records;
 use super::table::Node;
 use crate::disk::{Dir, Directory, FileKind, Open, Stat};
 use crate::names::LinkText;
+use crate::secret::give_back;
 use crate::store::Names;
 
 impl Fs {
@@ -146,6 +147,10 @@ impl Fs {
     pub fn forget(&self, ino: u64, lookups: u64) {
         if let Some(node) = self.table.forget(ino, lookups) {
             self.forgotten(&node);
+            drop(node);
+            if self.table.has_shrunk() {
+                give_back();
+            }
         }
     }
 

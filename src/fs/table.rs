@@ -100,7 +100,12 @@ pub struct Table {
     shards: Vec<Mutex<HashMap<u64, Known>>>,
     nodes: AtomicUsize,
     paged: AtomicUsize,
+    /// The most nodes since memory was last given back.
+    most: AtomicUsize,
 }
+
+/// So many nodes are worth giving the memory of back.
+const MANY: usize = 20_000;
 
 /// The root's inode number on every FUSE mount.
 pub const ROOT: u64 = 1;
@@ -111,6 +116,7 @@ impl Default for Table {
             shards: (0..SHARDS).map(|_| Mutex::new(HashMap::new())).collect(),
             nodes: AtomicUsize::new(0),
             paged: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
         };
         let root = table.remember(ROOT, FileKind::Dir, None);
         root.dir_id.get_or_init(|| DirId::ROOT);
@@ -132,7 +138,8 @@ impl Table {
     pub fn remember(&self, ino: u64, kind: FileKind, place: Option<(u64, &OsStr)>) -> Arc<Node> {
         let mut shard = self.shard(ino).lock();
         let known = shard.entry(ino).or_insert_with(|| {
-            self.nodes.fetch_add(1, Ordering::Relaxed);
+            let nodes = self.nodes.fetch_add(1, Ordering::Relaxed) + 1;
+            self.most.fetch_max(nodes, Ordering::Relaxed);
             Known { node: Arc::new(new_node(ino, kind)), lookups: 0 }
         });
         known.lookups += 1;
@@ -153,11 +160,23 @@ impl Table {
             return None;
         }
         let node = shard.remove(&ino)?.node;
+        if shard.len() < shard.capacity() / 8 {
+            let room = shard.len() * 2;
+            shard.shrink_to(room);
+        }
         self.nodes.fetch_sub(1, Ordering::Relaxed);
         if node.paged.load(Ordering::Relaxed) {
             self.paged.fetch_sub(1, Ordering::Relaxed);
         }
         Some(node)
+    }
+
+    /// Whether most of many nodes have been forgotten since this last said so.
+    pub fn has_shrunk(&self) -> bool {
+        let (nodes, most) = (self.nodes.load(Ordering::Relaxed), self.most.load(Ordering::Relaxed));
+        let shrunk = most > MANY && nodes < most / 4;
+        shrunk
+            && self.most.compare_exchange(most, nodes, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Notes that the kernel may hold pages of an inode from now on.
@@ -209,6 +228,23 @@ mod tests {
         assert!(table.forget(7, 1).is_some());
         assert!(table.get(7).is_none());
         assert!(table.forget(ROOT, 99).is_none());
+        assert!(!table.has_shrunk());
         assert_eq!(table.counts(), (1, 0));
+    }
+
+    #[test]
+    fn a_large_walk_is_given_back_once() {
+        let table = Table::default();
+        let many = u64::try_from(MANY).expect("small");
+        for ino in 2..many + 10 {
+            table.remember(ino, FileKind::File, None);
+        }
+        assert!(!table.has_shrunk());
+        for ino in 2..many + 10 {
+            table.forget(ino, 1);
+        }
+        assert!(table.has_shrunk() && !table.has_shrunk());
+        let rooms = table.shards.iter().map(|s| s.lock().capacity());
+        assert!(rooms.sum::<usize>() < 2000);
     }
 }

@@ -19,7 +19,12 @@ struct Entry {
 struct Held {
     users: u32,
     entry: Option<Entry>,
+    /// Not asked for again before.
+    again: Moment,
 }
+
+/// Between two tries to fetch a held file's key afresh.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// See the module's description. Ciphers wipe themselves when the last user lets go.
 pub(super) struct Cache {
@@ -72,8 +77,11 @@ impl Cache {
     /// Keeps a file's key, now or when it comes, until as many calls of `release`.
     pub(super) fn hold(&mut self, file: FileId) {
         let idle = &mut self.idle;
-        let held =
-            self.held.entry(file).or_insert_with(|| Held { users: 0, entry: idle.pop(&file) });
+        let held = self.held.entry(file).or_insert_with(|| Held {
+            users: 0,
+            entry: idle.pop(&file),
+            again: Moment(Duration::ZERO),
+        });
         held.users += 1;
     }
 
@@ -94,10 +102,16 @@ impl Cache {
         }
     }
 
-    /// Held files whose key is missing or past its time: to be fetched afresh.
-    pub(super) fn due(&self, now: Moment) -> Vec<FileId> {
-        let old = |h: &Held| h.entry.as_ref().is_none_or(|e| now >= e.expires);
-        self.held.iter().filter(|(_, h)| old(h)).map(|(f, _)| *f).collect()
+    /// Held files whose key is missing or past its time: to be fetched afresh. One that is not
+    /// given is named again, but not at once.
+    pub(super) fn due(&mut self, now: Moment) -> Vec<FileId> {
+        let old = |h: &Held| now >= h.again && h.entry.as_ref().is_none_or(|e| now >= e.expires);
+        let due = self.held.iter_mut().filter(|(_, h)| old(h));
+        due.map(|(file, held)| {
+            held.again = now + RETRY;
+            *file
+        })
+        .collect()
     }
 
     /// Drops every key. Who is held stays known.

@@ -36,20 +36,32 @@ enum Others {
 /// A fetch thread: until the keyring stops.
 pub(super) fn run(keyring: &Keyring) {
     while let Some((file, others)) = next(keyring) {
-        let outcome = fetch(keyring, file, others);
-        scrub_stack();
-        let mut inner = keyring.inner.lock();
-        inner.in_flight.remove(&file);
-        if outcome == Ok(None) {
-            inner.again = Moment::now() + PAUSE;
+        let page = read(keyring, file.page());
+        let follow = match (&page, others) {
+            (Ok(page), Others::Follow) => look_ahead(keyring, file.page(), page),
+            _ => Vec::new(),
+        };
+        finish(keyring, file, page.as_ref().map_err(|e| *e).and_then(|p| fetch(keyring, p, file)));
+        if let Ok(page) = &page {
+            all_of(keyring, page, follow);
         }
-        drop(inner);
-        match outcome {
-            // No answer that counts: those who wait are asked for again at a later tick.
-            Ok(None) => {}
-            Ok(Some(())) => keyring.wake(Want::File(file), Ok(())),
-            Err(fail) => keyring.wake(Want::File(file), Err(fail)),
-        }
+    }
+}
+
+/// Tells those who wait for a key how it ended.
+fn finish(keyring: &Keyring, file: FileId, outcome: Result<Option<()>, KeyFail>) {
+    scrub_stack();
+    let mut inner = keyring.inner.lock();
+    inner.in_flight.remove(&file);
+    if outcome == Ok(None) {
+        inner.again = Moment::now() + PAUSE;
+    }
+    drop(inner);
+    match outcome {
+        // No answer that counts: those who wait are asked for again at a later tick.
+        Ok(None) => {}
+        Ok(Some(())) => keyring.wake(Want::File(file), Ok(())),
+        Err(fail) => keyring.wake(Want::File(file), Err(fail)),
     }
 }
 
@@ -70,38 +82,62 @@ fn next(keyring: &Keyring) -> Option<(FileId, Others)> {
     }
 }
 
-/// Queues the other keys of a page, if its files seem to be read one after another.
-fn look_ahead(keyring: &Keyring, page: PageId, lines: &Page) {
+/// Claims the other keys of a page, if its files seem to be read one after another. Where calls
+/// are worth making side by side they are queued; where not, they are the caller's to fetch.
+fn look_ahead(keyring: &Keyring, page: PageId, lines: &Page) -> Vec<FileId> {
     let mut inner = keyring.inner.lock();
-    if keyring.service.parallelism() == 1 || !inner.ahead.miss(page) {
-        return;
+    if !inner.ahead.miss(page) {
+        return Vec::new();
     }
     let room = keyring.most_ahead.saturating_sub(inner.later.len());
-    let mut slots = Vec::new();
-    for slot in lines.readable().map(|l| l.slot) {
-        let file = FileId::new(page, slot);
-        if slots.len() < room && !inner.cache.has(file) && inner.in_flight.insert(file) {
-            inner.later.push_back(file);
-            slots.push(slot);
+    let mut files = Vec::new();
+    for file in lines.readable().map(|l| FileId::new(page, l.slot)) {
+        if files.len() < room && !inner.cache.has(file) && inner.in_flight.insert(file) {
+            files.push(file);
         }
     }
+    let slots: Vec<u16> = files.iter().map(|f| f.slot()).collect();
     inner.ahead.asked(page, &slots);
+    if keyring.service.parallelism() == 1 {
+        return files;
+    }
+    inner.later.extend(files);
     drop(inner);
     keyring.fetch_work.notify_all();
+    Vec::new()
+}
+
+/// Fetches these keys of a page one after another, as long as nothing stands against it. Whoever
+/// waits for one that is not fetched is asked for again at the next tick.
+fn all_of(keyring: &Keyring, page: &Page, files: Vec<FileId>) {
+    let mut rest = files.into_iter();
+    for file in rest.by_ref() {
+        let outcome = fetch(keyring, page, file);
+        let go_on = matches!(outcome, Ok(Some(())) | Err(KeyFail::Rejected));
+        finish(keyring, file, outcome);
+        if !go_on || keyring.gate().phase() != Phase::Open || keyring.inner.lock().stopping {
+            break;
+        }
+    }
+    let mut inner = keyring.inner.lock();
+    for file in rest {
+        inner.in_flight.remove(&file);
+    }
+}
+
+fn read(keyring: &Keyring, page: PageId) -> Result<Page, KeyFail> {
+    let read = keyring.store.read_page(page).map_err(|e| {
+        log::error!("sidecar page {page}: {e}");
+        KeyFail::Rejected
+    })?;
+    Ok(read.unwrap_or_default())
 }
 
 /// Unwraps one file's key into the cache; `None` when the KMS gave no answer that counts.
-fn fetch(keyring: &Keyring, file: FileId, others: Others) -> Result<Option<()>, KeyFail> {
+fn fetch(keyring: &Keyring, page: &Page, file: FileId) -> Result<Option<()>, KeyFail> {
     let volume = keyring.volume.id();
-    let page = keyring.store.read_page(file.page()).map_err(|e| {
-        log::error!("sidecar page {}: {e}", file.page());
-        KeyFail::Rejected
-    })?;
-    if let (Some(lines), Others::Follow) = (&page, others) {
-        look_ahead(keyring, file.page(), lines);
-    }
     let context = Context::file(volume, file);
-    for line in page.iter().flat_map(|p| p.lines(file.slot())) {
+    for line in page.lines(file.slot()) {
         let WrapKind::Master(master) = &line.kind else { continue };
         if !keyring.volume.accepts(master) {
             log::warn!("file {file}: its line names {master}, which is not of this volume's KMS");
@@ -152,7 +188,7 @@ impl Keyring {
     /// `Late` when the KMS gives no answer that counts; `Closed`, `Rejected`.
     pub fn supply(&self, want: Want) -> Result<(), KeyFail> {
         match want {
-            Want::File(file) => fetch(self, file, Others::Stay)?.ok_or(KeyFail::Late),
+            Want::File(file) => fetch(self, &read(self, file.page())?, file)?.ok_or(KeyFail::Late),
             Want::Fresh => pool::supply(self),
             Want::Beat => {
                 self.gate().heard(Moment::now());

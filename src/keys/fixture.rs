@@ -1,6 +1,6 @@
 //! A keyring over a store in memory, for the tests of this folder.
 
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ pub(super) fn keyring_over(sim: &Sim, service: Arc<dyn KeyService>) -> Arc<Keyri
     let limits = Limits {
         cache: NonZeroUsize::MIN.saturating_add(63),
         ttl: Duration::from_secs(900),
-        rate: NonZeroU32::MAX,
+        rate: None,
         patience: Duration::MAX,
     };
     let services = Services { work: service.clone(), beats: service };

@@ -3,6 +3,7 @@
 //!
 //! `cargo test --features shuttle --lib interleavings`
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use super::{Gate, KeyFail, Keyring, Phase, Purpose, Reason, Want};
 use super::{fetch, pool};
 use crate::ids::FileId;
 use crate::kms::{Context, Generated, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Wrapped};
+use crate::sync::Mutex;
 
 const LOCKED: Phase = Phase::Locked(Reason::Refused);
 
@@ -33,14 +35,19 @@ fn check(orders: usize, test: impl Fn() + Send + Sync + 'static) {
 }
 
 /// A KMS in whose calls others get on.
-struct Slow {
-    fetching: AtomicUsize,
-    fetched: AtomicUsize,
+#[derive(Default)]
+struct Slow(Mutex<HashMap<Context, Calls>>);
+
+/// The calls for one file's key.
+#[derive(Default)]
+struct Calls {
+    going_on: bool,
+    done: usize,
 }
 
 impl Slow {
     fn new() -> Arc<Self> {
-        Arc::new(Self { fetching: AtomicUsize::new(0), fetched: AtomicUsize::new(0) })
+        Arc::default()
     }
 }
 
@@ -56,12 +63,14 @@ impl KeyService for Slow {
         wrapped: &Wrapped,
         context: &Context,
     ) -> Result<Unwrapped, KmsError> {
-        let others = self.fetching.fetch_add(1, Ordering::SeqCst);
-        assert_eq!(others, 0, "a file's key is being fetched already");
+        let calls = |change: &dyn Fn(&mut Calls)| {
+            change(self.0.lock().entry(context.clone()).or_default());
+        };
+        calls(&|c| assert!(!std::mem::replace(&mut c.going_on, true), "two fetches of one key"));
         thread::yield_now();
         let done = kms().decrypt(key, wrapped, context);
-        self.fetching.fetch_sub(1, Ordering::SeqCst);
-        self.fetched.fetch_add(1, Ordering::SeqCst);
+        calls(&|c| c.going_on = false);
+        calls(&|c| c.done += 1);
         done
     }
 
@@ -150,7 +159,9 @@ fn many_waiters_have_one_fetch_and_all_are_woken() {
         waiters.into_iter().for_each(|waiter| waiter.join().expect("it does not panic"));
         stop(&keyring);
         fetchers.into_iter().for_each(|fetcher| fetcher.join().expect("it does not panic"));
-        assert!((1..=3).contains(&slow.fetched.load(Ordering::SeqCst)));
+        let calls = slow.0.lock();
+        let context = Context::file(keyring.volume.id(), file);
+        assert!(calls.get(&context).is_some_and(|c| (1..=3).contains(&c.done)));
     });
 }
 

@@ -50,8 +50,8 @@ pub struct Limits {
     pub cache: NonZeroUsize,
     /// How long a data key is used before it is fetched again.
     pub ttl: Duration,
-    /// How many calls of the KMS a second, heartbeats aside.
-    pub rate: NonZeroU32,
+    /// How many calls of the KMS a second, heartbeats aside; `None`: as many as is fair there.
+    pub rate: Option<NonZeroU32>,
     /// How long the gate trusts a silent monitor.
     pub patience: Duration,
 }
@@ -110,6 +110,7 @@ impl Keyring {
         limits: Limits,
     ) -> Self {
         let Services { work, beats } = services.into();
+        let rate = Rate::new(limits.rate.or(work.fair_rate()));
         Self {
             volume,
             store,
@@ -131,7 +132,7 @@ impl Keyring {
             fetch_work: Condvar::new(),
             pool_work: Condvar::new(),
             dead: DeadLines::default(),
-            rate: Rate::new(limits.rate),
+            rate,
             most_ahead: limits.cache.get() / 4,
             outage: AtomicBool::new(false),
             beat_wanted: AtomicBool::new(false),
@@ -307,9 +308,8 @@ impl Keyring {
                 }
                 !waiters.is_empty()
             });
-            // What is closed is refused: a renewal then would only cause the next beat, and so on.
-            let open = self.gate.phase() == Phase::Open;
-            if open && !self.outage.load(Ordering::Relaxed) {
+            // A locked mount asks for nothing but beats: each refusal here would cause one more.
+            if !self.outage.load(Ordering::Relaxed) && self.gate.phase() == Phase::Open {
                 cache.expire(now);
                 for file in cache.due(now) {
                     if in_flight.insert(file) {

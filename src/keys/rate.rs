@@ -20,9 +20,10 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    pub(super) fn new(per_second: NonZeroU32) -> Self {
+    /// A budget of `per_second` calls; `None`: without limit.
+    pub(super) fn new(per_second: Option<NonZeroU32>) -> Self {
         Self {
-            apart: Duration::from_secs(1) / per_second.get(),
+            apart: per_second.map_or(Duration::ZERO, |n| Duration::from_secs(1) / n.get()),
             next: Mutex::new(Moment(Duration::ZERO)),
         }
     }
@@ -42,7 +43,7 @@ mod tests {
 
     #[test]
     fn a_second_has_as_many_calls_as_allowed() {
-        let rate = Rate::new(NonZeroU32::new(50).expect("not zero"));
+        let rate = Rate::new(NonZeroU32::new(50));
         let start = Moment(Duration::from_secs(1000));
         let last = (0..500).map(|_| rate.reserve(start)).last().expect("500 calls");
         // Five come at once; the others 20 ms apart.
@@ -53,10 +54,17 @@ mod tests {
 
     #[test]
     fn quiet_times_are_not_saved_up() {
-        let rate = Rate::new(NonZeroU32::new(10).expect("not zero"));
+        let rate = Rate::new(NonZeroU32::new(10));
         rate.reserve(Moment(Duration::ZERO));
         let now = Moment(Duration::from_secs(3600));
         let at_once = (0..100).filter(|_| rate.reserve(now).is_zero()).count();
         assert_eq!(at_once, 2);
+    }
+
+    #[test]
+    fn without_a_limit_nothing_waits() {
+        let rate = Rate::new(None);
+        let now = Moment(Duration::from_secs(3600));
+        assert!((0..100_000).all(|_| rate.reserve(now).is_zero()));
     }
 }

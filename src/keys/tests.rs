@@ -1,14 +1,13 @@
 //! The keyring without its threads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::fixture::{keyring, keyring_over, kms, volume};
-use super::machine::{Phase, Reason};
-use super::{KeyFail, Want};
+use super::{KeyFail, Phase, Reason, Want};
 use crate::clock::Moment;
-use crate::ids::{FileId, PageId};
 
 /// A writer found the pool empty; before it registered its waker the pool was filled, and
 /// answered all who waited by then. Nobody woke the writer, whose request ended after four
@@ -37,20 +36,28 @@ fn a_full_disk_under_the_sidecars_is_told_as_one() {
     assert!(keyring.fresh().is_ok());
 }
 
-/// While the mount was locked, the key of each file that was open for writing was asked for at
-/// every tick; the refusal caused a beat at once, and that the next tick: a hundred beats a
-/// second, for as long as the key was disabled.
+/// A file was open for writing while the mount was locked: its key was asked for at every tick,
+/// each refusal asked for a beat, and each beat's answer for a tick. A hundred calls a second
+/// went to a KMS that had said no.
 #[test]
-fn keys_of_files_open_for_writing_are_not_renewed_while_locked() {
+fn a_locked_mount_asks_for_no_keys_of_files_open_for_writing() {
     let keyring = keyring(kms());
-    keyring.hold(FileId::new(PageId([7; 14]), 0));
-    let reason = Reason::Refused;
-    for phase in [Phase::Draining(reason), Phase::Locked(reason)] {
-        keyring.gate().set(phase);
-        keyring.tick(Moment::now());
-        assert!(keyring.inner.lock().queue.is_empty(), "{phase:?}");
-    }
+    keyring.supply(Want::Fresh).expect("filled");
+    let file = keyring.fresh().expect("filled").file();
+    keyring.hold(file);
+    let now = Moment::now();
+    let queued = |at: Moment| {
+        keyring.tick(at);
+        let mut inner = keyring.inner.lock();
+        inner.in_flight.clear();
+        std::mem::take(&mut inner.queue).len()
+    };
+    assert_eq!(queued(now), 0, "it is at hand");
+    keyring.gate().set(Phase::Locked(Reason::Refused));
+    drop(keyring.wipe());
+    assert_eq!(queued(now), 0, "locked");
     keyring.gate().set(Phase::Open);
-    keyring.tick(Moment::now());
-    assert_eq!(keyring.inner.lock().queue.len(), 1, "fetched as soon as it can be");
+    assert_eq!(queued(now), 1);
+    assert_eq!(queued(now), 0, "asked for just now");
+    assert_eq!(queued(now + Duration::from_secs(1)), 1, "not given");
 }

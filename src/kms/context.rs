@@ -6,7 +6,7 @@ use crate::ids::{BranchId, FileId, VolumeId};
 
 /// A KMS encryption context: exact, case-sensitive, order-free, and in clear in audit logs, so
 /// it holds random ids and no names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Context(BTreeMap<String, String>);
 
 impl Context {

@@ -12,6 +12,7 @@ pub mod local;
 pub mod policy;
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 pub use context::Context;
 pub use error::{KmsError, Verdict};
@@ -88,6 +89,11 @@ pub trait KeyService: Send + Sync {
     /// computed here, more where it waits for a network.
     fn parallelism(&self) -> usize {
         1
+    }
+
+    /// How many calls a second leave room for others who share the KMS; `None` where nobody does.
+    fn fair_rate(&self) -> Option<NonZeroU32> {
+        None
     }
 
     /// GenerateDataKey with `KeySpec` AES_256.

@@ -8,7 +8,7 @@ use std::fmt;
 
 use zeroize::Zeroize;
 
-pub use heap::{WipingHeap, wipe};
+pub use heap::{WipingHeap, give_back, wipe};
 pub use locked::{Locked, lock_failures};
 
 /// `N` bytes from the kernel's random number generator (getrandom(2)).

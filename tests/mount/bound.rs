@@ -1,6 +1,7 @@
 //! The promise with its number: from `key disable` to the last successful access of any kind.
 //!
-//! `KMSFS_TEST_FULL=1` runs it at full size: 10,000 files, 8 processes of load, 20 rounds.
+//! `KMSFS_TEST_FULL=1` runs it at full size: 10,000 files, 8 processes of load, 20 rounds; and once
+//! with 100,000 files and 1 GB of cached pages.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -9,6 +10,8 @@ use std::time::Duration;
 
 use crate::support::mapping::Map;
 use crate::support::role::{self, Role, Stamps, micros};
+#[cfg(feature = "aws")]
+use crate::support::server::{Rules, Server};
 use crate::support::{Store, full_size, skipped, wait_for};
 
 /// The kinds of access that are probed; each leaves the time of its last success, and how often
@@ -22,16 +25,10 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 
 struct Size {
     files: usize,
+    /// Of each file.
+    bytes: usize,
     loaders: usize,
     rounds: usize,
-}
-
-fn size() -> Size {
-    if full_size() {
-        Size { files: 10_000, loaders: 8, rounds: 20 }
-    } else {
-        Size { files: 400, loaders: 2, rounds: 2 }
-    }
 }
 
 /// What the probes leave: the time of each kind's last success, and how often it failed since.
@@ -64,12 +61,12 @@ fn name(i: usize) -> String {
     format!("d{}/f{i}", i % 20)
 }
 
-fn make_tree(root: &Path, files: usize) {
+fn make_tree(root: &Path, Size { files, bytes, .. }: &Size) {
     for d in 0..20 {
         fs::create_dir_all(root.join(format!("d{d}"))).expect("made");
     }
-    for i in 0..files {
-        fs::write(root.join(name(i)), vec![(i % 251) as u8; 6000]).expect("written");
+    for i in 0..*files {
+        fs::write(root.join(name(i)), vec![(i % 251) as u8; *bytes]).expect("written");
     }
     std::os::unix::fs::symlink("d0/f0", root.join("link")).expect("made");
     let value = rustix::fs::setxattr(
@@ -189,11 +186,41 @@ fn nothing_is_readable_later_than_a_heartbeat_and_a_second() {
     if skipped("fuse") {
         return;
     }
-    let size = size();
-    let store = Store::new(&[]);
+    check_bound(
+        &if full_size() {
+            Size { files: 10_000, bytes: 6000, loaders: 8, rounds: 20 }
+        } else {
+            Size { files: 400, bytes: 6000, loaders: 2, rounds: 2 }
+        },
+        &Store::new(&[]),
+    );
+}
+
+/// The same where the refusal comes over a network.
+#[cfg(feature = "aws")]
+#[test]
+fn the_bound_holds_with_a_kms_server() {
+    if skipped("fuse") || skipped("ministack") {
+        return;
+    }
+    let server = Server::ministack(Rules::None);
+    let (files, rounds) = if full_size() { (10_000, 5) } else { (200, 1) };
+    check_bound(&Size { files, bytes: 6000, loaders: 2, rounds }, &Store::on(&server));
+}
+
+#[test]
+fn a_large_cache_does_not_hold_the_lock_up() {
+    if skipped("fuse") {
+        return;
+    }
+    let files = if full_size() { 100_000 } else { 2000 };
+    check_bound(&Size { files, bytes: 12_000, loaders: 1, rounds: 1 }, &Store::new(&[]));
+}
+
+fn check_bound(size: &Size, store: &Store) {
     let mount = store.mount(&["--heartbeat", "2s"]);
     let root = mount.root();
-    make_tree(&root, size.files);
+    make_tree(&root, size);
     let stamps = store.outside("stamps");
     let _load: Vec<_> =
         (0..size.loaders).map(|_| Role::start(ROLES, "load", &root, &stamps)).collect();
@@ -207,7 +234,7 @@ fn nothing_is_readable_later_than_a_heartbeat_and_a_second() {
             })
             .collect();
         assert!(maps.iter().any(|(m, _)| m.resident() > 0), "the files are cached before");
-        let last = lock_once(&store, &root, &stamps);
+        let last = lock_once(store, &root, &stamps);
         for (kind, last) in KINDS.iter().zip(&last) {
             assert!(*last <= HEARTBEAT + Duration::from_secs(1), "{kind}: {last:?}, round {round}");
             worst = worst.max(*last);
@@ -218,7 +245,9 @@ fn nothing_is_readable_later_than_a_heartbeat_and_a_second() {
         store.key(&["enable", "alias/kmsfs"]);
         mount.wait_state("open", Duration::from_secs(10));
     }
-    println!("{} rounds, worst {worst:?} of {:?}", size.rounds, HEARTBEAT + Duration::from_secs(1));
+    let Size { files, bytes, rounds, .. } = size;
+    let bound = HEARTBEAT + Duration::from_secs(1);
+    println!("{rounds} rounds, {files} files of {bytes} bytes, worst {worst:?} of {bound:?}");
 }
 
 /// A process dirties a shared map as fast as it can: saving its pages takes the drain as long

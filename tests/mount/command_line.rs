@@ -201,3 +201,51 @@ fn a_pinned_master_key_is_the_only_one() {
     run(&mut mount("alias/kmsfs"));
     run(kmsfs().arg("unmount").arg(store.mountpoint()));
 }
+
+/// Typed wins over a variable, that over the file, and that over the default; a mistake in the
+/// file is told with its name, and nothing is mounted.
+#[test]
+fn options_come_from_a_file_too() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let file = store.outside("kmsfs.toml");
+    let config = file.to_str().expect("text");
+    let heartbeat = |typed: &[&str], variable: Option<&str>| {
+        let mut mount = store.kmsfs();
+        mount.envs(variable.map(|v| ("KMSFS_HEARTBEAT", v))).args(["mount", "--config", config]);
+        run(mount.arg(store.path()).arg(store.mountpoint()).args(typed));
+        let status = ["status", "--output", "json"];
+        let status = run(store.kmsfs().args(status).arg(store.mountpoint()));
+        run(store.kmsfs().arg("unmount").arg(store.mountpoint()));
+        let at = status.find("heartbeat_ms").expect("a field");
+        status[at..].split([':', ',', '}']).nth(1).expect("a value").trim().to_owned()
+    };
+    let keystore = store.keystore();
+    let text = format!("keystore = {keystore:?}\n[mount]\nheartbeat = \"3s\"\n");
+    fs::write(&file, &text).expect("written");
+    assert_eq!(heartbeat(&[], None), "3000");
+    assert_eq!(heartbeat(&[], Some("4s")), "4000");
+    assert_eq!(heartbeat(&["--heartbeat", "5s"], Some("4s")), "5000");
+    fs::write(&file, text + "hartbeat = \"3s\"\n").expect("written");
+    let mut mount = store.kmsfs();
+    mount.args(["mount", "--config", config]).arg(store.path()).arg(store.mountpoint());
+    let said = fails(&mut mount, 4);
+    assert!(said.contains("hartbeat is no option of kmsfs mount"), "{said}");
+}
+
+#[test]
+fn bench_measures_and_cleans_up() {
+    if skipped("fuse") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let small = ["--size", "16", "--files", "100", "--output", "json"];
+    let said = run(kmsfs().arg("bench").arg(folder.path()).args(small));
+    let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    let rows = said["rows"].as_array().expect("rows");
+    let positive = |row: &serde_json::Value, of: &str| row[of].as_f64().is_some_and(|v| v > 0.0);
+    assert!(rows.len() == 10 && rows.iter().all(|r| positive(r, "store") && positive(r, "mount")));
+    assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 0);
+}

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use crate::support::mapping::Map;
 use crate::support::role::{self, Role, Stamps};
+#[cfg(feature = "aws")]
+use crate::support::server::{Rules, Server};
 use crate::support::{Store, full_size, skipped, wait_for};
 
 const ROLES: &str = "cycles::a_role";
@@ -80,9 +82,8 @@ fn check(root: &Path, stamps: &Stamps, cycle: usize) {
     }
 }
 
-fn cycles(options: &[&str]) {
+fn cycles(store: &Store, options: &[&str]) {
     let cycles = if full_size() { 100 } else { 3 };
-    let store = Store::new(&[]);
     let mount = store.mount(&[&["--heartbeat", "1s"], options].concat());
     let (root, at) = (mount.root(), store.outside("stamps"));
     let stamps = Stamps::open(&at);
@@ -108,13 +109,22 @@ fn cycles(options: &[&str]) {
 #[test]
 fn nothing_acknowledged_is_lost() {
     if !skipped("fuse") {
-        cycles(&[]);
+        cycles(&Store::new(&[]), &[]);
     }
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_with_writeback() {
     if !skipped("fuse") {
-        cycles(&["--writeback"]);
+        cycles(&Store::new(&[]), &["--writeback"]);
+    }
+}
+
+#[cfg(feature = "aws")]
+#[test]
+fn nothing_acknowledged_is_lost_with_a_kms_server() {
+    if !skipped("fuse") && !skipped("ministack") {
+        let server = Server::ministack(Rules::None);
+        cycles(&Store::on(&server), &[]);
     }
 }

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process::Command;
 
+use crate::support::device::OpenDevice;
 use crate::support::{Store, run, skipped};
 
 #[test]
@@ -135,37 +136,84 @@ fn attributes_are_sealed_and_come_back() {
     assert_eq!(&value[..n], b"user.colour\0");
 }
 
-/// An ordinary user mounts through fusermount3, which needs /dev/fuse open to every user; where
-/// it is not, udev's usual mode is set for the test.
+/// A user who is not root, with a home and a binary of his own.
+struct Ordinary(tempfile::TempDir);
+
+impl Ordinary {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::copy(env!("CARGO_BIN_EXE_kmsfs"), folder.path().join("kmsfs")).expect("copied");
+        run(Command::new("chown").args(["-R", "65534:65534"]).arg(folder.path()));
+        Self(folder)
+    }
+
+    fn at(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn shell(&self, script: &str) -> Command {
+        let mut shell = Command::new("setpriv");
+        shell.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-ec", script]);
+        shell.current_dir(self.0.path()).env("HOME", self.0.path()).env("TMPDIR", self.0.path());
+        shell.env_remove("XDG_RUNTIME_DIR").env("KMSFS_CONFIG", "");
+        shell.env("KMSFS_KEYSTORE", self.at("ks")).env("XDG_STATE_HOME", self.at("state"));
+        shell
+    }
+}
+
 #[test]
 fn an_ordinary_user_mounts_too() {
     if skipped("fuse") {
         return;
     }
-    let device = std::path::Path::new("/dev/fuse");
-    let before = fs::metadata(device).expect("there").permissions();
-    fs::set_permissions(device, fs::Permissions::from_mode(0o666)).expect("changed");
-    let folder = tempfile::tempdir().expect("a folder");
-    let home = folder.path();
-    fs::copy(env!("CARGO_BIN_EXE_kmsfs"), home.join("kmsfs")).expect("copied");
-    run(Command::new("chown").args(["-R", "65534:65534"]).arg(home));
-    let mut shell = Command::new("setpriv");
-    shell.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-ec"]);
-    shell.arg(
+    let _device = OpenDevice::new();
+    let user = Ordinary::new();
+    let mut shell = user.shell(
         "./kmsfs init st --no-passphrase; mkdir mnt; ./kmsfs mount st mnt
         trap './kmsfs unmount mnt' EXIT
         echo content > mnt/f; test \"$(cat mnt/f)\" = content
         mkdir -m 0 mnt/closed; test \"$(stat -c %a mnt/closed)\" = 0; rmdir mnt/closed
         mkdir mnt/d; mv mnt/f mnt/d/f; ln mnt/d/f mnt/g; cat mnt/g; rm -r mnt/d",
     );
-    shell
-        .current_dir(home)
-        .env("HOME", home)
-        .env("XDG_RUNTIME_DIR", home.join("run"))
-        .env("KMSFS_KEYSTORE", home.join("ks"));
-    shell.env("XDG_STATE_HOME", home.join("state"));
-    let output = shell.output();
-    fs::set_permissions(device, before).expect("changed back");
-    let output = output.expect("started");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    run(shell.env("XDG_RUNTIME_DIR", user.at("run")));
+}
+
+/// Root's `status` said of another user's mount that no daemon answered.
+#[test]
+fn root_sees_and_locks_the_mounts_of_others() {
+    if skipped("fuse") {
+        return;
+    }
+    let _device = OpenDevice::new();
+    let user = Ordinary::new();
+    run(&mut user.shell("./kmsfs init st --no-passphrase; mkdir mnt; ./kmsfs mount st mnt"));
+    let asked = |verb: &str| {
+        let mut command = crate::support::kmsfs();
+        command.env("TMPDIR", user.0.path()).arg(verb).arg(user.at("mnt"));
+        command.output().expect("started")
+    };
+    let status = asked("status");
+    let locked = asked("lock");
+    let after = asked("status");
+    run(&mut user.shell("./kmsfs unmount mnt"));
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
+    assert!(locked.status.success(), "{}", String::from_utf8_lossy(&locked.stderr));
+    assert_eq!(after.status.code(), Some(10));
+}
+
+/// Whoever makes the folder of the sockets first, where all may write, could have a log written
+/// through a link, or answer in the daemon's place.
+#[test]
+fn a_socket_folder_of_somebody_else_is_refused() {
+    if skipped("fuse") {
+        return;
+    }
+    let _device = OpenDevice::new();
+    let user = Ordinary::new();
+    fs::create_dir(user.at("kmsfs-65534")).expect("made by root");
+    run(&mut user.shell("./kmsfs init st --no-passphrase; mkdir mnt"));
+    let output = user.shell("./kmsfs mount st mnt").output().expect("started");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(said.contains("another user's"), "{said}");
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test binary uses a part of it.
 
 pub mod demo;
+pub mod device;
 pub mod mapping;
 pub mod proxy;
 pub mod role;
@@ -18,7 +19,11 @@ pub fn kmsfs() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kmsfs"));
     // What is remembered of volumes stays out of the user's own state.
     let state = Path::new(env!("CARGO_TARGET_TMPDIR")).join("state");
-    command.env_remove("KMSFS_KEYSTORE").env("XDG_STATE_HOME", state).stdin(Stdio::null());
+    command
+        .env_remove("KMSFS_KEYSTORE")
+        .env("KMSFS_CONFIG", "")
+        .env("XDG_STATE_HOME", state)
+        .stdin(Stdio::null());
     command
 }
 
@@ -74,6 +79,8 @@ fn text(output: &Output) -> String {
 pub struct Store {
     folder: tempfile::TempDir,
     env: Vec<(String, String)>,
+    /// Of the KMS server, where that is what it is on.
+    url: Option<String>,
 }
 
 impl Store {
@@ -87,8 +94,18 @@ impl Store {
         let mut store = Self::unmade();
         store.env.extend_from_slice(env);
         store.env.push(("AWS_ENDPOINT_URL_KMS".to_owned(), url.to_owned()));
+        store.url = Some(url.to_owned());
         run(store.kmsfs().arg("init").arg(store.path()).args(["--kms", "aws"]).args(args));
         store
+    }
+
+    /// On a new key of this server's, `alias/kmsfs`, as the account's root.
+    pub fn on(server: &server::Server) -> Self {
+        let env = server::credentials("test", "test");
+        let mut create = kmsfs();
+        create.args(["key", "--kms", "aws", "--endpoint-url", &server.url()]);
+        run(create.args(["create", "--alias", "kmsfs"]).envs(env.iter().map(|(k, v)| (k, v))));
+        Self::aws(&server.url(), &env, &["--master-key", "alias/kmsfs"])
     }
 
     /// With its folder and its mountpoint alone.
@@ -99,7 +116,7 @@ impl Store {
     /// As [`Store::unmade`], in this folder.
     pub fn unmade_in(folder: &Path) -> Self {
         let folder = tempfile::Builder::new().prefix("kmsfs-test-").tempdir_in(folder);
-        let store = Self { folder: folder.expect("a folder"), env: Vec::new() };
+        let store = Self { folder: folder.expect("a folder"), env: Vec::new(), url: None };
         std::fs::create_dir(store.mountpoint()).expect("a folder");
         store
     }
@@ -144,9 +161,15 @@ impl Store {
         self.folder.path().join("mnt")
     }
 
-    /// Runs `kmsfs key` on its keystore, in another process.
+    /// Runs `kmsfs key` on its keystore or its server, in another process.
     pub fn key(&self, args: &[&str]) -> String {
-        run(kmsfs().arg("key").arg("--keystore").arg(self.keystore()).args(args))
+        let mut command = self.kmsfs();
+        command.arg("key");
+        match &self.url {
+            Some(url) => command.args(["--kms", "aws", "--endpoint-url", url]),
+            None => command.arg("--keystore").arg(self.keystore()),
+        };
+        run(command.args(args))
     }
 
     /// Mounts it with these further arguments.

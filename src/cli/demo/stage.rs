@@ -98,7 +98,8 @@ impl Stage {
                 command.env_remove(&name);
             }
         }
-        command.env("XDG_STATE_HOME", self.private().join("state"));
+        // An empty name: no configuration file.
+        command.env("KMSFS_CONFIG", "").env("XDG_STATE_HOME", self.private().join("state"));
         command
     }
 

@@ -1,5 +1,7 @@
 //! The cryptographic calls.
 
+use std::num::NonZeroU32;
+
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::DataKeySpec;
 use zeroize::Zeroize;
@@ -66,9 +68,16 @@ fn check(what: &str, demanded: &KeyRef, answered: &KeyArn) -> Result<(), KmsErro
 /// At 20 ms a call: 1,600 calls a second, more than the default budget.
 const PARALLELISM: usize = 32;
 
+/// A fifth of the smallest quota that a region has for these calls, 5,500 a second.
+const FAIR_RATE: NonZeroU32 = NonZeroU32::new(1000).expect("1000 is not zero");
+
 impl KeyService for AwsKms {
     fn parallelism(&self) -> usize {
         PARALLELISM
+    }
+
+    fn fair_rate(&self) -> Option<NonZeroU32> {
+        Some(FAIR_RATE)
     }
 
     fn generate(&self, key: &KeyRef, context: &Context) -> Result<Generated, KmsError> {
