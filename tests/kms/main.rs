@@ -6,6 +6,8 @@ mod support;
 
 mod conformance;
 #[cfg(feature = "aws")]
+mod demo;
+#[cfg(feature = "aws")]
 mod faults;
 #[cfg(feature = "aws")]
 mod measure;

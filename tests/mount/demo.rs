@@ -1,102 +1,12 @@
 //! `kmsfs demo`, as a user runs it: what it tells, what it writes, what it leaves behind.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::support::demo::{Demo, assert_kept, number_after};
 use crate::support::device::OpenDevice;
 use crate::support::{kmsfs, run, skipped, wait_for};
-
-/// A demo whose temporary folder is its own, so that all it leaves behind is found.
-struct Demo(tempfile::TempDir);
-
-impl Demo {
-    fn new() -> Self {
-        let folder = tempfile::Builder::new().prefix("kmsfs-test-").tempdir().expect("a folder");
-        run(Command::new("chmod").arg("755").arg(folder.path()));
-        fs::create_dir(folder.path().join("tmp")).expect("made");
-        Self(folder)
-    }
-
-    fn temporary(&self) -> std::path::PathBuf {
-        self.0.path().join("tmp")
-    }
-
-    fn report(&self) -> std::path::PathBuf {
-        self.0.path().join("report.html")
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = kmsfs();
-        command.arg("demo").arg("--report").arg(self.report()).args(args);
-        // A setting of the user's own is not the demo's.
-        command.env("TMPDIR", self.temporary()).env("KMSFS_REVOKE_AFTER", "1h");
-        command
-    }
-
-    /// That nothing is mounted, running or lying there any more.
-    fn assert_gone(&self) {
-        let here = self.temporary().canonicalize().expect("there").display().to_string();
-        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("readable");
-        assert!(!mounts.contains(&here), "a mount is left");
-        let left: Vec<_> = fs::read_dir(&here).expect("listed").flatten().collect();
-        assert!(left.is_empty(), "{left:?}");
-        // The daemon may still be ending, and a killed program be waited for by init.
-        wait_for("the end of every process", Duration::from_secs(20), || !anybody(&here));
-    }
-}
-
-/// Whether a process has this path in its command line.
-fn anybody(path: &str) -> bool {
-    let processes = fs::read_dir("/proc").expect("listed").flatten();
-    processes
-        .filter_map(|p| fs::read(p.path().join("cmdline")).ok())
-        .any(|words| memchr::memmem::find(&words, path.as_bytes()).is_some())
-}
-
-impl Drop for Demo {
-    fn drop(&mut self) {
-        // A demo that failed its test may have left a mount.
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let here = self.temporary().display().to_string();
-        for at in mounts.lines().filter_map(|l| l.split(' ').nth(4)).filter(|m| m.contains(&here)) {
-            let _ = kmsfs().args(["unmount", "--lazy", at]).output();
-        }
-    }
-}
-
-/// The number after these words.
-fn number_after(text: &str, words: &str) -> u64 {
-    let rest = text.split(words).nth(1).unwrap_or_else(|| panic!("no {words:?} in {text}"));
-    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().expect("a number")
-}
-
-const ROWS: [&str; 6] = ["writer", "descriptor", "map", "open", "readdir", "stat"];
-
-fn assert_kept(output: &Output, report: &Path) {
-    let told = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}{errors}");
-    assert!(told.contains("every promise held") && !told.contains("NO  "), "{told}");
-    assert!(!told.contains('\x1b'), "plain lines where there is no terminal");
-    assert!(told.contains("EKEYREVOKED") && told.contains("SIGBUS"), "{told}");
-    let page = fs::read_to_string(report).expect("written");
-    assert!(page.contains("Every promise held.") && page.contains("</svg>"));
-    for row in ROWS {
-        assert!(page.contains(&format!("<b>{row}</b>")), "{row}");
-        assert!(page.contains(&format!("{row}: last success ")), "{row}");
-        assert!(page.contains(&format!("{row}: works again ")), "{row}");
-    }
-    let acknowledged = number_after(&page, "lines acknowledged ");
-    assert!(acknowledged > 0, "{page}");
-    assert_eq!(
-        number_after(&page, &format!("lines acknowledged {acknowledged}, found ")),
-        acknowledged
-    );
-    assert!(!page.contains("<script") && !page.contains("src=") && !page.contains("href="));
-}
 
 #[test]
 fn the_demo_keeps_its_promises_and_leaves_nothing() {
@@ -133,20 +43,15 @@ fn an_ordinary_user_can_run_the_demo() {
     }
     let _device = OpenDevice::new();
     let demo = Demo::new();
-    run(Command::new("chown").arg("-R").arg("nobody:nogroup").arg(demo.0.path()));
-    // Where nobody may read it, wherever this was built.
-    let binary = demo.0.path().join("kmsfs");
+    // The binary's own folder may be closed to others.
+    let (home, binary) = (demo.0.path(), demo.0.path().join("kmsfs"));
     fs::copy(env!("CARGO_BIN_EXE_kmsfs"), &binary).expect("copied");
-    let output = Command::new("setpriv")
-        .args(["--reuid", "nobody", "--regid", "nogroup", "--clear-groups"])
-        .arg(&binary)
-        .args(["demo", "--heartbeat", "1s", "--seconds", "1", "--report"])
-        .arg(demo.report())
-        .env("TMPDIR", demo.temporary())
-        .env("XDG_RUNTIME_DIR", demo.0.path().join("run"))
-        .env("HOME", demo.0.path())
-        .output()
-        .expect("setpriv can be started");
+    run(Command::new("chown").arg("-R").arg("nobody:nogroup").arg(home));
+    let mut user = Command::new("setpriv");
+    user.args(["--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]).arg(&binary);
+    user.args(["demo", "--heartbeat", "1s", "--seconds", "1", "--report"]).arg(demo.report());
+    user.env("TMPDIR", demo.temporary()).env("XDG_RUNTIME_DIR", home.join("run")).env("HOME", home);
+    let output = user.output().expect("setpriv can be started");
     assert_kept(&output, &demo.report());
     demo.assert_gone();
 }

@@ -132,15 +132,14 @@ impl Play {
         if postgres {
             say("PostgreSQL makes its cluster in the mount");
             let data = self.stage.mountpoint().join("pg");
-            let server = Server::start(data, &self.stage.outside("pg"))?;
-            self.load = Some(server.load(self.sender.clone()));
-            self.server = Some(server);
+            self.server = Some(Server::start(data, &self.stage.outside("pg"))?);
         } else {
             rows.retain(|row| *row != Row::Pgbench);
         }
         self.interrupts.check()?;
-        self.programs = Some(Programs::start(&self.stage.mountpoint(), &self.sender)?);
         self.timeline.origin = Moment::now();
+        self.load = self.server.as_ref().map(|s| s.load(self.sender.clone()));
+        self.programs = Some(Programs::start(&self.stage.mountpoint(), &self.sender)?);
         let screen = Screen::new(rows.clone(), self.timeline.origin);
         say(&format!("\n{}", screen.header()));
         self.screen = Some(screen);

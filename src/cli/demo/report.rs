@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::svg::{self, Mark, Stroke, escape};
+use super::timeline::words;
 use super::verdict::{self, Check, Facts, Since, seconds};
 
 /// What else the page tells.
@@ -73,7 +74,6 @@ fn marks(facts: &Facts<'_>) -> Vec<Mark> {
     .collect()
 }
 
-/// The words of a tally, as `27 EKEYREVOKED, 3 ok`.
 fn programs(facts: &Facts<'_>) -> String {
     let t = facts.timeline;
     let after_all = t.end() + std::time::Duration::from_nanos(1);
@@ -89,11 +89,7 @@ fn programs(facts: &Facts<'_>) -> String {
     );
     for row in t.rows() {
         let spans = [(t.origin, disabled), (disabled, enabled), (enabled, after_all)];
-        let cells = spans.map(|(from, to)| {
-            let tally = t.tally(row, from, to);
-            let words: Vec<_> = tally.iter().map(|(word, n)| format!("{n} {word}")).collect();
-            escape(&words.join(", "))
-        });
+        let cells = spans.map(|(from, to)| escape(&words(&t.tally(row, from, to))));
         let last = verdict::last_success(facts, row).map_or_else(|| "none".to_owned(), seconds);
         let _ = writeln!(
             out,

@@ -61,7 +61,7 @@ pub const VERB: &str = "demo-program";
 pub fn command(kind: Kind, folder: &Path) -> Command {
     let mut command = Command::new("/proc/self/exe");
     let name = kind.to_possible_value().expect("no kind is skipped").get_name().to_owned();
-    command.arg0("kmsfs").arg(VERB).arg(name).arg(folder);
+    command.arg0("kmsfs").arg(VERB).arg(name).arg(folder).env("KMSFS_CONFIG", "");
     command
 }
 

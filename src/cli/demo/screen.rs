@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use super::timeline::{Row, Timeline};
+use super::timeline::{Event, Row, Timeline, tally, words};
 use crate::clock::Moment;
 
 /// Prints a line. That nobody reads it stops nothing: the stage has to be taken down all the
@@ -24,6 +24,10 @@ pub struct Screen {
     rows: Vec<Row>,
     style: Style,
     next: Moment,
+    /// How many events of the timeline were taken.
+    taken: usize,
+    /// Those of them that no line has told yet.
+    untold: Vec<Event>,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -34,7 +38,7 @@ impl Screen {
         let coloured = std::io::stdout().is_terminal()
             && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         let style = if coloured { Style::Coloured } else { Style::Plain };
-        Self { rows, style, next: now + SECOND }
+        Self { rows, style, next: now + SECOND, taken: 0, untold: Vec::new() }
     }
 
     /// The names of the columns.
@@ -46,19 +50,24 @@ impl Screen {
     /// Prints the seconds that have passed.
     pub fn update(&mut self, timeline: &Timeline, now: Moment) {
         while now >= self.next {
-            say(&self.line(timeline));
+            let line = self.line(timeline);
+            say(&line);
             self.next = self.next + SECOND;
         }
     }
 
-    /// The second that ends at `self.next`.
-    fn line(&self, t: &Timeline) -> String {
-        let time = self.next.since(t.origin).as_secs();
+    /// The second that ends at `self.next`, with what came late of earlier ones: pgbench tells
+    /// its transactions when it ends.
+    fn line(&mut self, t: &Timeline) -> String {
+        self.untold.extend(t.events[self.taken..].iter().cloned());
+        self.taken = t.events.len();
+        let next = self.next;
+        let told: Vec<_> = self.untold.extract_if(.., |e| e.at < next).collect();
+        let time = next.since(t.origin).as_secs();
         let mut line = format!("{:>4} s  {:<11}", time, t.state());
         for row in &self.rows {
-            let tally = t.tally(*row, self.next.before(SECOND), self.next);
-            let words: Vec<_> = tally.iter().map(|(word, n)| format!("{n} {word}")).collect();
-            let cell = format!("  {:<20}", words.join(" "));
+            let tally = tally(told.iter().filter(|e| e.row == *row));
+            let cell = format!("  {:<20}", words(&tally));
             let colour = match (tally.contains_key("ok"), tally.len()) {
                 _ if self.style == Style::Plain => None,
                 (_, 0) => None,
@@ -77,21 +86,31 @@ impl Screen {
 
 #[cfg(test)]
 mod tests {
-    use super::super::timeline::tests::{ms, play};
+    use super::super::timeline::tests::{event, ms, play};
     use super::*;
 
     fn screen(style: Style, next: u64) -> Screen {
-        Screen { rows: vec![Row::Writer, Row::Map], style, next: ms(next) }
+        let rows = vec![Row::Writer, Row::Pgbench];
+        Screen { rows, style, next: ms(next), taken: 0, untold: Vec::new() }
+    }
+
+    fn squeezed(s: &str) -> String {
+        s.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
     #[test]
-    fn a_line_tells_what_each_got_in_that_second() {
-        let t = play();
-        let words = |s: &str| s.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
-        let plain = screen(Style::Plain, 5000);
-        assert_eq!(words(&plain.line(&t)), "4 s open 1 EKEYREVOKED 1 SIGBUS");
-        assert_eq!(words(&plain.header()), "time state writer map");
-        assert!(!plain.line(&t).contains('\x1b'));
-        assert!(screen(Style::Coloured, 5000).line(&t).contains("\x1b[31m"));
+    fn a_line_tells_what_each_got_and_nothing_is_told_twice_or_never() {
+        let mut t = play();
+        let mut plain = screen(Style::Plain, 5000);
+        assert_eq!(squeezed(&plain.header()), "time state writer pgbench");
+        let line = plain.line(&t);
+        assert_eq!(squeezed(&line), "4 s open 2 ok 1 EKEYREVOKED 3 ok 3 EKEYREVOKED");
+        assert!(!line.contains('\x1b'));
+        t.events.push(event(Row::Pgbench, 4900, "ok", 70));
+        plain.next = ms(6000);
+        assert_eq!(squeezed(&plain.line(&t)), "5 s open 70 ok", "late, but once");
+        plain.next = ms(8000);
+        assert_eq!(squeezed(&plain.line(&t)), "7 s open 1 ok 4 ok");
+        assert!(screen(Style::Coloured, 5000).line(&t).contains("\x1b[33m"));
     }
 }

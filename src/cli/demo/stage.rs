@@ -98,7 +98,8 @@ impl Stage {
                 command.env_remove(&name);
             }
         }
-        command.env("XDG_STATE_HOME", self.private().join("state"));
+        // An empty name: no configuration file.
+        command.env("KMSFS_CONFIG", "").env("XDG_STATE_HOME", self.private().join("state"));
         command
     }
 
@@ -152,7 +153,9 @@ impl Stage {
         }
         self.run(&mut mount)?;
         let root = self.mountpoint();
-        fs::set_permissions(&root, fs::Permissions::from_mode(0o755))
+        // The kernel does not know whose the root is until it has asked; it would refuse its owner.
+        fs::metadata(&root)
+            .and_then(|_| fs::set_permissions(&root, fs::Permissions::from_mode(0o755)))
             .map_err(|e| Failure::io(&root, &e))
     }
 

@@ -1,10 +1,9 @@
 //! The timeline as a picture: SVG text with nothing from outside. Pure.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::timeline::{Beat, Row, Timeline};
+use super::timeline::{Beat, Row, Tally, Timeline};
 use crate::clock::Moment;
 
 const WIDTH: f64 = 1120.0;
@@ -234,7 +233,7 @@ enum Side {
     Bad,
 }
 
-fn total(tally: &BTreeMap<&str, u64>, side: Side) -> u64 {
+fn total(tally: &Tally<'_>, side: Side) -> u64 {
     tally.iter().filter(|(w, _)| (**w == "ok") == (side == Side::Good)).map(|(_, n)| n).sum()
 }
 
@@ -259,8 +258,7 @@ fn draw_marks(c: &mut Canvas<'_>, marks: &[Mark], bottom: f64) {
 fn legend(c: &mut Canvas<'_>, rows: &[Row], y: f64) {
     let (start, end) = (c.timeline.origin, c.timeline.end() + Duration::from_nanos(1));
     let timeline = c.timeline;
-    let words: BTreeMap<&str, u64> =
-        rows.iter().flat_map(|row| timeline.tally(*row, start, end)).collect();
+    let words: Tally<'_> = rows.iter().flat_map(|row| timeline.tally(*row, start, end)).collect();
     let mut x = LEFT;
     c.text(14.0, y, "key", "up: successes · down: failures");
     let names = std::iter::once("ok").chain(words.into_keys().filter(|w| *w != "ok"));

@@ -141,6 +141,30 @@ pub enum Beat {
     Failed,
 }
 
+/// How often each word was got; successes as `ok`.
+pub type Tally<'a> = BTreeMap<&'a str, u64>;
+
+/// Counts.
+pub fn tally<'a>(events: impl Iterator<Item = &'a Event>) -> Tally<'a> {
+    let mut all = BTreeMap::new();
+    for e in events {
+        let word = match &e.got {
+            Got::Success => "ok",
+            Got::Failure(name) => name,
+        };
+        *all.entry(word).or_insert(0) += e.weight();
+    }
+    all
+}
+
+/// A tally for people, successes first: `3 ok 27 EKEYREVOKED`.
+pub fn words(tally: &Tally<'_>) -> String {
+    let successes = tally.get_key_value("ok");
+    let failures = tally.iter().filter(|(word, _)| **word != "ok");
+    let all = successes.into_iter().chain(failures);
+    all.map(|(word, n)| format!("{n} {word}")).collect::<Vec<_>>().join(" ")
+}
+
 /// All that was seen.
 #[derive(Debug)]
 pub struct Timeline {
@@ -201,16 +225,8 @@ impl Timeline {
     }
 
     /// What a row got from `from` on and before `to`: how often by word, successes as `ok`.
-    pub fn tally(&self, row: Row, from: Moment, to: Moment) -> BTreeMap<&str, u64> {
-        let mut all = BTreeMap::new();
-        for e in self.events.iter().filter(|e| e.row == row && e.at >= from && e.at < to) {
-            let word = match &e.got {
-                Got::Success => "ok",
-                Got::Failure(name) => name,
-            };
-            *all.entry(word).or_insert(0) += e.weight();
-        }
-        all
+    pub fn tally(&self, row: Row, from: Moment, to: Moment) -> Tally<'_> {
+        tally(self.of(row).filter(|e| e.at >= from && e.at < to))
     }
 
     /// The last success of a row before `before`.
@@ -354,6 +370,7 @@ pub mod tests {
         let t = play();
         let all = t.tally(Row::Open, ms(0), ms(9000));
         assert_eq!(all, BTreeMap::from([("ok", 3), ("EKEYREVOKED", 1)]));
+        assert_eq!(words(&all), "3 ok 1 EKEYREVOKED");
         assert!(t.tally(Row::Open, ms(3501), ms(4500)).is_empty(), "the end is not in it");
         let transactions = t.tally(Row::Pgbench, ms(0), ms(9000));
         assert_eq!(transactions["ok"], 7, "pgbench tells many at once");
