@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod aliases;
 mod betray;
 mod bound;
 mod command_line;
