@@ -113,9 +113,7 @@ impl Play {
         let went = self.turn(&rows)?;
         let committed = self.load.take().map(Load::finish);
         drop(self.programs.take());
-        while let Ok(event) = self.events.try_recv() {
-            self.timeline.events.push(event);
-        }
+        self.take_in();
         let examine = |n| self.server.as_ref().and_then(|s| s.examine(n).map_err(print).ok());
         let database = committed.map(examine);
         let lines = if went == Went::Through { self.count_lines() } else { None };
@@ -202,9 +200,6 @@ impl Play {
                 // We hold a sender ourselves: it is never disconnected.
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
-            while let Ok(event) = self.events.try_recv() {
-                self.timeline.events.push(event);
-            }
             if self.looked.is_none_or(|at| at.elapsed() >= LOOK) {
                 self.look();
                 if seen(&self.timeline) {
@@ -222,10 +217,16 @@ impl Play {
         if let Some(told) = told {
             self.timeline.sight(now, &told);
         }
+        // After the daemon's answer, which may have taken its time.
+        self.take_in();
         if let Some(screen) = &mut self.screen {
             // A moment later, so that what a second brought has come through the pipes.
             screen.update(&self.timeline, now.before(LOOK));
         }
+    }
+
+    fn take_in(&mut self) {
+        self.timeline.events.extend(self.events.try_iter());
     }
 
     /// Compares the file of lines with what was acknowledged.

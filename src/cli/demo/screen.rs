@@ -64,7 +64,7 @@ impl Screen {
         let next = self.next;
         let told: Vec<_> = self.untold.extract_if(.., |e| e.at < next).collect();
         let time = next.since(t.origin).as_secs();
-        let mut line = format!("{:>4} s  {:<11}", time, t.state());
+        let mut line = format!("{:>4} s  {:<11}", time, t.state_at(next));
         for row in &self.rows {
             let tally = tally(told.iter().filter(|e| e.row == *row));
             let cell = format!("  {:<20}", words(&tally));
@@ -104,11 +104,11 @@ mod tests {
         let mut plain = screen(Style::Plain, 5000);
         assert_eq!(squeezed(&plain.header()), "time state writer pgbench");
         let line = plain.line(&t);
-        assert_eq!(squeezed(&line), "4 s open 2 ok 1 EKEYREVOKED 3 ok 3 EKEYREVOKED");
+        assert_eq!(squeezed(&line), "4 s revoked 2 ok 1 EKEYREVOKED 3 ok 3 EKEYREVOKED");
         assert!(!line.contains('\x1b'));
         t.events.push(event(Row::Pgbench, 4900, "ok", 70));
         plain.next = ms(6000);
-        assert_eq!(squeezed(&plain.line(&t)), "5 s open 70 ok", "late, but once");
+        assert_eq!(squeezed(&plain.line(&t)), "5 s revoked 70 ok", "late, but once");
         plain.next = ms(8000);
         assert_eq!(squeezed(&plain.line(&t)), "7 s open 1 ok 4 ok");
         assert!(screen(Style::Coloured, 5000).line(&t).contains("\x1b[33m"));

@@ -147,7 +147,7 @@ impl Stage {
         self.run(&mut init)?;
         let mut mount = self.kmsfs();
         mount.arg("mount").arg(self.store()).arg(self.mountpoint());
-        mount.arg("--heartbeat").arg(format!("{}ms", heartbeat.as_millis()));
+        mount.arg("--heartbeat").arg(in_words(heartbeat));
         if let Master::Aws { .. } = self.master {
             self.place(&mut mount);
         }
@@ -218,6 +218,14 @@ impl Stage {
         if self.is_mounted() {
             let _ = unmount(&["--lazy"]);
         }
+    }
+}
+
+/// As it would be typed.
+fn in_words(d: Duration) -> String {
+    match d.as_millis() {
+        ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
+        ms => format!("{ms}ms"),
     }
 }
 

@@ -219,6 +219,11 @@ impl Timeline {
         self.states.last().map_or("", |(_, s)| s)
     }
 
+    /// The state just before `before`; empty before the first look.
+    pub fn state_at(&self, before: Moment) -> &str {
+        self.states.iter().rfind(|(at, _)| *at < before).map_or("", |(_, s)| s)
+    }
+
     /// The rows that occur.
     pub fn rows(&self) -> Vec<Row> {
         Row::ALL.into_iter().filter(|r| self.events.iter().any(|e| e.row == *r)).collect()
@@ -358,6 +363,7 @@ pub mod tests {
         let t = play();
         assert_eq!(t.locked(), Some(ms(4000)), "draining is not locked");
         assert_eq!(t.reopened(), Some(ms(7000)));
+        assert_eq!((t.state_at(ms(4000)), t.state_at(ms(4001))), ("draining", "revoked"));
         assert_eq!(t.first_refusal(), Some(ms(3900)));
         assert_eq!(t.last_success(Row::Map, ms(6000)), Some(ms(3500)));
         assert_eq!(t.first_success(Row::Map, ms(6000)), Some(ms(7500)));
