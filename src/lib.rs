@@ -2,9 +2,10 @@
 //! own, wrapped by a master key in a KMS. Disabling the master key makes the mount unreadable.
 //!
 //! Layers, lowest first; a module imports only from lower ones and its own folder:
-//! ids, secret, disk, durable, clock, sync, counters · content, names · store, kms · keys · fs ·
-//! fuse, control, config · daemon · cli.
+//! ids, secret, disk, durable, clock, sync · content, names · store, kms · keys · fs ·
+//! fuse, control, upkeep · daemon · cli.
 #![deny(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![warn(missing_docs)]
 
 pub mod cli;

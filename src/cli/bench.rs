@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use self::work::{Figure, Unit};
 use super::failure::{Exit, Failure};
+use super::printing::say;
 use super::status::Output;
 
 /// Arguments of `bench`.
@@ -79,14 +80,14 @@ fn print(table: &Table, output: Output) -> Result<(), Failure> {
     if matches!(output, Output::Json) {
         let text = serde_json::to_string_pretty(table)
             .map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
-        println!("{text}");
+        say!("{text}");
         return Ok(());
     }
-    println!("cipher, one core       seal {:.2} GiB/s, open {:.2} GiB/s", table.seal, table.open);
-    println!("{:<30}{:>12}{:>12}  {:<10}{:>8}", "", "folder", "mount", "", "ratio");
+    say!("cipher, one core       seal {:.2} GiB/s, open {:.2} GiB/s", table.seal, table.open);
+    say!("{:<30}{:>12}{:>12}  {:<10}{:>8}", "", "folder", "mount", "", "ratio");
     for Row { what, unit, store, mount } in &table.rows {
         let ratio = if unit.more_is_better() { store / mount } else { mount / store };
-        println!("{what:<30}{store:>12.1}{mount:>12.1}  {:<10}{ratio:>7.1}×", unit.name());
+        say!("{what:<30}{store:>12.1}{mount:>12.1}  {:<10}{ratio:>7.1}×", unit.name());
     }
     Ok(())
 }

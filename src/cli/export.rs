@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::failure::{Exit, Failure};
 use super::options::KmsArgs;
+use super::printing::tell;
 use super::provider;
 use crate::fs::Access;
 use crate::upkeep::{self, ExportError, Offline};
@@ -64,7 +65,7 @@ pub fn export(args: &Export) -> Result<(), Failure> {
     let mut lost = 0u64;
     let mut tell = |e: &ExportError| {
         lost += 1;
-        eprintln!("kmsfs: {e}");
+        tell!("kmsfs: {e}");
     };
     upkeep::export(&volume, &args.dest, &mut tell)
         .map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::printing::tell;
 use crate::daemon::DaemonError;
 use crate::fuse::MountError;
 use crate::keys::OpenError;
@@ -158,10 +159,10 @@ impl Failure {
     /// Tells it on stderr.
     pub fn print(&self) {
         if let Some(message) = &self.message {
-            eprintln!("kmsfs: {message}");
+            tell!("kmsfs: {message}");
         }
         if let Some(hint) = &self.hint {
-            eprintln!("  {hint}");
+            tell!("  {hint}");
         }
     }
 }

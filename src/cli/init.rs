@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use super::cost;
 use super::failure::{Exit, Failure};
 use super::options::{KmsArg, KmsArgs};
+use super::printing::{say, tell};
 use super::provider::{self, Kms};
 use crate::disk;
 use crate::ids::VolumeId;
@@ -77,17 +78,17 @@ pub fn run(args: &Init) -> Result<(), Failure> {
         take_back(&args.store, made, &e);
         return Err(Failure::open(&args.store, &e));
     }
-    println!("store {}", args.store.display());
-    println!("volume {volume}");
-    println!("master key {asked}");
+    say!("store {}", args.store.display());
+    say!("volume {volume}");
+    say!("master key {asked}");
     match provider {
-        Provider::Local { keystore } => println!("keystore {keystore}"),
+        Provider::Local { keystore } => say!("keystore {keystore}"),
         Provider::Aws { region } => {
-            println!("region {region}");
-            println!("cost {}, at the default heartbeat", cost::monthly(DEFAULT_HEARTBEAT));
+            say!("region {region}");
+            say!("cost {}, at the default heartbeat", cost::monthly(DEFAULT_HEARTBEAT));
         }
     }
-    eprintln!("next: kmsfs mount {} MOUNTPOINT", args.store.display());
+    tell!("next: kmsfs mount {} MOUNTPOINT", args.store.display());
     Ok(())
 }
 
@@ -167,7 +168,7 @@ fn open_keystore(args: &Init, path: &Path) -> Result<LocalKms, Failure> {
         )
     };
     let kms = LocalKms::create(path, &sealing)?;
-    eprintln!("made the keystore {}", path.display());
+    tell!("made the keystore {}", path.display());
     Ok(kms)
 }
 
@@ -181,7 +182,7 @@ fn master_key(args: &Init, kms: &LocalKms) -> Result<KeyRef, Failure> {
     if kms.describe(&alias).is_err() {
         let key = kms.create("kmsfs")?;
         kms.set_alias(DEFAULT_ALIAS, &KeyRef(key.id.clone()))?;
-        eprintln!("made the master key {} ({DEFAULT_ALIAS})", key.id);
+        tell!("made the master key {} ({DEFAULT_ALIAS})", key.id);
     }
     Ok(alias)
 }

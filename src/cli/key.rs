@@ -9,6 +9,7 @@ use clap::Subcommand;
 use super::failure::{Exit, Failure};
 use super::mount::open_keystore;
 use super::options::{KmsArg, KmsArgs};
+use super::printing::{question, say};
 use super::provider;
 use crate::kms::local::LocalKms;
 use crate::kms::{KeyAdmin, KeyInfo, KeyRef};
@@ -147,11 +148,11 @@ pub fn run(command: &KeyCommand, kms: KmsArg, args: &KmsArgs) -> Result<(), Fail
             if let Some(alias) = alias {
                 admin.set_alias(&alias_name(alias), &key_ref(&key.id))?;
             }
-            println!("{}", key.id);
+            say!("{}", key.id);
         }
         KeyCommand::List => {
             for key in admin.list()? {
-                println!("{}  {:<15}  {}", key.id, key.state.name(), key.aliases.join(" "));
+                say!("{}  {:<15}  {}", key.id, key.state.name(), key.aliases.join(" "));
             }
         }
         KeyCommand::Describe { key } => describe(&admin.describe(&key_ref(key))?),
@@ -164,7 +165,7 @@ pub fn run(command: &KeyCommand, kms: KmsArg, args: &KmsArgs) -> Result<(), Fail
                 confirm(&info)?;
             }
             let at = admin.schedule_deletion(&key_ref(key), *pending_window_days)?;
-            println!("{} will be deleted at {at} (seconds since 1970)", info.id);
+            say!("{} will be deleted at {at} (seconds since 1970)", info.id);
         }
         KeyCommand::CancelDeletion { key } => admin.cancel_deletion(&key_ref(key))?,
         KeyCommand::Alias { command } => alias(command, &*admin)?,
@@ -178,7 +179,7 @@ fn alias(command: &AliasCommand, kms: &dyn KeyAdmin) -> Result<(), Failure> {
         AliasCommand::Remove { name } => kms.remove_alias(&alias_name(name))?,
         AliasCommand::List => {
             for alias in kms.aliases()? {
-                println!("{}  {}", alias.name, alias.target);
+                say!("{}  {}", alias.name, alias.target);
             }
         }
     }
@@ -186,19 +187,19 @@ fn alias(command: &AliasCommand, kms: &dyn KeyAdmin) -> Result<(), Failure> {
 }
 
 fn describe(key: &KeyInfo) {
-    println!("id           {}", key.id);
-    println!("arn          {}", key.arn);
-    println!("state        {}", key.state.name());
-    println!("aliases      {}", key.aliases.join(" "));
-    println!("created      {} (seconds since 1970)", key.created);
+    say!("id           {}", key.id);
+    say!("arn          {}", key.arn);
+    say!("state        {}", key.state.name());
+    say!("aliases      {}", key.aliases.join(" "));
+    say!("created      {} (seconds since 1970)", key.created);
     if !key.description.is_empty() {
-        println!("description  {}", key.description);
+        say!("description  {}", key.description);
     }
     if let Some(at) = key.deletion {
-        println!("deletion     {at} (seconds since 1970)");
+        say!("deletion     {at} (seconds since 1970)");
     }
     if let Some(n) = key.versions {
-        println!("versions     {n}");
+        say!("versions     {n}");
     }
 }
 
@@ -207,7 +208,7 @@ fn confirm(key: &KeyInfo) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(nothing().hint("without a terminal, say --yes"));
     }
-    eprint!(
+    question!(
         "When it is deleted, everything under {0} is lost for good. Type {0} to go on: ",
         key.id
     );

@@ -7,6 +7,7 @@ use clap::Subcommand;
 use super::failure::Failure;
 use super::mount::open_keystore;
 use super::passphrase::PassphraseSource;
+use super::printing::say;
 use crate::kms::local::{LocalKms, Sealing};
 
 /// What to do with the embedded keystore.
@@ -50,7 +51,7 @@ pub fn run(
         }
         KeystoreCommand::Backup { dest } => {
             LocalKms::open_admin(keystore)?.backup(dest)?;
-            println!("{}", dest.display());
+            say!("{}", dest.display());
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ use std::path::Path;
 use log::{LevelFilter, Log, Metadata, Record};
 
 use super::failure::Failure;
+use super::printing::tell;
 use crate::control::{make_folder, socket_path};
 
 struct Stderr;
@@ -22,7 +23,7 @@ impl Log for Stderr {
             let now = std::time::SystemTime::now()
                 .duration_since(std::time::UNIX_EPOCH)
                 .map_or(0, |d| d.as_secs());
-            eprintln!("{now} {} {}", record.level().as_str().to_lowercase(), record.args());
+            tell!("{now} {} {}", record.level().as_str().to_lowercase(), record.args());
         }
     }
 

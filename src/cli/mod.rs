@@ -15,6 +15,7 @@ mod mount;
 mod options;
 mod passphrase;
 mod policy;
+mod printing;
 mod provider;
 mod shred;
 mod status;

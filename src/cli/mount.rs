@@ -12,6 +12,7 @@ use clap::Args;
 use super::failure::{Exit, Failure};
 use super::options::{KmsArgs, duration};
 use super::passphrase::PassphraseSource;
+use super::printing::tell;
 use super::{known, logging, provider, unmount};
 use crate::control::{Server, mounts};
 use crate::daemon::{Daemon, Settings};
@@ -124,7 +125,7 @@ fn check(args: &Mount) -> Result<(), Failure> {
     };
     if mounts().is_ok_and(|all| all.iter().any(|m| m.mountpoint == *at)) {
         if fs::metadata(at).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN)) {
-            eprintln!("kmsfs: {}: detaching a dead mount, whose daemon is gone", at.display());
+            tell!("kmsfs: {}: detaching a dead mount, whose daemon is gone", at.display());
             unmount::detach(at)?;
         } else {
             return Err(wrong("a kmsfs store is mounted here already"));
@@ -227,7 +228,7 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     if std::env::var_os(CHILD).is_some() {
         leave_terminal(&volume)?;
     } else {
-        eprintln!("kmsfs: {} is mounted", args.mountpoint.display());
+        tell!("kmsfs: {} is mounted", args.mountpoint.display());
     }
     let served = daemon.serve();
     drop(control);

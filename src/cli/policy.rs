@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::failure::{Exit, Failure};
 use super::options::{AwsArgs, KmsArgs};
+use super::printing::{say, tell};
 use super::provider;
 use super::status::Output;
 use crate::kms::policy::{self, Audience, Finding, Policy, Roles, Severity};
@@ -142,9 +143,9 @@ fn generate(args: &Generate) -> Result<(), Failure> {
         break_glass: args.break_glass.clone(),
     };
     let made = policy::generate(audience, &file.wrap.master, file.settings.volume(), &roles);
-    println!("{made:#}");
+    say!("{made:#}");
     if audience == Audience::Key {
-        eprintln!("next: aws kms put-key-policy --key-id {} --policy file://…", file.wrap.master);
+        tell!("next: aws kms put-key-policy --key-id {} --policy file://…", file.wrap.master);
     }
     Ok(())
 }
@@ -196,7 +197,7 @@ fn lint(args: &Lint) -> Result<(), Failure> {
 fn print(found: &[Finding], output: Output) {
     if output == Output::Json {
         let text = serde_json::to_string(found).expect("strings have a JSON form");
-        return println!("{text}");
+        return say!("{text}");
     }
     for f in found {
         let severity = match f.severity {
@@ -205,21 +206,21 @@ fn print(found: &[Finding], output: Output) {
             Severity::Danger => "danger",
         };
         let at = f.statement.as_ref().map_or_else(String::new, |s| format!(" in {s}"));
-        println!("{severity:<8} {}{at}: {}", f.rule, f.message);
+        say!("{severity:<8} {}{at}: {}", f.rule, f.message);
     }
     if found.is_empty() {
-        println!("nothing was found");
+        say!("nothing was found");
     }
 }
 
 /// Prints one line, and gives back why not.
 fn told<T>(what: &str, why: &str, answer: Result<T, KmsError>) -> Option<KmsError> {
     let Err(e) = answer else {
-        println!("{what:<16} yes  {why}");
+        say!("{what:<16} yes  {why}");
         return None;
     };
     let word = if e.verdict == Verdict::Refused { "no" } else { "?" };
-    println!("{what:<16} {word:<3}  {why}; {}", e.code);
+    say!("{what:<16} {word:<3}  {why}; {}", e.code);
     Some(e)
 }
 
@@ -254,6 +255,6 @@ fn moved(made: &Result<KeyArn, KmsError>, master: &KeyArn) {
     if let Ok(now) = made
         && now != master
     {
-        eprintln!("kmsfs: the alias points to {now} now; the volume key is under {master}");
+        tell!("kmsfs: the alias points to {now} now; the volume key is under {master}");
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::failure::{Exit, Failure};
+use super::printing::{question, say, tell};
 use crate::control::{Answer, Ask, ask, mounts};
 
 /// Arguments of `shred`.
@@ -30,9 +31,9 @@ pub fn run(args: &Shred) -> Result<(), Failure> {
             confirm(path)?;
         }
         shred(path)?;
-        println!("shredded {}", path.display());
+        say!("shredded {}", path.display());
     }
-    eprintln!("backups and snapshots of the store's sidecars still open these files");
+    tell!("backups and snapshots of the store's sidecars still open these files");
     Ok(())
 }
 
@@ -42,7 +43,7 @@ fn confirm(path: &Path) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Usage, format!("{}: nothing was done", path.display()))
             .hint("without a terminal, say --yes"));
     }
-    eprint!("The content of {} will be lost for good. Type {name} to go on: ", path.display());
+    question!("The content of {} will be lost for good. Type {name} to go on: ", path.display());
     let mut typed = String::new();
     std::io::stdin().lock().read_line(&mut typed).map_err(|e| Failure::io(path, &e))?;
     if typed.trim_end_matches('\n') == name {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::failure::{Exit, Failure};
+use super::printing::say;
 use super::unmount::find;
 use crate::control::{Answer, Ask, Report, ask, mounts};
 use crate::store::{Provider, Store};
@@ -95,7 +96,7 @@ fn watch(all: &[PathBuf], output: Output) -> Result<(), Failure> {
                 last.clone_from(&report.state);
                 match output {
                     Output::Json => print(&report, output),
-                    Output::Text => println!("{}: {}", report.mountpoint, report.state),
+                    Output::Text => say!("{}: {}", report.mountpoint, report.state),
                 }
             }
         }
@@ -106,36 +107,43 @@ fn watch(all: &[PathBuf], output: Output) -> Result<(), Failure> {
 fn print(report: &Report, output: Output) {
     if output == Output::Json {
         let text = serde_json::to_string(report).expect("strings and numbers have a JSON form");
-        return println!("{text}");
+        return say!("{text}");
     }
-    println!("{}: {}", report.mountpoint, report.state);
-    println!("  store       {}", report.store);
-    println!("  volume      {}", report.volume);
-    println!("  master key  {} ({})", report.master_key, report.key_asked);
-    println!(
+    say!("{}: {}", report.mountpoint, report.state);
+    say!("  store       {}", report.store);
+    say!("  volume      {}", report.volume);
+    say!("  master key  {} ({})", report.master_key, report.key_asked);
+    say!(
         "  heartbeat   {} ms, last good {} ms ago, {} of {} failed",
-        report.heartbeat_ms, report.last_good_ms, report.beats_failed, report.beats
+        report.heartbeat_ms,
+        report.last_good_ms,
+        report.beats_failed,
+        report.beats
     );
     if let Some(e) = &report.last_error {
-        println!("  KMS said    {e}");
+        say!("  KMS said    {e}");
     }
     if report.provider == "aws" {
         let heartbeat = Duration::from_millis(report.heartbeat_ms);
-        println!("  cost        {}", super::cost::monthly(heartbeat));
+        say!("  cost        {}", super::cost::monthly(heartbeat));
     }
-    println!(
+    say!(
         "  data keys   {} cached, {} in the pool, {} fetched",
-        report.keys_cached, report.keys_pooled, report.keys_fetched
+        report.keys_cached,
+        report.keys_pooled,
+        report.keys_fetched
     );
-    println!(
+    say!(
         "  kernel      {} inodes, {} with pages; {} requests parked",
-        report.inodes, report.inodes_paged, report.parked
+        report.inodes,
+        report.inodes_paged,
+        report.parked
     );
     if report.unlocked_memory > 0 {
-        println!("  warning     keys may be swapped out: raise RLIMIT_MEMLOCK (ulimit -l)");
+        say!("  warning     keys may be swapped out: raise RLIMIT_MEMLOCK (ulimit -l)");
     }
     if let Some(w) = &report.device_warning {
-        println!("  warning     {w}");
+        say!("  warning     {w}");
     }
 }
 
@@ -162,14 +170,14 @@ pub fn info(path: &Path, output: Output) -> Result<(), Failure> {
             "asked": file.wrap.asked.0,
             "master": file.wrap.master.0,
         });
-        println!("{json}");
+        say!("{json}");
         return Ok(());
     }
-    println!("volume      {}", s.volume());
-    println!("names       {:?}", s.names);
-    println!("data keys   {:?}", s.data_keys);
-    println!("provider    {provider} ({place})");
-    println!("master key  {} ({})", file.wrap.master, file.wrap.asked);
+    say!("volume      {}", s.volume());
+    say!("names       {:?}", s.names);
+    say!("data keys   {:?}", s.data_keys);
+    say!("provider    {provider} ({place})");
+    say!("master key  {} ({})", file.wrap.master, file.wrap.asked);
     Ok(())
 }
 

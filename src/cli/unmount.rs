@@ -7,6 +7,7 @@ use clap::Args;
 use rustix::mount::UnmountFlags;
 
 use super::failure::{Exit, Failure};
+use super::printing::tell;
 use crate::control::{Answer, Ask, ask, mounts};
 
 /// Arguments of `unmount`.
@@ -53,7 +54,7 @@ pub fn run(args: &Unmount) -> Result<(), Failure> {
         let mut wait = [rustix::event::PollFd::new(&daemon, rustix::event::PollFlags::IN)];
         let limit = rustix::time::Timespec { tv_sec: 60, tv_nsec: 0 };
         if rustix::event::poll(&mut wait, Some(&limit)).is_ok_and(|n| n == 0) {
-            eprintln!("kmsfs: unmounted; the daemon is still tidying up");
+            tell!("kmsfs: unmounted; the daemon is still tidying up");
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Exit codes and messages.
 
 use std::fs;
+use std::process::Command;
 
 use crate::support::{Store, fails, kmsfs, run, skipped, wait_for};
 
@@ -248,4 +249,21 @@ fn bench_measures_and_cleans_up() {
     let positive = |row: &serde_json::Value, of: &str| row[of].as_f64().is_some_and(|v| v > 0.0);
     assert!(rows.len() == 10 && rows.iter().all(|r| positive(r, "store") && positive(r, "mount")));
     assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 0);
+}
+
+/// `kmsfs info STORE | head -1` panicked when `head` had gone.
+#[test]
+fn a_reader_that_has_gone_ends_a_verb_quietly() {
+    let store = Store::new(&[]);
+    let script = format!(
+        "{} info {:?} | true; exit ${{PIPESTATUS[0]}}",
+        env!("CARGO_BIN_EXE_kmsfs"),
+        store.path()
+    );
+    // Often enough that the reader is gone before the first line in some.
+    for _ in 0..20 {
+        let output = Command::new("bash").args(["-c", &script]).output().expect("bash");
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{:?}", output.status);
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }

@@ -12,6 +12,7 @@ use super::screen::say;
 use super::timeline::Sighting;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::options::AwsArgs;
+use crate::cli::printing::tell;
 use crate::clock::Moment;
 use crate::control::{Answer, Ask, ask, mounts};
 use crate::ids::VolumeId;
@@ -232,16 +233,16 @@ fn in_words(d: Duration) -> String {
 impl Drop for Stage {
     fn drop(&mut self) {
         if self.key_is_off && self.key("enable").is_err() {
-            eprintln!("kmsfs: your key is still disabled; enable it with the line above");
+            tell!("kmsfs: your key is still disabled; enable it with the line above");
         }
         self.unmount();
         match self.afterwards {
             _ if self.is_mounted() => {
-                eprintln!("kmsfs: {} is still mounted", self.mountpoint().display());
+                tell!("kmsfs: {} is still mounted", self.mountpoint().display());
             }
             Afterwards::Remove => {
                 if let Err(e) = fs::remove_dir_all(&self.root) {
-                    eprintln!("kmsfs: {}: {e}", self.root.display());
+                    tell!("kmsfs: {}: {e}", self.root.display());
                 }
             }
             Afterwards::Keep => say(&format!("kept: {}", self.store().display())),

@@ -1,0 +1,49 @@
+//! Lines for the user. `println!` and `eprintln!` panic when nobody reads on (`kmsfs info | head`)
+//! or the disk of a log is full.
+
+use std::fmt::Arguments;
+use std::io::{self, Write};
+use std::process;
+
+use super::failure::Exit;
+
+/// A line on stdout: results.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::cli::printing::line(format_args!($($text)*)) };
+}
+
+/// A line on stderr: everything else.
+macro_rules! tell {
+    ($($text:tt)*) => { $crate::cli::printing::remark(format_args!($($text)*)) };
+}
+
+/// A question on stderr, without a newline.
+macro_rules! question {
+    ($($text:tt)*) => { $crate::cli::printing::ask(format_args!($($text)*)) };
+}
+
+pub(super) use {question, say, tell};
+
+/// Writes a result. Where it cannot be written the process ends: quietly when the reader has
+/// gone, as programs do.
+pub(super) fn line(text: Arguments<'_>) {
+    let mut out = io::stdout().lock();
+    if let Err(e) = out.write_fmt(text).and_then(|()| out.write_all(b"\n")) {
+        if e.kind() != io::ErrorKind::BrokenPipe {
+            remark(format_args!("kmsfs: the result cannot be written: {e}"));
+        }
+        process::exit(i32::from(Exit::Failed as u8));
+    }
+}
+
+/// Writes a question.
+pub(super) fn ask(text: Arguments<'_>) {
+    let mut err = io::stderr().lock();
+    let _ = err.write_fmt(text).and_then(|()| err.flush());
+}
+
+/// Writes a remark. Where nobody takes it there is nobody to tell.
+pub(super) fn remark(text: Arguments<'_>) {
+    let mut err = io::stderr().lock();
+    let _ = err.write_fmt(text).and_then(|()| err.write_all(b"\n"));
+}
