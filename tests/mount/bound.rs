@@ -204,8 +204,8 @@ fn the_bound_holds_with_a_kms_server() {
         return;
     }
     let server = Server::ministack(Rules::None);
-    let (files, rounds) = if full_size() { (10_000, 5) } else { (200, 1) };
-    check_bound(&Size { files, bytes: 6000, loaders: 2, rounds }, &Store::on(&server));
+    let (files, loaders, rounds) = if full_size() { (10_000, 8, 20) } else { (200, 2, 1) };
+    check_bound(&Size { files, bytes: 6000, loaders, rounds }, &Store::on(&server));
 }
 
 #[test]
