@@ -1,7 +1,8 @@
 //! Sidecar pages: bytes, lines, whole pages.
 
 use kmsfs::ids::FileId;
-use kmsfs::store::{Line, Page};
+use kmsfs::kms::KeyArn;
+use kmsfs::store::{Line, Page, WrapKind};
 
 use crate::{Damaged, FILES, Raw, text};
 
@@ -131,4 +132,26 @@ fn pages_exchanged_or_gone() {
     assert_eq!(damaged.read("f", f), Err(libc::EKEYREJECTED));
     let refused = damaged.volume.write("f", 0, b"new").map_err(|e| e.0);
     assert_eq!(refused, Err(libc::EKEYREJECTED), "it never gets a new key");
+}
+
+/// Whoever can write the store can name any key in a line: a key of another account must not be
+/// asked for, and must cost the volume no more than that file.
+#[test]
+fn a_line_that_names_a_foreign_key_costs_its_file_alone() {
+    let damaged = Damaged::new();
+    let f = damaged.id("f");
+    let raw = page_of(&damaged, f);
+    let before = raw.bytes();
+    for foreign in ["arn:aws:kms:eu-west-1:666666666666:key/theirs", "alias/theirs", ""] {
+        change_lines(&raw, |lines| {
+            slot(lines, f).kind = WrapKind::Master(KeyArn(foreign.to_owned()));
+        });
+        assert_ne!(raw.bytes(), before, "{foreign:?} is in the line");
+        assert_eq!(damaged.read("f", f), Err(libc::EKEYREJECTED), "{foreign:?}");
+        for name in ["one", "g"] {
+            assert_eq!(damaged.read(name, damaged.id(name)), Ok(text(name)), "{name}");
+        }
+        raw.set(&before);
+        assert_eq!(damaged.read("f", f), Ok(text("f")), "whole again after {foreign:?}");
+    }
 }
