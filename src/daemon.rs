@@ -15,7 +15,7 @@ use crate::fuse::{self, Adapter, MountError, PageCache, Shared};
 use crate::keys::{
     self, Effects, Keyring, Limits, LockTime, Monitor, OpenError, Phase, Reason, Services, Timing,
 };
-use crate::kms::KmsError;
+use crate::kms::{Counted, Counters, KmsError};
 use crate::names::VolumeKeys;
 use crate::secret::scrub_stack;
 use crate::store::{Store, StoreError};
@@ -92,6 +92,11 @@ impl Daemon {
         let lock = store.lock()?;
         // What a killed daemon left may be in the page cache only.
         store.sync().map_err(io("syncfs of the store"))?;
+        let (started, calls) = (Moment::now(), Arc::new(Counters::default()));
+        let services = Services {
+            work: Counted::new(services.work, &calls),
+            beats: Counted::new(services.beats, &calls),
+        };
         let opened = keys::open(&store, &*services.work);
         scrub_stack();
         let (volume, names) = opened?;
@@ -121,6 +126,8 @@ impl Daemon {
             sweep_leftovers(&store).map_err(io("a thread"))?;
         }
         let control = Arc::new(Control {
+            started,
+            calls,
             shared: shared.clone(),
             monitor: Mutex::new(Some(monitor)),
             settings,
@@ -269,6 +276,8 @@ pub fn state_word(phase: Phase) -> &'static str {
 }
 
 struct Control {
+    started: Moment,
+    calls: Arc<Counters>,
     shared: Arc<Shared>,
     monitor: Mutex<Option<Monitor>>,
     settings: Settings,
@@ -296,6 +305,8 @@ impl Host for Control {
             last_error: status.last_error,
             beats: status.beats,
             beats_failed: status.failed,
+            up_ms: millis(Moment::now().since(self.started)),
+            kms_calls: self.calls.told(),
             keys_cached: cached,
             keys_pooled: pooled,
             keys_fetched: fetched,

@@ -17,6 +17,17 @@ fn calls(heartbeat: Duration) -> f64 {
     CALLS_A_BEAT * MONTH / (heartbeat.as_secs_f64() * APART)
 }
 
+/// Calls an hour, by how many there were in this time; a mount younger than a minute is taken
+/// for one of a minute, or its first calls would seem to go on.
+pub(super) fn an_hour(calls: u64, within: Duration) -> f64 {
+    calls as f64 * 3600.0 / within.as_secs_f64().max(60.0)
+}
+
+/// USD for so many calls.
+pub(super) fn of(calls: f64) -> f64 {
+    calls * CALL
+}
+
 /// One line: what a mount with this heartbeat costs a month.
 pub(super) fn monthly(heartbeat: Duration) -> String {
     let calls = calls(heartbeat);
@@ -30,6 +41,13 @@ pub(super) fn monthly(heartbeat: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_are_counted_by_the_hour() {
+        assert_eq!(an_hour(100, Duration::from_secs(7200)), 50.0);
+        assert_eq!(an_hour(3, Duration::from_secs(1)), 180.0);
+        assert_eq!(format!("{:.4}", of(10_000.0)), "0.0300");
+    }
 
     #[test]
     fn ten_seconds_cost_four_dollars() {

@@ -9,6 +9,7 @@ use super::failure::{Exit, Failure};
 use super::printing::say;
 use super::unmount::find;
 use crate::control::{Answer, Ask, Report, ask, mounts};
+use crate::kms::Calls;
 use crate::store::{Provider, Store};
 
 /// How results are printed.
@@ -104,6 +105,26 @@ fn watch(all: &[PathBuf], output: Output) -> Result<(), Failure> {
     }
 }
 
+/// The calls of the KMS so far, how many an hour they are, and with AWS what those cost.
+fn print_calls(report: &Report) {
+    for calls in &report.kms_calls {
+        let failed = [
+            (calls.refused, "refused"),
+            (calls.unavailable, "unavailable"),
+            (calls.rejected, "rejected"),
+        ];
+        let failed = failed.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(", {n} {what}"));
+        say!("  KMS calls   {} {} ok{}", calls.operation, calls.ok, failed.collect::<String>());
+    }
+    let total: u64 = report.kms_calls.iter().map(Calls::total).sum();
+    let up = Duration::from_millis(report.up_ms);
+    let an_hour = super::cost::an_hour(total, up);
+    match report.provider.as_str() {
+        "aws" => say!("  an hour     {an_hour:.0} calls, USD {:.4}", super::cost::of(an_hour)),
+        _ => say!("  an hour     {an_hour:.0} calls"),
+    }
+}
+
 fn print(report: &Report, output: Output) {
     if output == Output::Json {
         let text = serde_json::to_string(report).expect("strings and numbers have a JSON form");
@@ -127,6 +148,7 @@ fn print(report: &Report, output: Output) {
         let heartbeat = Duration::from_millis(report.heartbeat_ms);
         say!("  cost        {}", super::cost::monthly(heartbeat));
     }
+    print_calls(report);
     say!(
         "  data keys   {} cached, {} in the pool, {} fetched",
         report.keys_cached,

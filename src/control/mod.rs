@@ -5,6 +5,8 @@ mod server;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kms::Calls;
+
 pub use client::{Mount, ask, mounts};
 pub use server::{Server, make_folder, socket_path};
 
@@ -37,6 +39,10 @@ pub struct Report {
     pub beats: u64,
     /// Those that were not good.
     pub beats_failed: u64,
+    /// How long the daemon has been running.
+    pub up_ms: u64,
+    /// Its calls of the KMS since then, heartbeats included.
+    pub kms_calls: Vec<Calls>,
     /// Data keys in the cache.
     pub keys_cached: usize,
     /// Data keys in the pool.

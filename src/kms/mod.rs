@@ -7,6 +7,7 @@
 #[cfg(feature = "aws")]
 pub mod aws;
 mod context;
+mod counters;
 mod error;
 pub mod local;
 pub mod policy;
@@ -15,6 +16,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 
 pub use context::Context;
+pub use counters::{Calls, Counted, Counters};
 pub use error::{KmsError, Verdict};
 
 use crate::secret::Key;

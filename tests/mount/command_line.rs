@@ -267,3 +267,27 @@ fn a_reader_that_has_gone_ends_a_verb_quietly() {
         assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
+
+#[test]
+fn status_counts_the_calls_of_the_kms() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&["--heartbeat", "1s"]);
+    let calls = |operation: &str, outcome: &str| {
+        let report = mount.report();
+        let all = report["kms_calls"].as_array().expect("a list").clone();
+        let one = all.iter().find(|c| c["operation"] == operation);
+        one.and_then(|c| c[outcome].as_u64()).unwrap_or(0)
+    };
+    assert!(calls("Decrypt", "ok") >= 2, "the volume key and the canary");
+    let before = calls("GenerateDataKey", "ok");
+    fs::write(mount.at("file"), b"content").expect("written");
+    let soon = std::time::Duration::from_secs(10);
+    crate::support::wait_for("a key, and a beat", soon, || calls("GenerateDataKey", "ok") > before);
+    assert_eq!(calls("GenerateDataKey", "refused"), 0);
+    store.key(&["disable", "alias/kmsfs"]);
+    mount.wait_state("revoked", soon);
+    assert!(calls("GenerateDataKey", "refused") + calls("Decrypt", "refused") > 0);
+}

@@ -1,0 +1,152 @@
+//! How often a KMS was called: by operation, and by what came of it.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{
+    Context, Generated, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Verdict, Wrapped,
+};
+
+/// An operation and its outcomes so far. A call that a client tried again counts once.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Calls {
+    /// As the AWS KMS API names it.
+    pub operation: String,
+    /// Good answers.
+    pub ok: u64,
+    /// The master key was refused.
+    pub refused: u64,
+    /// No answer that counts; missing and expired credentials among them.
+    pub unavailable: u64,
+    /// The wrapped key, or the request itself, was refused.
+    pub rejected: u64,
+}
+
+impl Calls {
+    /// All outcomes: each is paid for, if it reached the KMS.
+    pub fn total(&self) -> u64 {
+        self.ok + self.refused + self.unavailable + self.rejected
+    }
+}
+
+#[derive(Debug, Default)]
+struct Operation {
+    ok: AtomicU64,
+    refused: AtomicU64,
+    unavailable: AtomicU64,
+    rejected: AtomicU64,
+}
+
+impl Operation {
+    fn note<T>(&self, outcome: Result<T, KmsError>) -> Result<T, KmsError> {
+        let counter = match outcome.as_ref().map_err(|e| e.verdict) {
+            Ok(_) => &self.ok,
+            Err(Verdict::Refused) => &self.refused,
+            Err(Verdict::Unavailable | Verdict::Credentials) => &self.unavailable,
+            Err(Verdict::ThisKey | Verdict::Invalid) => &self.rejected,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        outcome
+    }
+
+    fn told(&self, operation: &str) -> Calls {
+        Calls {
+            operation: operation.to_owned(),
+            ok: self.ok.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+            unavailable: self.unavailable.load(Ordering::Relaxed),
+            rejected: self.rejected.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The counters of one or more clients.
+#[derive(Debug, Default)]
+pub struct Counters {
+    generate: Operation,
+    decrypt: Operation,
+    reencrypt: Operation,
+}
+
+impl Counters {
+    /// The operations that were called at all.
+    pub fn told(&self) -> Vec<Calls> {
+        let all = [
+            self.generate.told("GenerateDataKey"),
+            self.decrypt.told("Decrypt"),
+            self.reencrypt.told("ReEncrypt"),
+        ];
+        all.into_iter().filter(|calls| calls.total() > 0).collect()
+    }
+}
+
+/// A KMS whose calls are counted.
+pub struct Counted {
+    inner: Arc<dyn KeyService>,
+    counters: Arc<Counters>,
+}
+
+impl Counted {
+    /// Counts the calls to `inner`.
+    pub fn new(inner: Arc<dyn KeyService>, counters: &Arc<Counters>) -> Arc<Self> {
+        Arc::new(Self { inner, counters: counters.clone() })
+    }
+}
+
+impl KeyService for Counted {
+    fn parallelism(&self) -> usize {
+        self.inner.parallelism()
+    }
+
+    fn fair_rate(&self) -> Option<NonZeroU32> {
+        self.inner.fair_rate()
+    }
+
+    fn generate(&self, key: &KeyRef, context: &Context) -> Result<Generated, KmsError> {
+        self.counters.generate.note(self.inner.generate(key, context))
+    }
+
+    fn decrypt(
+        &self,
+        key: &KeyRef,
+        wrapped: &Wrapped,
+        context: &Context,
+    ) -> Result<Unwrapped, KmsError> {
+        self.counters.decrypt.note(self.inner.decrypt(key, wrapped, context))
+    }
+
+    fn reencrypt(
+        &self,
+        wrapped: &Wrapped,
+        from: (&KeyRef, &Context),
+        to: (&KeyRef, &Context),
+    ) -> Result<Rewrapped, KmsError> {
+        self.counters.reencrypt.note(self.inner.reencrypt(wrapped, from, to))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_outcome_has_its_counter() {
+        let operation = Operation::default();
+        let verdicts = [
+            Verdict::Refused,
+            Verdict::Unavailable,
+            Verdict::Credentials,
+            Verdict::ThisKey,
+            Verdict::Invalid,
+        ];
+        operation.note(Ok(())).expect("it passes through");
+        for verdict in verdicts {
+            let failed: Result<(), _> = Err(KmsError::new(verdict, "Code", "why"));
+            assert!(operation.note(failed).is_err());
+        }
+        let told = operation.told("Decrypt");
+        assert_eq!((told.ok, told.refused, told.unavailable, told.rejected), (1, 1, 2, 2));
+        assert_eq!(told.total(), 6);
+    }
+}
