@@ -152,6 +152,15 @@ fn a_stopped_daemon_asks_before_it_serves_again() {
     let path = mount.at("file");
     for (state, wanted) in [("disable", Some(EKEYREVOKED)), ("enable", None)] {
         signal(rustix::process::Signal::STOP);
+        // Each thread stops when it next gets a processor; one that has not may still answer.
+        crate::support::wait_for("every thread to stop", Duration::from_secs(10), || {
+            let threads =
+                fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).expect("it is there");
+            threads.flatten().all(|thread| {
+                let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+                stat.rsplit(") ").next().is_some_and(|state| state.starts_with('T'))
+            })
+        });
         let waiting = std::thread::spawn({
             let path = path.clone();
             move || fs::read(path).map(drop)

@@ -23,6 +23,8 @@ pub const LEDGER: &str = "ledger";
 pub const LINES: &str = "lines";
 /// Bytes of [`LEDGER`].
 const LENGTH: usize = 64 << 10;
+/// Who starts a program tells it its own process id in this variable.
+const PARENT: &str = "KMSFS_DEMO_PARENT";
 /// The pause between two accesses: a pace that can be counted and leaves the machine alone.
 const PACE: Duration = Duration::from_millis(20);
 
@@ -62,6 +64,7 @@ pub fn command(kind: Kind, folder: &Path) -> Command {
     let mut command = Command::new("/proc/self/exe");
     let name = kind.to_possible_value().expect("no kind is skipped").get_name().to_owned();
     command.arg0("kmsfs").arg(VERB).arg(name).arg(folder).env("KMSFS_CONFIG", "");
+    command.env(PARENT, std::process::id().to_string());
     command
 }
 
@@ -86,6 +89,11 @@ pub fn line(number: u64) -> String {
 pub fn run(args: &Role) -> Result<(), Failure> {
     // Whoever started it may be killed; it does not stay behind.
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    // It may have been killed before that.
+    let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().to_string());
+    if std::env::var(PARENT).ok() != parent {
+        return Err(Failure::told(Exit::Failed));
+    }
     let done = match args.kind {
         Kind::Writer => write(&args.folder),
         Kind::Descriptor => read_descriptor(&args.folder),
