@@ -149,6 +149,8 @@ fn a_stopped_daemon_asks_before_it_serves_again() {
     fs::write(mount.at("file"), b"content").expect("written");
     let pid = rustix::process::Pid::from_raw(mount.pid() as i32).expect("a process");
     let signal = |s| rustix::process::kill_process(pid, s).expect("it runs");
+    // A daemon left stopped by a test that failed holds up whoever looks at its mount.
+    let _running = GoesOn(pid);
     let path = mount.at("file");
     for (state, wanted) in [("disable", Some(EKEYREVOKED)), ("enable", None)] {
         signal(rustix::process::Signal::STOP);
@@ -177,6 +179,15 @@ fn a_stopped_daemon_asks_before_it_serves_again() {
             mount.wait_state("open", Duration::from_secs(10));
             assert_eq!(fs::read(&path).expect("readable"), b"content");
         }
+    }
+}
+
+/// Lets a process go on when dropped.
+struct GoesOn(rustix::process::Pid);
+
+impl Drop for GoesOn {
+    fn drop(&mut self) {
+        let _ = rustix::process::kill_process(self.0, rustix::process::Signal::CONT);
     }
 }
 
