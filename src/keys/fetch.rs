@@ -11,7 +11,7 @@ use crate::content::{ContentCipher, check};
 use crate::ids::{FileId, PageId};
 use crate::kms::{Context, KeyRef, Verdict};
 use crate::secret::scrub_stack;
-use crate::store::{Page, WrapKind};
+use crate::store::{Line, WrapKind};
 
 /// The fewest fetch threads: a page of a slow disk must not hold up all.
 const FEWEST: usize = 4;
@@ -36,15 +36,19 @@ enum Others {
 /// A fetch thread: until the keyring stops.
 pub(super) fn run(keyring: &Keyring) {
     while let Some((file, others)) = next(keyring) {
-        let page = read(keyring, file.page());
-        let follow = match (&page, others) {
-            (Ok(page), Others::Follow) => look_ahead(keyring, file.page(), page),
-            _ => Vec::new(),
+        let lines = match read(keyring, file.page()) {
+            Ok(lines) => lines,
+            Err(fail) => {
+                finish(keyring, file, Err(fail));
+                continue;
+            }
         };
-        finish(keyring, file, page.as_ref().map_err(|e| *e).and_then(|p| fetch(keyring, p, file)));
-        if let Ok(page) = &page {
-            all_of(keyring, page, follow);
-        }
+        let follow = match others {
+            Others::Follow => look_ahead(keyring, file.page(), &lines),
+            Others::Stay => Vec::new(),
+        };
+        finish(keyring, file, fetch(keyring, &lines, file));
+        all_of(keyring, &lines, follow);
     }
 }
 
@@ -84,14 +88,14 @@ fn next(keyring: &Keyring) -> Option<(FileId, Others)> {
 
 /// Claims the other keys of a page, if its files seem to be read one after another. Where calls
 /// are worth making side by side they are queued; where not, they are the caller's to fetch.
-fn look_ahead(keyring: &Keyring, page: PageId, lines: &Page) -> Vec<FileId> {
+fn look_ahead(keyring: &Keyring, page: PageId, lines: &[Line]) -> Vec<FileId> {
     let mut inner = keyring.inner.lock();
     if !inner.ahead.miss(page) {
         return Vec::new();
     }
     let room = keyring.most_ahead.saturating_sub(inner.later.len());
     let mut files = Vec::new();
-    for file in lines.readable().map(|l| FileId::new(page, l.slot)) {
+    for file in lines.iter().map(|l| FileId::new(page, l.slot)) {
         if files.len() < room && !inner.cache.has(file) && inner.in_flight.insert(file) {
             files.push(file);
         }
@@ -109,10 +113,10 @@ fn look_ahead(keyring: &Keyring, page: PageId, lines: &Page) -> Vec<FileId> {
 
 /// Fetches these keys of a page one after another, as long as nothing stands against it. Whoever
 /// waits for one that is not fetched is asked for again at the next tick.
-fn all_of(keyring: &Keyring, page: &Page, files: Vec<FileId>) {
+fn all_of(keyring: &Keyring, lines: &[Line], files: Vec<FileId>) {
     let mut rest = files.into_iter();
     for file in rest.by_ref() {
-        let outcome = fetch(keyring, page, file);
+        let outcome = fetch(keyring, lines, file);
         let go_on = matches!(outcome, Ok(Some(())) | Err(KeyFail::Rejected));
         finish(keyring, file, outcome);
         if !go_on || keyring.gate().phase() != Phase::Open || keyring.inner.lock().stopping {
@@ -125,19 +129,21 @@ fn all_of(keyring: &Keyring, page: &Page, files: Vec<FileId>) {
     }
 }
 
-fn read(keyring: &Keyring, page: PageId) -> Result<Page, KeyFail> {
+/// The lines of a page that can be read, parsed once for all of its files.
+fn read(keyring: &Keyring, page: PageId) -> Result<Vec<Line>, KeyFail> {
     let read = keyring.store.read_page(page).map_err(|e| {
         log::error!("sidecar page {page}: {e}");
         KeyFail::Rejected
     })?;
-    Ok(read.unwrap_or_default())
+    Ok(read.unwrap_or_default().readable().collect())
 }
 
-/// Unwraps one file's key into the cache; `None` when the KMS gave no answer that counts.
-fn fetch(keyring: &Keyring, page: &Page, file: FileId) -> Result<Option<()>, KeyFail> {
+/// Unwraps one file's key into the cache; `None` when the KMS gave no answer that counts. Where
+/// several lines claim the file's slot, the one whose check verifies counts.
+fn fetch(keyring: &Keyring, lines: &[Line], file: FileId) -> Result<Option<()>, KeyFail> {
     let volume = keyring.volume.id();
     let context = Context::file(volume, file);
-    for line in page.lines(file.slot()) {
+    for line in lines.iter().filter(|l| l.slot == file.slot()) {
         let WrapKind::Master(master) = &line.kind else { continue };
         if !keyring.volume.accepts(master) {
             log::warn!("file {file}: its line names {master}, which is not of this volume's KMS");

@@ -115,12 +115,6 @@ impl Page {
         Self(body.split(|&b| b == b'\n').map(<[u8]>::to_vec).collect())
     }
 
-    /// The readable lines that claim `slot`. When there are several, the one whose check
-    /// verifies counts.
-    pub fn lines(&self, slot: u16) -> impl Iterator<Item = Line> {
-        self.readable().filter(move |l| l.slot == slot)
-    }
-
     /// Every line that can be read.
     pub fn readable(&self) -> impl Iterator<Item = Line> {
         self.0.iter().filter_map(|l| Line::parse(l).ok())
