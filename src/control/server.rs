@@ -21,17 +21,20 @@ pub(super) fn folders(user: Uid) -> Vec<PathBuf> {
     if user.is_root() {
         return vec![PathBuf::from("/run/kmsfs")];
     }
-    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| user == rustix::process::geteuid());
-    let usual = PathBuf::from(format!("/run/user/{}", user.as_raw()));
-    let runtime = own.map_or(usual, PathBuf::from);
-    vec![runtime.join("kmsfs"), std::env::temp_dir().join(format!("kmsfs-{}", user.as_raw()))]
+    let temporary = std::env::temp_dir().join(format!("kmsfs-{}", user.as_raw()));
+    let usual = PathBuf::from(format!("/run/user/{}/kmsfs", user.as_raw()));
+    if user != rustix::process::geteuid() {
+        return vec![usual, temporary];
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(given) => vec![PathBuf::from(given).join("kmsfs"), temporary],
+        None => vec![temporary, usual],
+    }
 }
 
 /// Where this user's sockets and logs lie.
 fn folder() -> PathBuf {
-    let mut all = folders(rustix::process::geteuid());
-    let given = std::env::var_os("XDG_RUNTIME_DIR").is_some();
-    if all.len() == 1 || given { all.swap_remove(0) } else { all.swap_remove(1) }
+    folders(rustix::process::geteuid()).swap_remove(0)
 }
 
 /// Makes that folder where it is absent.
