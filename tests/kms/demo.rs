@@ -3,9 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::mounted::{key, new_key};
 use crate::support::demo::{Demo, assert_kept};
-use crate::support::server::{Rules, Server, credentials};
+use crate::support::server::{Rules, Server, credentials, key, new_key};
 use crate::support::{run, skipped};
 
 fn demo_on(server: &Server, demo: &Demo, seconds: &str) -> Command {

@@ -5,13 +5,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use crate::mounted::{errno, new_key};
 use crate::support::proxy::{Fault, Proxy};
-use crate::support::server::{Rules, Server, credentials};
-use crate::support::{Mount, Store, fails, kmsfs, run, skipped};
+use crate::support::server::{Rules, Server, credentials, new_key};
+use crate::support::{EKEYEXPIRED, EKEYREVOKED, Mount, Store, errno, fails, kmsfs, run, skipped};
 
-const EKEYEXPIRED: i32 = 127;
-const EKEYREVOKED: i32 = 128;
 const SOON: Duration = Duration::from_secs(20);
 /// A request waits four seconds for its key; the rest is this machine's.
 const BOUND: Duration = Duration::from_secs(7);

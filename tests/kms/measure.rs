@@ -5,9 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::mounted::new_key;
 use crate::support::proxy::{Fault, Proxy};
-use crate::support::server::{Rules, Server, credentials};
+use crate::support::server::{Rules, Server, credentials, new_key};
 use crate::support::{Store, run};
 
 const FILES: usize = 5000;

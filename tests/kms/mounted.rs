@@ -3,36 +3,17 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek};
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use crate::support::server::{Rules, Server, credentials};
-use crate::support::{Mount, Store, fails, kmsfs, run, skipped};
+use crate::support::server::{Rules, Server, credentials, key, new_key};
+use crate::support::{
+    EKEYEXPIRED, EKEYREJECTED, EKEYREVOKED, Mount, Store, errno, fails, kmsfs, run, skipped,
+};
 
-const EKEYREVOKED: i32 = 128;
-const EKEYREJECTED: i32 = 129;
 const SOON: Duration = Duration::from_secs(15);
 
 fn skip() -> bool {
     skipped("fuse") || skipped("ministack")
-}
-
-pub fn errno<T>(result: std::io::Result<T>) -> Option<i32> {
-    result.err().and_then(|e| e.raw_os_error())
-}
-
-/// `kmsfs key` on a server, as the account's root.
-pub fn key(server: &Server) -> Command {
-    let mut command = kmsfs();
-    command
-        .arg("key")
-        .args(["--kms", "aws", "--endpoint-url", &server.url()])
-        .envs(credentials("test", "test"));
-    command
-}
-
-pub fn new_key(server: &Server, alias: &str) -> String {
-    run(key(server).args(["create", "--alias", alias])).trim().to_owned()
 }
 
 /// A file and a descriptor of it that has read.
@@ -59,9 +40,7 @@ fn a_key_disabled_or_pending_deletion_locks_the_mount_until_it_is_enabled() {
         return;
     }
     let server = Server::ministack(Rules::None);
-    new_key(&server, "kmsfs");
-    let store =
-        Store::aws(&server.url(), &credentials("test", "test"), &["--master-key", "alias/kmsfs"]);
+    let store = Store::on(&server);
     let mount = store.mount(&["--heartbeat", "1s"]);
     let mut file = written(&mount, "file", b"what RDS does");
     let locked = |file: &mut File| {
@@ -165,7 +144,7 @@ iam.put_user_policy(UserName='daemon', PolicyName='use', PolicyDocument=json.dum
     let mut file = written(&mount, "file", b"still there");
     server.python(&format!("iam.delete_access_key(UserName='daemon', AccessKeyId='{first}')"));
     mount.wait_state("unreachable", SOON);
-    assert_eq!(errno(reread(&mut file)), Some(127), "EKEYEXPIRED");
+    assert_eq!(errno(reread(&mut file)), Some(EKEYEXPIRED));
     new_credentials(profile.path());
     mount.wait_state("open", SOON);
     assert_eq!(reread(&mut file).expect("the same descriptor"), b"still there");

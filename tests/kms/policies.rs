@@ -3,8 +3,7 @@
 
 use std::fs;
 
-use crate::mounted::{key, new_key};
-use crate::support::server::{Rules, Server, credentials};
+use crate::support::server::{Rules, Server, credentials, key, new_key};
 use crate::support::{Store, fails, kmsfs, run, skipped};
 
 /// Users in the place of roles: their access keys, by name.

@@ -3,15 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::support::{Store, files, run, skipped};
+use crate::support::{EKEYREJECTED, EKEYREVOKED, Store, errno, files, run, skipped};
 
-const EKEYREVOKED: i32 = 128;
-const EKEYREJECTED: i32 = 129;
 const SOON: Duration = Duration::from_secs(10);
-
-fn errno<T>(result: std::io::Result<T>) -> Option<i32> {
-    result.err().and_then(|e| e.raw_os_error())
-}
 
 /// The alias is pointed to a disabled key: no new data keys can be had, so the mount locks; it
 /// opens when the alias points to a key in use again, or that key is enabled.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::demo::{Demo, assert_kept, number_after};
 use crate::support::device::OpenDevice;
-use crate::support::{kmsfs, run, skipped, wait_for};
+use crate::support::{kmsfs, nobody, run, skipped, wait_for};
 
 #[test]
 fn the_demo_keeps_its_promises_and_leaves_nothing() {
@@ -47,9 +47,10 @@ fn an_ordinary_user_can_run_the_demo() {
     let (home, binary) = (demo.0.path(), demo.0.path().join("kmsfs"));
     fs::copy(env!("CARGO_BIN_EXE_kmsfs"), &binary).expect("copied");
     run(Command::new("chown").arg("-R").arg("nobody:nogroup").arg(home));
-    let mut user = Command::new("setpriv");
-    user.args(["--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]).arg(&binary);
-    user.args(["demo", "--heartbeat", "1s", "--seconds", "1", "--report"]).arg(demo.report());
+    let mut user = nobody();
+    user.arg(&binary)
+        .args(["demo", "--heartbeat", "1s", "--seconds", "1", "--report"])
+        .arg(demo.report());
     user.env("TMPDIR", demo.temporary()).env("XDG_RUNTIME_DIR", home.join("run")).env("HOME", home);
     let output = user.output().expect("setpriv can be started");
     assert_kept(&output, &demo.report());

@@ -7,14 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{Store, fails, kmsfs, run, skipped};
-
-const EKEYREVOKED: i32 = 128;
-const ENOKEY: i32 = 126;
-
-fn errno<T>(result: std::io::Result<T>) -> Option<i32> {
-    result.err().and_then(|e| e.raw_os_error())
-}
+use crate::support::{EKEYREVOKED, ENOKEY, Store, errno, fails, kmsfs, run, skipped};
 
 /// A second process that has a file mapped, and reads a byte of the map for each line it gets.
 struct Mapper {

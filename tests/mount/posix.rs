@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process::Command;
 
 use crate::support::device::OpenDevice;
-use crate::support::{Store, run, skipped};
+use crate::support::{Store, nobody, run, skipped};
 
 #[test]
 fn a_tree_survives_a_remount() {
@@ -91,18 +91,8 @@ fn files_belong_to_who_makes_them() {
     let parent = mount.root().parent().expect("a parent").to_owned();
     fs::set_permissions(parent, fs::Permissions::from_mode(0o755)).expect("changed");
     let as_nobody = |script: &str| {
-        let mut command = Command::new("setpriv");
-        command.args([
-            "--reuid",
-            "65534",
-            "--regid",
-            "65534",
-            "--clear-groups",
-            "sh",
-            "-c",
-            script,
-        ]);
-        command.current_dir(mount.root());
+        let mut command = nobody();
+        command.args(["sh", "-c", script]).current_dir(mount.root());
         command
     };
     run(&mut as_nobody("umask 027; echo x > theirs; mkdir d; ln -s x l; mkfifo p"));
@@ -152,8 +142,8 @@ impl Ordinary {
     }
 
     fn shell(&self, script: &str) -> Command {
-        let mut shell = Command::new("setpriv");
-        shell.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-ec", script]);
+        let mut shell = nobody();
+        shell.args(["sh", "-ec", script]);
         shell.current_dir(self.0.path()).env("HOME", self.0.path()).env("TMPDIR", self.0.path());
         shell.env_remove("XDG_RUNTIME_DIR").env("KMSFS_CONFIG", "");
         shell.env("KMSFS_KEYSTORE", self.at("ks")).env("XDG_STATE_HOME", self.at("state"));

@@ -14,6 +14,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+/// errno(3) by name, of Linux.
+pub const ENOKEY: i32 = 126;
+/// See [`ENOKEY`].
+pub const EKEYEXPIRED: i32 = 127;
+/// See [`ENOKEY`].
+pub const EKEYREVOKED: i32 = 128;
+/// See [`ENOKEY`].
+pub const EKEYREJECTED: i32 = 129;
+
+/// The errno of what failed.
+pub fn errno<T>(result: std::io::Result<T>) -> Option<i32> {
+    result.err().and_then(|e| e.raw_os_error())
+}
+
 /// The binary under test.
 pub fn kmsfs() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kmsfs"));
@@ -24,6 +38,13 @@ pub fn kmsfs() -> Command {
         .env("KMSFS_CONFIG", "")
         .env("XDG_STATE_HOME", state)
         .stdin(Stdio::null());
+    command
+}
+
+/// Runs what is added as nobody, in no further group.
+pub fn nobody() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]);
     command
 }
 
@@ -101,10 +122,8 @@ impl Store {
 
     /// On a new key of this server's, `alias/kmsfs`, as the account's root.
     pub fn on(server: &server::Server) -> Self {
+        server::new_key(server, "kmsfs");
         let env = server::credentials("test", "test");
-        let mut create = kmsfs();
-        create.args(["key", "--kms", "aws", "--endpoint-url", &server.url()]);
-        run(create.args(["create", "--alias", "kmsfs"]).envs(env.iter().map(|(k, v)| (k, v))));
         Self::aws(&server.url(), &env, &["--master-key", "alias/kmsfs"])
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::{run, wait_for};
+use super::{kmsfs, run, wait_for};
 
 /// The region that every test uses.
 pub const REGION: &str = "us-east-1";
@@ -164,4 +164,19 @@ pub fn credentials(key: &str, secret: &str) -> Vec<(String, String)> {
     ]
     .map(|(k, v)| (k.to_owned(), v.to_owned()))
     .to_vec()
+}
+
+/// `kmsfs key` on a server, as the account's root.
+pub fn key(server: &Server) -> Command {
+    let mut command = kmsfs();
+    command
+        .arg("key")
+        .args(["--kms", "aws", "--endpoint-url", &server.url()])
+        .envs(credentials("test", "test"));
+    command
+}
+
+/// A new key of the server with this alias: its id.
+pub fn new_key(server: &Server, alias: &str) -> String {
+    run(key(server).args(["create", "--alias", alias])).trim().to_owned()
 }
