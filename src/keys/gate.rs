@@ -146,7 +146,7 @@ mod tests {
     }
 
     /// A beat was in flight when the process was stopped; its answer, taken after the process
-    /// went on, vouched for the present, and a read passed under a key disabled meanwhile.
+    /// went on, vouched for the present, in which the key may be disabled.
     #[test]
     fn an_old_sign_of_life_does_not_vouch_for_the_present() {
         let g = Gate::new(Duration::from_secs(1));
