@@ -330,6 +330,10 @@ impl Host for Control {
         }
     }
 
+    fn follow(&self) -> Result<(), String> {
+        self.shared.fs.keyring().settle().map_err(|e| e.to_string())
+    }
+
     fn shred(&self, ino: u64) -> Result<(), String> {
         if ino == ROOT {
             return Err("it is the root of the mount".to_owned());

@@ -127,6 +127,7 @@ fn answer(ask: Ask, host: &dyn Host) -> Answer {
             host.unlock();
             Answer::Done
         }
+        Ask::Follow => host.follow().map_or_else(Answer::Failed, |()| Answer::Done),
         Ask::Shred(ino) => host.shred(ino).map_or_else(Answer::Failed, |()| Answer::Done),
     }
 }

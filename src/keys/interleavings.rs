@@ -17,6 +17,7 @@ use super::{Gate, KeyFail, Keyring, Phase, Purpose, Reason, Want};
 use super::{fetch, pool};
 use crate::ids::FileId;
 use crate::kms::{Context, Generated, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Wrapped};
+use crate::secret::Key;
 use crate::sync::Mutex;
 
 const LOCKED: Phase = Phase::Locked(Reason::Refused);
@@ -81,6 +82,10 @@ impl KeyService for Slow {
         to: (&KeyRef, &Context),
     ) -> Result<Rewrapped, KmsError> {
         kms().reencrypt(wrapped, from, to)
+    }
+
+    fn encrypt(&self, to: &KeyRef, plain: &Key, context: &Context) -> Result<Rewrapped, KmsError> {
+        kms().encrypt(to, plain, context)
     }
 }
 

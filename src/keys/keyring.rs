@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::ahead::Ahead;
 use super::cache::{Cache, Expiry};
+use super::follow::Stamp;
 use super::gate::{Gate, Pass, Purpose, Shut};
 use super::lines::DeadLines;
 use super::machine::{Phase, Reason};
@@ -97,6 +98,10 @@ pub struct Keyring {
     pub(super) most_ahead: usize,
     pub(super) outage: AtomicBool,
     pub(super) beat_wanted: AtomicBool,
+    /// Held while new data keys are on their way to their sidecar page.
+    pub(super) filling: Mutex<()>,
+    /// The `volume.json` that was looked at last.
+    pub(super) followed: Mutex<Stamp>,
     fetched: AtomicU64,
 }
 
@@ -136,6 +141,8 @@ impl Keyring {
             most_ahead: limits.cache.get() / 4,
             outage: AtomicBool::new(false),
             beat_wanted: AtomicBool::new(false),
+            filling: Mutex::new(()),
+            followed: Mutex::new(None),
             fetched: AtomicU64::new(0),
         }
     }

@@ -7,6 +7,7 @@ mod cache;
 mod fetch;
 #[cfg(test)]
 mod fixture;
+mod follow;
 mod gate;
 #[cfg(all(test, feature = "shuttle"))]
 mod interleavings;
@@ -21,9 +22,11 @@ mod tests;
 mod volume;
 mod want;
 
+pub use follow::FollowError;
 pub use gate::{Gate, Pass, Purpose, Shut};
 pub use keyring::{Keyring, Limits, Services};
 pub use machine::{Effect, Event, Machine, Phase, Reason, Timing};
 pub use monitor::{Effects, LockTime, Monitor, Status};
+pub use rate::Rate;
 pub use volume::{OpenError, Volume, create, open};
 pub use want::{KeyFail, Waker, Want};

@@ -154,6 +154,7 @@ fn fill(keyring: &Keyring, mut wanted: usize) -> Result<(), NoKeys> {
 
 /// A page of up to `n` keys, made side by side. Fewer where the KMS stops giving some.
 fn make_page(keyring: &Keyring, n: usize) -> Result<Vec<Arc<ContentCipher>>, NoKeys> {
+    let _filling = keyring.filling.lock();
     let page = PageId::random();
     let slots = Mutex::new((0..SLOTS).take(n));
     let made = Mutex::new((Vec::with_capacity(n), None));

@@ -1,12 +1,12 @@
 //! The folder `.kmsfs` of a store, and the tree beside it.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
 
 use super::{BadVolumeFile, Page, VolumeFile};
-use crate::disk::{self, Dir, File, Open, Wait};
+use crate::disk::{self, Dir, File, Open, Time, Wait};
 use crate::durable;
 use crate::ids::{LinkId, PageId};
 
@@ -168,6 +168,15 @@ impl Store {
         }
     }
 
+    /// What tells whether `volume.json` was replaced: its inode number and its last change.
+    ///
+    /// # Errors
+    /// Of the backing filesystem.
+    pub fn volume_stamp(&self) -> io::Result<(u64, Time)> {
+        let stat = self.meta.stat(OsStr::new(VOLUME))?;
+        Ok((stat.ino, stat.ctime))
+    }
+
     /// Replaces `volume.json`, then its second copy.
     ///
     /// # Errors
@@ -197,6 +206,26 @@ impl Store {
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// The sidecar pages in the folder `keys/XX`, XX being `shard`. Names that are no page's are
+    /// left out.
+    ///
+    /// # Errors
+    /// Of the backing filesystem.
+    pub fn pages(&self, shard: u8) -> io::Result<Vec<PageId>> {
+        let names = disk::names(&*self.keys.open_dir(OsStr::new(&format!("{shard:02x}")))?)?;
+        let page = |n: &OsString| PageId::parse(n.to_str()?).ok().filter(|p| p.0[0] == shard);
+        Ok(names.iter().filter_map(page).collect())
+    }
+
+    /// When the folder `keys/XX` last changed: no page in it is newer.
+    ///
+    /// # Errors
+    /// Of the backing filesystem.
+    pub fn pages_changed(&self, shard: u8) -> io::Result<Time> {
+        let folder = self.keys.open_dir(OsStr::new(&format!("{shard:02x}")))?;
+        Ok(folder.stat_self()?.mtime)
     }
 
     /// Writes a new page, durably: only then may its keys be used.

@@ -1,9 +1,11 @@
 //! What lies under `STORE/.kmsfs`: the volume file, the sidecars, bodies of long links, the lock.
 
+mod census;
 mod layout;
 mod sidecar;
 mod volume_file;
 
+pub use census::{Census, Counts};
 pub use layout::{META, Store, StoreError};
 pub use sidecar::{DamagedLine, Line, Page, WrapKind};
 pub use volume_file::{BadVolumeFile, DataKeys, Names, Provider, Settings, VolumeFile, Wrap};

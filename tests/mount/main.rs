@@ -15,4 +15,5 @@ mod full_disk;
 mod killswitch;
 mod memory;
 mod posix;
+mod rewrap;
 mod terminal;
