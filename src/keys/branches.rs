@@ -37,7 +37,7 @@ pub(super) struct Known {
     file: BranchFile,
     /// `None` where the KMS refused this wrapped key alone.
     key: Option<Arc<BranchKey>>,
-    /// When the KMS was asked.
+    /// When the KMS answered.
     since: Moment,
 }
 
@@ -244,7 +244,7 @@ fn decrypt(keyring: &Keyring, branch: BranchId) -> Result<Option<Arc<Known>>, Ke
     if !keyring.wait_turn() {
         return Ok(None);
     }
-    let (volume, since) = (keyring.volume.id(), Moment::now());
+    let volume = keyring.volume.id();
     let context = Context::branch(volume, branch);
     let key = match keyring.service.decrypt(&KeyRef::from(&file.master), &file.key, &context) {
         Ok(got) => Some(Arc::new(BranchKey::new(&got.key, volume, branch))),
@@ -256,7 +256,7 @@ fn decrypt(keyring: &Keyring, branch: BranchId) -> Result<Option<Arc<Known>>, Ke
             }
         }
     };
-    Ok(Some(Arc::new(Known { file, key, since })))
+    Ok(Some(Arc::new(Known { file, key, since: Moment::now() })))
 }
 
 /// The branch key to wrap `n` new data keys, made and durable where the present one may not; `None`

@@ -139,6 +139,30 @@ fn a_branch_key_costs_one_call_for_all_of_its_files() {
     assert_eq!(there, &one | &two);
 }
 
+/// Whatever a power cut leaves of new keys: where there is a line, there is its branch key.
+#[test]
+fn a_branch_key_is_durable_before_it_wraps_a_key() {
+    let disk = branch_volume();
+    let (keyring, _) = counted(&disk);
+    disk.moments();
+    let made = files(&keyring, 20);
+    let mut lines = 0;
+    for moment in disk.moments().iter().chain([&disk]) {
+        for state in moment.crash().states(64, 0) {
+            let store = Store::open(state.root()).expect("opened");
+            for page in made.iter().map(FileId::page).collect::<HashSet<_>>() {
+                let page = store.read_page(page).expect("readable").unwrap_or_default();
+                for line in page.readable() {
+                    let WrapKind::Branch(branch) = line.kind else { panic!("{:?}", line.kind) };
+                    store.read_branch(branch).expect("a line leads to its branch key");
+                    lines += 1;
+                }
+            }
+        }
+    }
+    assert!(lines > 0, "some states have lines");
+}
+
 /// A branch file that is gone, damaged, foreign or another's costs its own files alone, and once
 /// it is put right they are there, without a remount.
 #[test]
