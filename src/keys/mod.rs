@@ -3,6 +3,8 @@
 
 mod ahead;
 mod beat;
+mod branch;
+mod branches;
 mod cache;
 mod fetch;
 #[cfg(test)]

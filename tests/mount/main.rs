@@ -7,6 +7,7 @@ mod support;
 mod aliases;
 mod betray;
 mod bound;
+mod branch;
 mod command_line;
 mod cycles;
 mod damage;
