@@ -8,17 +8,19 @@ use fuser::{INodeNo, Notifier};
 use parking_lot::Mutex;
 
 use crate::clock::Moment;
-use crate::control::{Host, Report};
+use crate::control::{Host, LinesUnder, Report};
 use crate::disk::device::{self, Device};
 use crate::fs::{Access, Fs, FsSettings, Node, ROOT};
 use crate::fuse::{self, Adapter, MountError, PageCache, Shared};
 use crate::keys::{
-    self, Effects, Keyring, Limits, LockTime, Monitor, OpenError, Phase, Reason, Services, Timing,
+    self, Accepted, Effects, Keyring, Limits, LockTime, Monitor, OpenError, Phase, Reason,
+    Services, Timing,
 };
-use crate::kms::{Counted, Counters, KmsError};
+use crate::kms::{Counted, Counters, KeyArn, KmsError};
 use crate::names::VolumeKeys;
 use crate::secret::scrub_stack;
-use crate::store::{Store, StoreError};
+use crate::store::{Counts, Store, StoreError};
+use crate::upkeep::Counting;
 
 /// Everything that a mount is told.
 pub struct Settings {
@@ -36,6 +38,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The kill switch's.
     pub timing: Timing,
+    /// Which master keys' files are served; as the volume's settings say, if not said here.
+    pub accepted: Option<Accepted>,
     /// Asked with the volume's id and its key's fingerprint before it is mounted.
     pub known: fn(&str, &str) -> Result<(), Unknown>,
     /// Run at every change of state, with `KMSFS_STATE` and `KMSFS_MOUNTPOINT`.
@@ -99,7 +103,10 @@ impl Daemon {
         };
         let opened = keys::open(&store, &*services.work);
         scrub_stack();
-        let (volume, names) = opened?;
+        let (mut volume, names) = opened?;
+        if let Some(accepted) = settings.accepted {
+            volume.accept(accepted);
+        }
         volume.rehearse(&*services.work).map_err(OpenError::Kms)?;
         (settings.known)(&volume.id().to_string(), &names.fingerprint())?;
         let bsize = store.root().statfs().map_err(io("statfs of the store"))?.bsize;
@@ -127,6 +134,8 @@ impl Daemon {
         }
         let control = Arc::new(Control {
             started,
+            store: store.clone(),
+            counting: Arc::default(),
             calls,
             shared: shared.clone(),
             monitor: Mutex::new(Some(monitor)),
@@ -277,6 +286,8 @@ pub fn state_word(phase: Phase) -> &'static str {
 
 struct Control {
     started: Moment,
+    store: Arc<Store>,
+    counting: Arc<Counting>,
     calls: Arc<Counters>,
     shared: Arc<Shared>,
     monitor: Mutex<Option<Monitor>>,
@@ -291,6 +302,7 @@ impl Host for Control {
         let keyring = self.shared.fs.keyring();
         let (cached, pooled, fetched) = keyring.counts();
         let (inodes, paged) = self.shared.fs.table().counts();
+        let counts = self.counting.told(&self.store);
         Some(Report {
             state: state_word(status.phase).to_owned(),
             volume: keyring.volume().id().to_string(),
@@ -300,6 +312,10 @@ impl Host for Control {
             provider: keyring.volume().provider().name().to_owned(),
             key_asked: keyring.volume().asked().0,
             master_key: keyring.volume().master().0,
+            key_target: keyring.volume().target().0,
+            only_current_key: keyring.volume().accepted() == Accepted::Target,
+            lines_damaged: counts.as_ref().map_or(0, |c| c.damaged),
+            lines: counts.map(|c| lines_under(&c)),
             heartbeat_ms: millis(self.settings.timing.heartbeat),
             last_good_ms: millis(status.last_good),
             last_error: status.last_error,
@@ -345,6 +361,18 @@ impl Host for Control {
         let _ = self.notifier.inval_inode(INodeNo(ino), 0, 0);
         Ok(())
     }
+}
+
+fn lines_under(counts: &Counts) -> Vec<LinesUnder> {
+    let under = |(key, lines): (Option<&KeyArn>, u64)| {
+        let key = key.map_or_else(|| "branch keys that cannot be read".to_owned(), |k| k.0.clone());
+        LinesUnder { key, lines }
+    };
+    let mut all: Vec<_> = counts.by_master().into_iter().map(under).collect();
+    if counts.others > 0 {
+        all.push(LinesUnder { key: "others".to_owned(), lines: counts.others });
+    }
+    all
 }
 
 fn millis(d: Duration) -> u64 {

@@ -15,7 +15,7 @@ use super::cache::Expiry;
 use super::fetch::{self, Fetched};
 use super::gate::Gate;
 use super::keyring::Keyring;
-use super::machine::Phase;
+use super::machine::{Phase, Reason};
 use super::pool::NoKeys;
 use super::want::KeyFail;
 use crate::clock::Moment;
@@ -204,6 +204,10 @@ pub(super) fn unwrap(
                 None => return Ok(Fetched::NoAnswer),
             },
         };
+        if !keyring.volume.accepts(&known.file.master) {
+            log::warn!("branch key {branch} is under {}, which is not accepted", known.file.master);
+            return Err(KeyFail::Rejected);
+        }
         if let Some(key) = known.key.as_ref().and_then(|k| k.unwrap(&line.key, file)) {
             return Ok(Fetched::Key((key, known.since)));
         }
@@ -232,19 +236,40 @@ fn ask(keyring: &Keyring, branch: BranchId) -> Result<Option<Arc<Known>>, KeyFai
     outcome
 }
 
+/// A refusal counts only if the file is still what was asked about: a rewrap may have replaced
+/// it, and the old master key been disabled since.
 fn decrypt(keyring: &Keyring, branch: BranchId) -> Result<Option<Arc<Known>>, KeyFail> {
-    let file = keyring.store.read_branch(branch).map_err(|e| {
+    let file = read(keyring, branch)?;
+    let outcome = try_file(keyring, branch, &file);
+    if outcome.as_ref().is_err_and(|e| *e == KeyFail::Closed(Reason::Refused)) {
+        let now = read(keyring, branch)?;
+        if now != file {
+            return try_file(keyring, branch, &now);
+        }
+    }
+    outcome
+}
+
+fn read(keyring: &Keyring, branch: BranchId) -> Result<BranchFile, KeyFail> {
+    keyring.store.read_branch(branch).map_err(|e| {
         log::warn!("branch key {branch}: {e}");
         KeyFail::Rejected
-    })?;
+    })
+}
+
+fn try_file(
+    keyring: &Keyring,
+    branch: BranchId,
+    file: &BranchFile,
+) -> Result<Option<Arc<Known>>, KeyFail> {
     if !keyring.volume.accepts(&file.master) {
-        log::warn!("branch key {branch} names {}, which is not of this volume's KMS", file.master);
+        log::warn!("branch key {branch} is under {}, which is not accepted", file.master);
         return Err(KeyFail::Rejected);
     }
     if !keyring.wait_turn() {
         return Ok(None);
     }
-    let volume = keyring.volume.id();
+    let (volume, since) = (keyring.volume.id(), Moment::now());
     let context = Context::branch(volume, branch);
     let key = match keyring.service.decrypt(&KeyRef::from(&file.master), &file.key, &context) {
         Ok(got) => Some(Arc::new(BranchKey::new(&got.key, volume, branch))),
@@ -256,7 +281,7 @@ fn decrypt(keyring: &Keyring, branch: BranchId) -> Result<Option<Arc<Known>>, Ke
             }
         }
     };
-    Ok(Some(Arc::new(Known { file, key, since: Moment::now() })))
+    Ok(Some(Arc::new(Known { file: file.clone(), key, since })))
 }
 
 /// The branch key to wrap `n` new data keys, made and durable where the present one may not; `None`

@@ -136,12 +136,14 @@ pub(super) fn supply(keyring: &Keyring) -> Result<(), KeyFail> {
 fn fill(keyring: &Keyring, mut wanted: usize) -> Result<(), NoKeys> {
     while wanted > 0 && open(keyring) {
         let n = wanted.min(usize::from(SLOTS));
+        let target = keyring.volume.target();
         let page = make_page(keyring, n);
         scrub_stack();
         let page = page?;
         let mut inner = keyring.inner.lock();
-        if !open(keyring) {
-            // Locked while the page was made: its keys are dropped, its lines never used.
+        if !open(keyring) || keyring.volume.target() != target {
+            // Locked, or an alias moved, while the page was made: its keys are dropped, its lines
+            // never used.
             page.iter().for_each(|c| keyring.dead.add(c.file()));
             return Ok(());
         }
