@@ -1,13 +1,14 @@
 //! Measurements with 10 ms added to every call; `scripts/acceptance kms` runs and prints them.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::server::{Rules, Server, credentials, new_key};
-use crate::support::{Store, run};
+use crate::support::{Mount, Store, run};
 
 const FILES: usize = 5000;
 
@@ -106,4 +107,54 @@ fn an_archive_of_5000_files_under_branch_keys() {
         "5,000 files under branch keys at 10 ms: unpacked in {unpack:.2} x, read in {read:.2} x of 0 ms (wanted: at most 1.1), {calls} calls (wanted: fewer than 20)"
     );
     assert!(unpack <= 1.1 && read <= 1.1 && calls < 20);
+}
+
+/// Opens, reads and rewrites files whose keys are cached, for a second: how often.
+fn rate(mount: &Mount<'_>) -> f64 {
+    let (start, mut done) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_secs(1) {
+        let path = mount.at(&format!("cached-{}", done % 100));
+        let file = fs::File::options().read(true).write(true).open(path).expect("opened");
+        let mut bytes = [0; 1000];
+        file.read_exact_at(&mut bytes, 100).expect("readable");
+        file.write_all_at(&bytes, 3000).expect("written");
+        done += 1;
+    }
+    f64::from(done) / start.elapsed().as_secs_f64()
+}
+
+/// The KMS hangs, and programs wait for keys that it has: what needs no KMS goes on.
+#[test]
+#[ignore = "a measurement of half a minute"]
+fn work_on_cached_keys_while_the_kms_hangs() {
+    let server = Server::ministack(Rules::None);
+    let key = new_key(&server, "kmsfs");
+    let proxy = Proxy::before(server.port());
+    let store = Store::aws(&proxy.url(), &credentials("test", "test"), &["--master-key", &key]);
+    let mount = store.mount(&[]);
+    (0..200).for_each(|n| fs::write(mount.at(&format!("other-{n}")), b"other").expect("written"));
+    mount.unmount();
+    let mount = store.mount(&[]);
+    (0..100).for_each(|n| {
+        fs::write(mount.at(&format!("cached-{n}")), vec![1; 8000]).expect("written");
+    });
+    let pair = |n: usize| {
+        proxy.set(Fault::None);
+        mount.wait_state("open", Duration::from_secs(20));
+        let well = rate(&mount);
+        proxy.set(Fault::Hang);
+        let hanging = std::thread::scope(|scope| {
+            for other in 0..4 {
+                let path = mount.at(&format!("other-{}", n * 20 + other));
+                // It waits for its key, and fails when four seconds are over.
+                scope.spawn(move || drop(fs::read(path)));
+            }
+            rate(&mount)
+        });
+        eprintln!("{well:.0} operations a second, {hanging:.0} while the KMS hangs");
+        hanging / well
+    };
+    let ratio = median((0..10).map(pair).collect());
+    println!("cached files while the KMS hangs: {ratio:.2} x of their rate (wanted: at least 0.9)");
+    assert!(ratio >= 0.9);
 }
