@@ -1,5 +1,7 @@
 //! Wiring: from an opened volume to a mount that answers, and its ordered end.
 
+mod audit;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,14 +10,15 @@ use fuser::{INodeNo, Notifier};
 use parking_lot::Mutex;
 
 use crate::clock::Moment;
-use crate::control::{Host, Report};
+use crate::control::{self, Host, Peer, Report};
 use crate::disk::device::{self, Device};
-use crate::fs::{Access, Fs, FsSettings, Node, ROOT};
+use crate::fs::{Access, Errno, Fail, Fs, FsSettings, Node, ROOT};
 use crate::fuse::{self, Adapter, MountError, PageCache, Shared};
+use crate::keys::audit::{By, Log, LogError, Operation, Trail};
 use crate::keys::{
     self, Effects, Keyring, Limits, LockTime, Monitor, OpenError, Phase, Reason, Services, Timing,
 };
-use crate::kms::{Counted, Counters, KmsError};
+use crate::kms::{Counters, KmsError};
 use crate::names::VolumeKeys;
 use crate::secret::scrub_stack;
 use crate::store::{Store, StoreError};
@@ -40,6 +43,8 @@ pub struct Settings {
     pub known: fn(&str, &str) -> Result<(), Unknown>,
     /// Run at every change of state, with `KMSFS_STATE` and `KMSFS_MOUNTPOINT`.
     pub on_lock: Option<String>,
+    /// Where every use of a key is told, if anywhere.
+    pub audit_log: Option<PathBuf>,
 }
 
 /// Why a volume is not to be trusted: what happened, and the next command to type.
@@ -67,6 +72,9 @@ pub enum DaemonError {
     /// The mount.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// The audit log.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// Anything else of the system.
     #[error("{0}: {1}")]
     Io(&'static str, #[source] std::io::Error),
@@ -79,6 +87,7 @@ pub struct Daemon {
     control: Arc<Control>,
     store: Arc<Store>,
     _lock: crate::disk::File,
+    log: Option<Log>,
 }
 
 impl Daemon {
@@ -92,11 +101,10 @@ impl Daemon {
         let lock = store.lock()?;
         // What a killed daemon left may be in the page cache only.
         store.sync().map_err(io("syncfs of the store"))?;
+        let log = audit::open(&settings, &store)?;
+        let trail = log.as_ref().map(|log| log.trail().clone());
         let (started, calls) = (Moment::now(), Arc::new(Counters::default()));
-        let services = Services {
-            work: Counted::new(services.work, &calls),
-            beats: Counted::new(services.beats, &calls),
-        };
+        let services = audit::observed(services, &calls, trail.as_ref());
         let opened = keys::open(&store, &*services.work);
         scrub_stack();
         let (volume, names) = opened?;
@@ -111,7 +119,7 @@ impl Daemon {
             Arc::new(Keyring::new(volume, names, store.clone(), services, settings.limits));
         let fs = Fs::new(store.clone(), keyring.clone(), &device, settings.fs.clone())
             .map_err(io("the store's root"))?;
-        let shared = Shared::new(fs);
+        let shared = Shared::new(fs, trail.clone());
         let adapter = Adapter::new(shared.clone(), settings.cache);
         let mounted = fuse::mount(adapter, &settings.store, &settings.mountpoint, &settings.mount)?;
         let effects = Arc::new(Kernel {
@@ -119,6 +127,7 @@ impl Daemon {
             notifier: mounted.notifier(),
             mountpoint: settings.mountpoint.clone(),
             on_lock: settings.on_lock.clone(),
+            trail: trail.clone(),
         });
         let monitor = Monitor::start(&keyring, effects, settings.timing)
             .map_err(io("the keyring's threads"))?;
@@ -134,7 +143,10 @@ impl Daemon {
             device,
             notifier: mounted.notifier(),
         });
-        Ok(Self { mounted, shared, control, store, _lock: lock })
+        if let Some(trail) = &trail {
+            trail.note(By::Daemon, Operation::Mount);
+        }
+        Ok(Self { mounted, shared, control, store, _lock: lock, log })
     }
 
     /// What the control socket speaks to.
@@ -152,6 +164,9 @@ impl Daemon {
         let monitor = self.control.monitor.lock().take();
         if let Some(monitor) = monitor {
             monitor.stop();
+        }
+        if let Some(log) = &self.log {
+            log.trail().note(By::Daemon, Operation::Unmount);
         }
         self.store.sync()?;
         served
@@ -176,6 +191,7 @@ struct Kernel {
     notifier: Notifier,
     mountpoint: PathBuf,
     on_lock: Option<String>,
+    trail: Option<Arc<Trail>>,
 }
 
 /// Measured upper bounds: of invalidating one inode with pages, and one without together with
@@ -233,6 +249,9 @@ impl Effects for Kernel {
         let at = self.mountpoint.display();
         let because = why.map_or_else(String::new, |e| format!(": {e}"));
         let state = state_word(phase);
+        if let Some(trail) = &self.trail {
+            trail.state(state, why);
+        }
         match phase {
             Phase::Open => log::warn!("{at}: open"),
             Phase::Draining(_) => log::warn!("{at}: locking{because}"),
@@ -312,31 +331,43 @@ impl Host for Control {
             keys_fetched: fetched,
             inodes,
             inodes_paged: paged,
+            audit: self.shared.trail.as_ref().map(|trail| control::Audit {
+                log: trail.path().display().to_string(),
+                lost: trail.lost(),
+            }),
             parked: self.shared.parked(),
             unlocked_memory: crate::secret::lock_failures(),
             device_warning: self.device.tearing.clone(),
         })
     }
 
-    fn lock(&self) {
+    fn lock(&self, by: Peer) {
         if let Some(monitor) = &*self.monitor.lock() {
+            audit::order(self.shared.trail.as_ref(), by, Operation::Lock);
             monitor.lock();
         }
     }
 
-    fn unlock(&self) {
+    fn unlock(&self, by: Peer) {
         if let Some(monitor) = &*self.monitor.lock() {
+            audit::order(self.shared.trail.as_ref(), by, Operation::Unlock);
             monitor.unlock();
         }
     }
 
-    fn shred(&self, ino: u64) -> Result<(), String> {
+    fn shred(&self, ino: u64, by: Peer) -> Result<(), String> {
         if ino == ROOT {
             return Err("it is the root of the mount".to_owned());
         }
-        self.shared.fs.shred(ino).map_err(|e| match e {
-            crate::fs::Fail::Errno(e) => std::io::Error::from_raw_os_error(e.0).to_string(),
-            crate::fs::Fail::Park(_) => "its key is being fetched; try again".to_owned(),
+        let fs = &self.shared.fs;
+        let done = fs.shred(ino).map_err(|fail| match fail {
+            Fail::Errno(e) => e,
+            Fail::Park(_) => Errno(libc::EAGAIN),
+        });
+        audit::shredded(self.shared.trail.as_ref(), by, (fs, ino), done);
+        done.map_err(|e| match e.0 {
+            libc::EAGAIN => "its key is being fetched; try again".to_owned(),
+            code => std::io::Error::from_raw_os_error(code).to_string(),
         })?;
         let _ = self.notifier.inval_inode(INodeNo(ino), 0, 0);
         Ok(())
