@@ -97,10 +97,26 @@ fn it_says_who_opened_what_and_what_was_refused() {
         let done = entry(&log, &json!({ "operation": operation, "by": "operator", "uid": 0 }));
         assert!(done["pid"].as_u64().is_some_and(|pid| pid > 1), "{done}");
     }
+    mount.wait_state("open", SOON);
+    // What has no name any more has no path.
+    let gone = File::options().write(true).open(mount.at(&long)).expect("opened");
+    fs::remove_file(mount.at(&long)).expect("removed");
+    gone.set_len(3).expect("set");
+    entry(&log, &json!({ "operation": "truncate", "path": null, "outcome": "ok" }));
+    drop(gone);
     mount.unmount();
     let all = entries(&log);
     assert_eq!(all[all.len() - 1]["operation"], "unmount", "the queue is written to its end");
     assert!(all.iter().all(|e| e["operation"] != "lost"));
+
+    // A mount that the KMS does not let be is told too.
+    store.key(&["disable", "alias/kmsfs"]);
+    let mut command = store.kmsfs();
+    command.arg("mount").arg(store.path()).arg(store.mountpoint());
+    fails(command.arg("--audit-log").arg(&log), 5);
+    let last = entries(&log).pop().expect("an entry");
+    assert_eq!((&last["operation"], &last["outcome"]), (&json!("Decrypt"), &json!("refused")));
+    assert_eq!((&last["purpose"], &last["key"]), (&json!("volume"), &key));
 }
 
 #[test]

@@ -137,7 +137,9 @@ fn a_locked_daemon_holds_no_key_and_no_plaintext() {
         return;
     }
     let store = Store::new(&[]);
-    let mount = store.mount(&["--heartbeat", "2s"]);
+    // Its paths pass through the daemon too.
+    let log = store.outside("audit.jsonl");
+    let mount = store.mount(&["--heartbeat", "2s", "--audit-log", log.to_str().expect("UTF-8")]);
     let text = MARK.repeat(2000);
     for i in 0..40 {
         fs::write(mount.at(&format!("{NAME}{i}")), &text).expect("written");

@@ -55,12 +55,11 @@ impl Audited {
 
     fn told<T>(
         &self,
-        operation: Operation,
-        (key, context): (&KeyRef, &Context),
+        call: Call<'_>,
         outcome: Result<T, KmsError>,
         master: impl Fn(&T) -> &KeyArn,
     ) -> Result<T, KmsError> {
-        let Told { purpose, file, branch } = Told::of(context, self.door);
+        let Told { purpose, file, branch } = Told::of(call.context, self.door);
         let (verdict, code, key) = match &outcome {
             Ok(got) => {
                 let master = master(got);
@@ -69,13 +68,22 @@ impl Audited {
                 }
                 (Verdict::Ok, None, master.0.clone())
             }
-            Err(e) => (e.verdict.into(), Some(e.code.clone()), key.0.clone()),
+            Err(e) => (e.verdict.into(), Some(e.code.clone()), call.key.0.clone()),
         };
         let [file, branch] = [file, branch].map(|id| id.map(str::to_owned));
-        let detail = Detail::Call { purpose, file, branch, key, outcome: verdict, code };
-        self.trail.put(By::Daemon, operation, detail);
+        let from = call.from.map(|key| key.0.clone());
+        let detail = Detail::Call { purpose, file, branch, from, key, outcome: verdict, code };
+        self.trail.put(By::Daemon, call.operation, detail);
         outcome
     }
+}
+
+/// What was asked.
+struct Call<'a> {
+    operation: Operation,
+    key: &'a KeyRef,
+    context: &'a Context,
+    from: Option<&'a KeyRef>,
 }
 
 impl KeyService for Audited {
@@ -89,7 +97,8 @@ impl KeyService for Audited {
 
     fn generate(&self, key: &KeyRef, context: &Context) -> Result<Generated, KmsError> {
         let made = self.inner.generate(key, context);
-        self.told(Operation::GenerateDataKey, (key, context), made, |made| &made.master)
+        let operation = Operation::GenerateDataKey;
+        self.told(Call { operation, key, context, from: None }, made, |made| &made.master)
     }
 
     fn decrypt(
@@ -99,7 +108,8 @@ impl KeyService for Audited {
         context: &Context,
     ) -> Result<Unwrapped, KmsError> {
         let got = self.inner.decrypt(key, wrapped, context);
-        self.told(Operation::Decrypt, (key, context), got, |got| &got.master)
+        let operation = Operation::Decrypt;
+        self.told(Call { operation, key, context, from: None }, got, |got| &got.master)
     }
 
     fn reencrypt(
@@ -109,6 +119,70 @@ impl KeyService for Audited {
         to: (&KeyRef, &Context),
     ) -> Result<Rewrapped, KmsError> {
         let made = self.inner.reencrypt(wrapped, from, to);
-        self.told(Operation::ReEncrypt, to, made, |made| &made.master)
+        let (operation, (key, context), from) = (Operation::ReEncrypt, to, Some(from.0));
+        self.told(Call { operation, key, context, from }, made, |made| &made.master)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{BranchId, VolumeId};
+    use crate::keys::audit::Log;
+    use crate::keys::fixture::kms;
+    use crate::kms::KeyAdmin;
+
+    /// Every kind of call to a keystore, answered and refused.
+    #[test]
+    fn each_call_is_told_with_its_purpose_its_key_and_what_came_of_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("log");
+        let volume = VolumeId([1; 16]);
+        let log = Log::open(&path, &[], volume).expect("opened");
+        let (file, branch) = (FileId([7; 16]), BranchId([8; 16]));
+        let work = Audited::new(kms(), log.trail(), Door::Work);
+        let beats = Audited::new(kms(), log.trail(), Door::Beats);
+        let info = &kms().list().expect("listed")[0];
+        let key = KeyRef(info.id.clone());
+        let of_file = Context::file(volume, file);
+        let made = work.generate(&key, &of_file).expect("made");
+        work.generate(&key, &Context::volume(volume)).expect("made");
+        work.generate(&key, &Context::canary(volume)).expect("made");
+        work.generate(&key, &Context::branch(volume, branch)).expect("made");
+        beats.generate(&key, &of_file).expect("made");
+        work.decrypt(&key, &made.wrapped, &of_file).expect("unwrapped");
+        let wrong = work.decrypt(&key, &made.wrapped, &Context::canary(volume));
+        let code = wrong.expect_err("another context").code;
+        let absent = KeyRef("alias/absent".to_owned());
+        work.generate(&absent, &of_file).expect_err("no such key");
+        let to = Context::branch(volume, branch);
+        work.reencrypt(&made.wrapped, (&key, &of_file), (&key, &to)).expect("done");
+        drop(log);
+
+        let text = std::fs::read_to_string(&path).expect("readable");
+        let start = "\"by\":\"daemon\",\"purpose\":";
+        let told: Vec<_> = text
+            .lines()
+            .map(|line| {
+                let line = line.strip_suffix('}').expect("an object");
+                let (before, after) = line.split_once(start).expect("a call");
+                let operation = before.split('"').nth(7).expect("an operation");
+                format!("{operation} {}", after.replace('"', "")).replace(&info.arn.0, "ARN")
+            })
+            .collect();
+        let wanted = [
+            format!("GenerateDataKey file,file:{file},key:ARN,outcome:ok"),
+            "GenerateDataKey volume,key:ARN,outcome:ok".to_owned(),
+            "GenerateDataKey canary,key:ARN,outcome:ok".to_owned(),
+            format!("GenerateDataKey branch,branch:{branch},key:ARN,outcome:ok"),
+            format!("GenerateDataKey heartbeat,file:{file},key:ARN,outcome:ok"),
+            format!("Decrypt file,file:{file},key:ARN,outcome:ok"),
+            format!("Decrypt canary,key:{key},outcome:rejected,code:{code}"),
+            format!(
+                "GenerateDataKey file,file:{file},key:{absent},outcome:refused,code:NotFoundException"
+            ),
+            format!("ReEncrypt branch,branch:{branch},from:{key},key:ARN,outcome:ok"),
+        ];
+        assert_eq!(told, wanted);
     }
 }

@@ -109,6 +109,9 @@ pub(super) enum Detail {
         file: Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]
         branch: Option<String>,
+        /// What the wrapped key was under before a ReEncrypt.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from: Option<String>,
         key: String,
         outcome: Verdict,
         #[serde(skip_serializing_if = "Option::is_none")]
