@@ -286,6 +286,9 @@ mod tests {
         let done = log.append(b"three\n");
         assert!(done.lost == 0 && done.error.is_none(), "{done:?}");
         assert_eq!(fs::read_to_string(&path).expect("readable"), "one\ntwo\nthree\n");
+        log.rest = b"and four\n".to_vec();
+        assert_eq!(log.append(b"").lost, 0);
+        assert!(fs::read_to_string(&path).expect("readable").ends_with("three\nand four\n"));
         log.rest = b"x\n".to_vec();
         fs::rename(&path, folder.path().join("old")).expect("renamed");
         assert_eq!(log.append(b"four\n").lost, 1, "its beginning is in the other file");

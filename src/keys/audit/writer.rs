@@ -31,6 +31,9 @@ impl Writer {
             self.write(&entries);
         }
         self.tell_lost();
+        // The end of a line that found no room may find it now.
+        self.text.clear();
+        self.append();
         self.sync();
         self.trail.queue.lock().ended = true;
         self.trail.ended.notify_all();
