@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::memory::{forms, keys_of};
-use crate::support::{EKEYREVOKED, Store, Tmpfs, errno, fails, kmsfs, nobody, run, skipped};
+use crate::support::{EKEYREVOKED, Mount, Store, Tmpfs, errno, fails, kmsfs, nobody, run, skipped};
 use crate::support::{files, wait_for};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -41,14 +41,19 @@ fn cat(mut command: Command, path: &Path) -> u32 {
     child.id()
 }
 
+/// Mounts with a log.
+fn audited<'a>(store: &'a Store, log: &Path) -> Mount<'a> {
+    store.mount(&["--heartbeat", "1s", "--audit-log", log.to_str().expect("UTF-8")])
+}
+
 #[test]
-fn it_says_who_opened_what_and_what_was_refused() {
+fn it_says_who_opened_what_under_which_key() {
     if skipped("fuse") {
         return;
     }
     let store = Store::new(&[]);
     let log = store.outside("audit.jsonl");
-    let mount = store.mount(&["--heartbeat", "1s", "--audit-log", log.to_str().expect("UTF-8")]);
+    let mount = audited(&store, &log);
     for folder in [store.outside(""), mount.root()] {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("changed");
     }
@@ -75,10 +80,27 @@ fn it_says_who_opened_what_and_what_was_refused() {
             entry(&log, &opened);
         }
     }
+    // What has no name any more has no path.
+    let gone = File::options().write(true).open(mount.at(odd)).expect("opened");
+    fs::remove_file(mount.at(odd)).expect("removed");
+    gone.set_len(3).expect("set");
+    entry(&log, &json!({ "operation": "truncate", "path": null, "outcome": "ok" }));
+}
 
+#[test]
+fn it_says_what_was_refused_and_what_an_operator_did() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let log = store.outside("audit.jsonl");
+    let mount = audited(&store, &log);
+    let key = mount.report()["master_key"].clone();
+    fs::create_dir(mount.at("d")).expect("made");
+    fs::write(mount.at("d/file"), b"content").expect("written");
     store.key(&["disable", "alias/kmsfs"]);
     mount.wait_state("revoked", SOON);
-    assert_eq!(errno(File::open(mount.at(odd))), Some(EKEYREVOKED));
+    assert_eq!(errno(File::open(mount.at("d/file"))), Some(EKEYREVOKED));
     entry(&log, &json!({ "operation": "state", "state": "revoked", "code": "DisabledException" }));
     let refused = json!({ "operation": "Decrypt", "by": "daemon", "purpose": "heartbeat",
         "outcome": "refused", "code": "DisabledException" });
@@ -90,20 +112,13 @@ fn it_says_who_opened_what_and_what_was_refused() {
 
     store.key(&["enable", "alias/kmsfs"]);
     mount.wait_state("open", SOON);
-    run(kmsfs().args(["shred", "--yes"]).arg(mount.at(odd)));
+    run(kmsfs().args(["shred", "--yes"]).arg(mount.at("d/file")));
     run(kmsfs().arg("lock").arg(mount.root()));
     run(kmsfs().arg("unlock").arg(mount.root()));
     for operation in ["shred", "lock", "unlock"] {
         let done = entry(&log, &json!({ "operation": operation, "by": "operator", "uid": 0 }));
         assert!(done["pid"].as_u64().is_some_and(|pid| pid > 1), "{done}");
     }
-    mount.wait_state("open", SOON);
-    // What has no name any more has no path.
-    let gone = File::options().write(true).open(mount.at(&long)).expect("opened");
-    fs::remove_file(mount.at(&long)).expect("removed");
-    gone.set_len(3).expect("set");
-    entry(&log, &json!({ "operation": "truncate", "path": null, "outcome": "ok" }));
-    drop(gone);
     mount.unmount();
     let all = entries(&log);
     assert_eq!(all[all.len() - 1]["operation"], "unmount", "the queue is written to its end");
@@ -218,7 +233,7 @@ fn a_full_disk_costs_entries_and_nothing_else() {
     let disk = Tmpfs::new("size=256k");
     let store = Store::new(&[]);
     let log = disk.path().join("audit.jsonl");
-    let mount = store.mount(&["--heartbeat", "1s", "--audit-log", log.to_str().expect("UTF-8")]);
+    let mount = audited(&store, &log);
     fs::write(mount.at("file"), b"content").expect("written");
     entry(&log, &json!({ "operation": "write", "path": "/file" }));
     let ballast = disk.path().join("ballast");
