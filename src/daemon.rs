@@ -117,6 +117,7 @@ impl Daemon {
         }
         let keyring =
             Arc::new(Keyring::new(volume, names, store.clone(), services, settings.limits));
+        trail.iter().for_each(|trail| keyring.audit(trail));
         let fs = Fs::new(store.clone(), keyring.clone(), &device, settings.fs.clone())
             .map_err(io("the store's root"))?;
         let shared = Shared::new(fs, trail.clone());
@@ -353,6 +354,11 @@ impl Host for Control {
             audit::order(self.shared.trail.as_ref(), by, Operation::Unlock);
             monitor.unlock();
         }
+    }
+
+    fn follow(&self, by: Peer) -> Result<(), String> {
+        audit::order(self.shared.trail.as_ref(), by, Operation::Rewrap);
+        self.shared.fs.keyring().settle().map_err(|e| e.to_string())
     }
 
     fn shred(&self, ino: u64, by: Peer) -> Result<(), String> {

@@ -12,7 +12,7 @@ use kmsfs::ids::{BranchId, DirId, FileId, LinkId, PageId, VolumeId};
 use kmsfs::kms::{KeyArn, Wrapped};
 use kmsfs::names::{self, DiskLink, DiskName, LinkText, VolumeKeys};
 use kmsfs::secret::Key;
-use kmsfs::store::{Line, Page, VolumeFile, WrapKind};
+use kmsfs::store::{BranchFile, Line, Page, VolumeFile, WrapKind};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -155,6 +155,18 @@ proptest! {
                 prop_assert!(bytes.windows(text.len()).any(|w| w == text));
             }
             prop_assert_eq!(Page::parse(&page.encode()), page);
+        }
+    }
+
+    #[test]
+    fn branch_files(key in prop::collection::vec(any::<u8>(), 1..64), bends in bends(), noise in noise()) {
+        let master = KeyArn("arn:aws:kms:local:000000000000:key/1".to_owned());
+        let text = BranchFile { master, key: Wrapped(key) }.encode();
+        prop_assert!(BranchFile::parse(&text).is_ok());
+        for bytes in [bent(&text, &bends), noise] {
+            if let Ok(file) = BranchFile::parse(&bytes) {
+                prop_assert_eq!(file.encode(), bytes);
+            }
         }
     }
 

@@ -1,5 +1,5 @@
-//! Golden volumes: one of each format version and kind of names, which must mount for ever.
-//! They were made by the release that brought the version, and are never made again.
+//! Golden volumes: one of each format version, kind of names and wrapping of data keys, which must
+//! mount for ever. They were made by the release that brought it, and are never made again.
 
 mod support;
 
@@ -74,4 +74,10 @@ fn version_1_with_encrypted_names() {
 #[test]
 fn version_1_with_plain_names() {
     mounts_with_its_content("v1-plain.tar.xz");
+}
+
+/// Made by two mounts, so that its files lie under two branch keys.
+#[test]
+fn version_1_with_branch_keys() {
+    mounts_with_its_content("v1-branch.tar.xz");
 }

@@ -31,6 +31,12 @@ enum NamesArg {
     Plain,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DataKeysArg {
+    PerFile,
+    Branch,
+}
+
 /// Arguments of `init`.
 #[derive(Args)]
 pub struct Init {
@@ -50,6 +56,9 @@ pub struct Init {
     /// Whether file names are encrypted
     #[arg(long, value_enum, default_value_t = NamesArg::Encrypted)]
     names: NamesArg,
+    /// What wraps data keys: the KMS, one call for each, or branch keys, which the KMS wraps
+    #[arg(long, value_enum, default_value_t = DataKeysArg::PerFile)]
+    data_keys: DataKeysArg,
 }
 
 /// Runs `init`.
@@ -68,7 +77,11 @@ pub fn run(args: &Init) -> Result<(), Failure> {
         NamesArg::Encrypted => Names::Encrypted,
         NamesArg::Plain => Names::Plain,
     };
-    let settings = Settings::new(volume, names, DataKeys::PerFile);
+    let data_keys = match args.data_keys {
+        DataKeysArg::PerFile => DataKeys::PerFile,
+        DataKeysArg::Branch => DataKeys::Branch,
+    };
+    let settings = Settings::new(volume, names, data_keys);
     let root = disk::open_dir(&args.store).map_err(|e| Failure::io(&args.store, &e))?;
     let work = &*kms.services.work;
     let done = Store::init(root)

@@ -17,6 +17,7 @@ mod passphrase;
 mod policy;
 mod printing;
 mod provider;
+mod rewrap;
 mod shred;
 mod status;
 mod unmount;
@@ -77,6 +78,8 @@ enum Verb {
     },
     /// Remove files' wrapped keys: their content is lost for good
     Shred(shred::Shred),
+    /// Put every wrapped key of a store under another master key
+    Rewrap(rewrap::RewrapArgs),
     /// Measure what this machine does: cipher, folder, mount
     Bench(bench::Bench),
     /// Manage master keys
@@ -140,6 +143,7 @@ pub fn main() -> ExitCode {
         Verb::Lock { mountpoint } => status::lock(&mountpoint),
         Verb::Unlock { mountpoint } => status::unlock(&mountpoint),
         Verb::Shred(args) => shred::run(&args),
+        Verb::Rewrap(args) => rewrap::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Program(args) => demo::program(&args),

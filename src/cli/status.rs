@@ -200,7 +200,7 @@ pub fn info(path: &Path, output: Output) -> Result<(), Failure> {
     }
     say!("volume      {}", s.volume());
     say!("names       {:?}", s.names);
-    say!("data keys   {:?}", s.data_keys);
+    say!("data keys   {}", s.data_keys.name());
     say!("provider    {provider} ({place})");
     say!("master key  {} ({})", file.wrap.master, file.wrap.asked);
     Ok(())

@@ -13,6 +13,9 @@ use rustix::process::Uid;
 use super::server::folders;
 use super::{Answer, Ask, Report};
 
+/// An answer may have to wait for calls of the KMS: three, each at most three seconds long.
+const ANSWER: Duration = Duration::from_secs(15);
+
 /// A kmsfs mount, as the kernel lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
@@ -102,7 +105,7 @@ fn exchange(socket: &Path, owner: Uid, question: Ask) -> io::Result<Answer> {
     if rustix::net::sockopt::socket_peercred(&stream)?.uid != owner {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(ANSWER))?;
     let mut text = serde_json::to_vec(&question)?;
     text.push(b'\n');
     stream.write_all(&text)?;

@@ -93,6 +93,8 @@ pub enum Ask {
     Unlock,
     /// The removal of a file's wrapped key, by inode number.
     Shred(u64),
+    /// That a rewrapped `volume.json` is taken over now.
+    Follow,
 }
 
 /// What is answered.
@@ -120,4 +122,10 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// Why not.
     fn shred(&self, ino: u64, by: Peer) -> Result<(), String>;
+    /// Takes over a rewrapped `volume.json`; returns when no key is made under the old master
+    /// key any more.
+    ///
+    /// # Errors
+    /// Why not.
+    fn follow(&self, by: Peer) -> Result<(), String>;
 }

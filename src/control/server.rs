@@ -130,6 +130,7 @@ fn answer(ask: Ask, host: &dyn Host, by: Peer) -> Answer {
             host.unlock(by);
             Answer::Done
         }
+        Ask::Follow => host.follow(by).map_or_else(Answer::Failed, |()| Answer::Done),
         Ask::Shred(ino) => host.shred(ino, by).map_or_else(Answer::Failed, |()| Answer::Done),
     }
 }

@@ -54,6 +54,10 @@ fn beat(keyring: &Keyring, events: &Sender<Message>) {
     let error = pair.or(canary);
     let event = if error.is_some() { Event::Unavailable } else { Event::Good { began } };
     let _ = events.send(Message { event, error, began });
+    // After the verdict: this reads the store, and a disk may take its time.
+    if event != Event::Unavailable {
+        keyring.look_at_volume();
+    }
 }
 
 fn generate_and_decrypt(keyring: &Keyring) -> Result<(), KmsError> {
@@ -61,6 +65,7 @@ fn generate_and_decrypt(keyring: &Keyring) -> Result<(), KmsError> {
     let file = FileId::new(PageId::random(), 0);
     let context = Context::file(keyring.volume.id(), file);
     let made = keyring.beats.generate(&keyring.volume.asked(), &context)?;
+    keyring.branches.follow(&made.master);
     keyring.beats.decrypt(&KeyRef::from(&made.master), &made.wrapped, &context)?;
     Ok(())
 }

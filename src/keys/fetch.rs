@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use super::branches;
 use super::keyring::Keyring;
 use super::machine::Phase;
 use super::pool;
 use super::want::{KeyFail, Want};
 use crate::clock::Moment;
 use crate::content::{ContentCipher, check};
-use crate::ids::{FileId, PageId};
-use crate::kms::{Context, KeyRef, Verdict};
-use crate::secret::scrub_stack;
+use crate::ids::{BranchId, FileId, PageId};
+use crate::kms::{Context, KeyArn, KeyRef};
+use crate::secret::{Key, scrub_stack};
 use crate::store::{Line, WrapKind};
 
 /// The fewest fetch threads: a page of a slow disk must not hold up all.
@@ -33,6 +34,17 @@ enum Others {
     Stay,
 }
 
+/// How far a fetch came that nothing refused.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fetched<K> {
+    /// To the key.
+    Key(K),
+    /// The KMS gave no answer that counts.
+    NoAnswer,
+    /// Another thread is asking for the branch key.
+    Shared(BranchId),
+}
+
 /// A fetch thread: until the keyring stops.
 pub(super) fn run(keyring: &Keyring) {
     while let Some((file, others)) = next(keyring) {
@@ -52,21 +64,34 @@ pub(super) fn run(keyring: &Keyring) {
     }
 }
 
-/// Tells those who wait for a key how it ended.
-fn finish(keyring: &Keyring, file: FileId, outcome: Result<Option<()>, KeyFail>) {
+/// Tells those who wait for a key how it ended; where another thread's answer is to come first,
+/// the file is parked with that.
+pub(super) fn finish(keyring: &Keyring, file: FileId, outcome: Result<Fetched<()>, KeyFail>) {
     scrub_stack();
+    if let Ok(Fetched::Shared(branch)) = outcome {
+        if !keyring.branches.park(branch, file) {
+            again(keyring, &[file]);
+        }
+        return;
+    }
     let mut inner = keyring.inner.lock();
     inner.in_flight.remove(&file);
-    if outcome == Ok(None) {
+    if outcome == Ok(Fetched::NoAnswer) {
         inner.again = Moment::now() + PAUSE;
     }
     drop(inner);
     match outcome {
-        // No answer that counts: those who wait are asked for again at a later tick.
-        Ok(None) => {}
-        Ok(Some(())) => keyring.wake(Want::File(file), Ok(())),
+        Ok(Fetched::Key(())) => keyring.wake(Want::File(file), Ok(())),
+        // Those who wait are asked for again at a later tick.
+        Ok(_) => {}
         Err(fail) => keyring.wake(Want::File(file), Err(fail)),
     }
+}
+
+/// Queues files again whose fetch waited for another.
+pub(super) fn again(keyring: &Keyring, files: &[FileId]) {
+    keyring.inner.lock().queue.extend(files);
+    keyring.fetch_work.notify_all();
 }
 
 /// Waits for the next file; `None` when the keyring stops.
@@ -87,28 +112,33 @@ fn next(keyring: &Keyring) -> Option<(FileId, Others)> {
 }
 
 /// Claims the other keys of a page, if its files seem to be read one after another. Where calls
-/// are worth making side by side they are queued; where not, they are the caller's to fetch.
+/// are worth making side by side they are queued; where not, and where a branch key opens them,
+/// they are the caller's to fetch.
 fn look_ahead(keyring: &Keyring, page: PageId, lines: &[Line]) -> Vec<FileId> {
     let mut inner = keyring.inner.lock();
     if !inner.ahead.miss(page) {
         return Vec::new();
     }
     let room = keyring.most_ahead.saturating_sub(inner.later.len());
-    let mut files = Vec::new();
-    for file in lines.iter().map(|l| FileId::new(page, l.slot)) {
-        if files.len() < room && !inner.cache.has(file) && inner.in_flight.insert(file) {
-            files.push(file);
+    let (mut slots, mut own) = (Vec::new(), Vec::new());
+    for line in lines {
+        let file = FileId::new(page, line.slot);
+        if slots.len() < room && !inner.cache.has(file) && inner.in_flight.insert(file) {
+            slots.push(line.slot);
+            match line.kind {
+                WrapKind::Master(_) if keyring.service.parallelism() > 1 => {
+                    inner.later.push_back(file);
+                }
+                _ => own.push(file),
+            }
         }
     }
-    let slots: Vec<u16> = files.iter().map(|f| f.slot()).collect();
     inner.ahead.asked(page, &slots);
-    if keyring.service.parallelism() == 1 {
-        return files;
-    }
-    inner.later.extend(files);
     drop(inner);
-    keyring.fetch_work.notify_all();
-    Vec::new()
+    if own.len() < slots.len() {
+        keyring.fetch_work.notify_all();
+    }
+    own
 }
 
 /// Fetches these keys of a page one after another, as long as nothing stands against it. Whoever
@@ -117,7 +147,7 @@ fn all_of(keyring: &Keyring, lines: &[Line], files: Vec<FileId>) {
     let mut rest = files.into_iter();
     for file in rest.by_ref() {
         let outcome = fetch(keyring, lines, file);
-        let go_on = matches!(outcome, Ok(Some(())) | Err(KeyFail::Rejected));
+        let go_on = !matches!(outcome, Ok(Fetched::NoAnswer) | Err(KeyFail::Closed(_)));
         finish(keyring, file, outcome);
         if !go_on || keyring.gate().phase() != Phase::Open || keyring.inner.lock().stopping {
             break;
@@ -138,34 +168,52 @@ fn read(keyring: &Keyring, page: PageId) -> Result<Vec<Line>, KeyFail> {
     Ok(read.unwrap_or_default().readable().collect())
 }
 
-/// Unwraps one file's key into the cache; `None` when the KMS gave no answer that counts. Where
-/// several lines claim the file's slot, the one whose check verifies counts.
-fn fetch(keyring: &Keyring, lines: &[Line], file: FileId) -> Result<Option<()>, KeyFail> {
+/// Unwraps one file's key into the cache. Where several lines claim the file's slot, the one
+/// whose check verifies counts.
+fn fetch(keyring: &Keyring, lines: &[Line], file: FileId) -> Result<Fetched<()>, KeyFail> {
     let volume = keyring.volume.id();
-    let context = Context::file(volume, file);
     for line in lines.iter().filter(|l| l.slot == file.slot()) {
-        let WrapKind::Master(master) = &line.kind else { continue };
-        if !keyring.volume.accepts(master) {
-            log::warn!("file {file}: its line names {master}, which is not of this volume's KMS");
-            continue;
-        }
-        if !keyring.wait_turn() {
-            return Ok(None);
-        }
-        match keyring.service.decrypt(&KeyRef::from(master), &line.key, &context) {
-            Ok(got) if check(&got.key, volume, file) == line.check => {
-                keyring.admit(ContentCipher::new(&got.key, volume, file));
-                return Ok(Some(()));
+        let unwrapped = match &line.kind {
+            WrapKind::Master(master) => unwrap(keyring, master, line, file),
+            WrapKind::Branch(branch) => branches::unwrap(keyring, *branch, line, file),
+        };
+        match unwrapped {
+            Ok(Fetched::Key((key, since))) if check(&key, volume, file) == line.check => {
+                keyring.admit(ContentCipher::new(&key, volume, file), since);
+                return Ok(Fetched::Key(()));
             }
-            Ok(_) => log::warn!("file {file}: the unwrapped key fails its check"),
-            Err(e) if e.verdict == Verdict::ThisKey => log::warn!("file {file}: {e}"),
-            Err(e) => {
-                log::warn!("file {file}: {e}");
-                return keyring.fail_of(e.verdict).map_or(Ok(None), Err);
-            }
+            Ok(Fetched::Key(_)) => log::warn!("file {file}: the unwrapped key fails its check"),
+            Ok(Fetched::NoAnswer) => return Ok(Fetched::NoAnswer),
+            Ok(Fetched::Shared(branch)) => return Ok(Fetched::Shared(branch)),
+            Err(KeyFail::Rejected) => {}
+            Err(fail) => return Err(fail),
         }
     }
     Err(KeyFail::Rejected)
+}
+
+/// Has the KMS unwrap the key of one line: the key, and since when it is known.
+fn unwrap(
+    keyring: &Keyring,
+    master: &KeyArn,
+    line: &Line,
+    file: FileId,
+) -> Result<Fetched<(Key, Moment)>, KeyFail> {
+    if !keyring.volume.accepts(master) {
+        log::warn!("file {file}: its line names {master}, which is not of this volume's KMS");
+        return Err(KeyFail::Rejected);
+    }
+    if !keyring.wait_turn() {
+        return Ok(Fetched::NoAnswer);
+    }
+    let context = Context::file(keyring.volume.id(), file);
+    match keyring.service.decrypt(&KeyRef::from(master), &line.key, &context) {
+        Ok(got) => Ok(Fetched::Key((got.key, Moment::now()))),
+        Err(e) => {
+            log::warn!("file {file}: {e}");
+            keyring.fail_of(e.verdict).map_or(Ok(Fetched::NoAnswer), Err)
+        }
+    }
 }
 
 /// How long a wait for the budget goes on before it is looked at whether it still makes sense.
@@ -194,11 +242,22 @@ impl Keyring {
     /// `Late` when the KMS gives no answer that counts; `Closed`, `Rejected`.
     pub fn supply(&self, want: Want) -> Result<(), KeyFail> {
         match want {
-            Want::File(file) => fetch(self, &read(self, file.page())?, file)?.ok_or(KeyFail::Late),
+            Want::File(file) => self.supply_file(file),
             Want::Fresh => pool::supply(self),
             Want::Beat => {
                 self.gate().heard(Moment::now());
                 Ok(())
+            }
+        }
+    }
+
+    fn supply_file(&self, file: FileId) -> Result<(), KeyFail> {
+        let lines = read(self, file.page())?;
+        loop {
+            match fetch(self, &lines, file)? {
+                Fetched::Key(()) => return Ok(()),
+                Fetched::NoAnswer => return Err(KeyFail::Late),
+                Fetched::Shared(branch) => self.branches.wait(branch),
             }
         }
     }

@@ -11,20 +11,30 @@ use crate::kms::local::{LocalKms, Sealing};
 use crate::kms::{KeyAdmin, KeyRef, KeyService};
 use crate::store::{DataKeys, Names, Provider, Settings, Store};
 
-static KMS: LazyLock<(Arc<LocalKms>, Sim)> = LazyLock::new(|| {
+const ALIAS: &str = "alias/test";
+
+static KMS: LazyLock<Arc<LocalKms>> = LazyLock::new(|| {
     let kms = LocalKms::create_in(Sim::new().root(), &Sealing::Clear).expect("made");
     let key = kms.create("").expect("made");
+    kms.set_alias(ALIAS, &KeyRef(key.id)).expect("set");
+    Arc::new(kms)
+});
+
+static PER_FILE: LazyLock<Sim> = LazyLock::new(|| made(DataKeys::PerFile));
+static BRANCH: LazyLock<Sim> = LazyLock::new(|| made(DataKeys::Branch));
+
+fn made(data_keys: DataKeys) -> Sim {
     let sim = Sim::new();
     let store = Store::init(sim.root()).expect("made");
-    let settings = Settings::new(VolumeId([1; 16]), Names::Encrypted, DataKeys::PerFile);
+    let settings = Settings::new(VolumeId([1; 16]), Names::Encrypted, data_keys);
     let provider = Provider::Local { keystore: "/keystore".to_owned() };
-    super::create(&store, &kms, provider, KeyRef(key.id), settings).expect("made");
-    (Arc::new(kms), sim)
-});
+    super::create(&store, &*kms(), provider, KeyRef(ALIAS.to_owned()), settings).expect("made");
+    sim
+}
 
 /// The keystore of every keyring here.
 pub(super) fn kms() -> Arc<LocalKms> {
-    KMS.0.clone()
+    KMS.clone()
 }
 
 /// A keyring without its threads, on a volume of its own, that asks `service`.
@@ -34,7 +44,12 @@ pub(super) fn keyring(service: Arc<dyn KeyService>) -> Arc<Keyring> {
 
 /// An empty volume.
 pub(super) fn volume() -> Sim {
-    KMS.1.fork()
+    PER_FILE.fork()
+}
+
+/// An empty volume whose data keys are wrapped by branch keys.
+pub(super) fn branch_volume() -> Sim {
+    BRANCH.fork()
 }
 
 /// A keyring without its threads, on this volume.

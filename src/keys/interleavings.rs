@@ -5,18 +5,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::sync::mpsc::channel;
 use shuttle::thread;
 
-use super::fixture::{keyring, kms};
+use super::fixture::{branch_volume, keyring, keyring_over, kms};
 use super::{Gate, KeyFail, Keyring, Phase, Purpose, Reason, Want};
 use super::{fetch, pool};
 use crate::ids::FileId;
 use crate::kms::{Context, Generated, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Wrapped};
+use crate::secret::Key;
 use crate::sync::Mutex;
 
 const LOCKED: Phase = Phase::Locked(Reason::Refused);
@@ -81,6 +82,10 @@ impl KeyService for Slow {
         to: (&KeyRef, &Context),
     ) -> Result<Rewrapped, KmsError> {
         kms().reencrypt(wrapped, from, to)
+    }
+
+    fn encrypt(&self, to: &KeyRef, plain: &Key, context: &Context) -> Result<Rewrapped, KmsError> {
+        kms().encrypt(to, plain, context)
     }
 }
 
@@ -165,6 +170,47 @@ fn many_waiters_have_one_fetch_and_all_are_woken() {
     });
 }
 
+/// Files of one branch key are wanted at once, by fetch threads and by a job that fetches on its
+/// own thread: one call at a time for the branch key (the KMS here says so), and all are answered.
+#[test]
+fn files_of_one_branch_key_share_its_call() {
+    check(1000, || {
+        let disk = branch_volume();
+        let files: Vec<_> = {
+            let keyring = keyring_over(&disk, kms());
+            (0..4).map(|_| a_file(&keyring)).collect()
+        };
+        let slow = Slow::new();
+        let keyring = keyring_over(&disk, slow.clone());
+        let fetchers: Vec<_> = (0..2)
+            .map(|_| {
+                let keyring = keyring.clone();
+                thread::spawn(move || fetch::run(&keyring))
+            })
+            .collect();
+        let waiters: Vec<_> = files
+            .into_iter()
+            .enumerate()
+            .map(|(n, file)| {
+                let keyring = keyring.clone();
+                thread::spawn(move || {
+                    let outcome = match n {
+                        0 => keyring.supply(Want::File(file)),
+                        _ => wait(&keyring, Want::File(file)),
+                    };
+                    assert_eq!(outcome, Ok(()));
+                    assert!(keyring.cipher(file).is_ok());
+                })
+            })
+            .collect();
+        waiters.into_iter().for_each(|waiter| waiter.join().expect("it does not panic"));
+        stop(&keyring);
+        fetchers.into_iter().for_each(|fetcher| fetcher.join().expect("it does not panic"));
+        let calls = slow.0.lock();
+        assert_eq!(calls.values().map(|c| c.done).sum::<usize>(), 1);
+    });
+}
+
 /// The order that this found in the field: the pool is filled between a look and a registration.
 #[test]
 fn every_writer_gets_a_fresh_key() {
@@ -205,41 +251,50 @@ fn every_writer_gets_a_fresh_key() {
 fn a_locked_keyring_holds_no_key() {
     check(2000, || {
         let keyring = keyring(Slow::new());
-        let file = a_file(&keyring);
-        let act = |act: fn(&Keyring, FileId)| {
-            let keyring = keyring.clone();
-            thread::spawn(move || act(&keyring, file))
-        };
-        let threads = [
-            act(|keyring, file| {
-                let _ = keyring.supply(Want::File(file));
-            }),
-            act(|keyring, _| {
-                let _ = keyring.supply(Want::Fresh);
-            }),
-            act(|keyring, file| {
-                let Ok(_pass) = keyring.enter(Purpose::Use) else { return };
-                keyring.hold(file);
-                let _ = keyring.fresh();
-                keyring.evict(file);
-                keyring.release(file);
-            }),
-        ];
-        let gate = keyring.gate();
-        gate.set(Phase::Draining(Reason::Refused));
-        keyring.wake_all(Err(KeyFail::Closed(Reason::Refused)));
-        gate.set(LOCKED);
-        gate.wait_idle();
-        keyring.wipe();
-        let (cached, pooled, _) = keyring.counts();
-        assert_eq!((cached, pooled), (0, 0), "wiped");
-        threads.into_iter().for_each(|thread| thread.join().expect("it does not panic"));
-        let (cached, pooled, _) = keyring.counts();
-        assert_eq!((cached, pooled), (0, 0), "and what came later was not taken in");
-        assert!(keyring.cipher(file).is_err() && keyring.names().is_err());
-        let closed = Err(KeyFail::Closed(Reason::Refused));
-        assert_eq!(wait(&keyring, Want::File(file)), closed, "nobody waits while it is locked");
+        locks(&keyring, a_file(&keyring));
     });
+    check(2000, || {
+        let disk = branch_volume();
+        let file = a_file(&keyring_over(&disk, kms()));
+        locks(&keyring_over(&disk, Slow::new()), file);
+    });
+}
+
+fn locks(keyring: &Arc<Keyring>, file: FileId) {
+    let act = |act: fn(&Keyring, FileId)| {
+        let keyring = keyring.clone();
+        thread::spawn(move || act(&keyring, file))
+    };
+    let threads = [
+        act(|keyring, file| {
+            let _ = keyring.supply(Want::File(file));
+        }),
+        act(|keyring, _| {
+            let _ = keyring.supply(Want::Fresh);
+        }),
+        act(|keyring, file| {
+            let Ok(_pass) = keyring.enter(Purpose::Use) else { return };
+            keyring.hold(file);
+            let _ = keyring.fresh();
+            keyring.evict(file);
+            keyring.release(file);
+        }),
+    ];
+    let gate = keyring.gate();
+    gate.set(Phase::Draining(Reason::Refused));
+    keyring.wake_all(Err(KeyFail::Closed(Reason::Refused)));
+    gate.set(LOCKED);
+    gate.wait_idle();
+    keyring.wipe();
+    let (cached, pooled, _) = keyring.counts();
+    assert_eq!((cached, pooled, keyring.branches.len()), (0, 0, 0), "wiped");
+    threads.into_iter().for_each(|thread| thread.join().expect("it does not panic"));
+    let (cached, pooled, _) = keyring.counts();
+    let branches = keyring.branches.len();
+    assert_eq!((cached, pooled, branches), (0, 0, 0), "and what came later was not taken in");
+    assert!(keyring.cipher(file).is_err() && keyring.names().is_err());
+    let closed = Err(KeyFail::Closed(Reason::Refused));
+    assert_eq!(wait(&keyring, Want::File(file)), closed, "nobody waits while it is locked");
 }
 
 /// Who registered before the gate closed is answered by the lock, who comes later at once.

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ahead::Ahead;
+use super::branches::Branches;
 use super::cache::{Cache, Expiry};
+use super::follow::Stamp;
 use super::gate::{Gate, Pass, Purpose, Shut};
 use super::lines::DeadLines;
 use super::machine::{Phase, Reason};
@@ -89,6 +91,7 @@ pub struct Keyring {
     gate: Gate,
     names: RwLock<Option<Arc<VolumeKeys>>>,
     pub(super) inner: Mutex<Inner>,
+    pub(super) branches: Branches,
     pub(super) fetch_work: Condvar,
     pub(super) pool_work: Condvar,
     pub(super) dead: DeadLines,
@@ -97,6 +100,10 @@ pub struct Keyring {
     pub(super) most_ahead: usize,
     pub(super) outage: AtomicBool,
     pub(super) beat_wanted: AtomicBool,
+    /// Held while new data keys are on their way to their sidecar page.
+    pub(super) filling: Mutex<()>,
+    /// The `volume.json` that was looked at last.
+    pub(super) followed: Mutex<Stamp>,
     fetched: AtomicU64,
 }
 
@@ -129,6 +136,7 @@ impl Keyring {
                 again: Moment(Duration::ZERO),
                 stopping: false,
             }),
+            branches: Branches::new(limits.ttl),
             fetch_work: Condvar::new(),
             pool_work: Condvar::new(),
             dead: DeadLines::default(),
@@ -136,6 +144,8 @@ impl Keyring {
             most_ahead: limits.cache.get() / 4,
             outage: AtomicBool::new(false),
             beat_wanted: AtomicBool::new(false),
+            filling: Mutex::new(()),
+            followed: Mutex::new(None),
             fetched: AtomicU64::new(0),
         }
     }
@@ -171,15 +181,18 @@ impl Keyring {
         }
     }
 
+    /// Whether a time to live counts now.
+    pub(super) fn expiry(&self) -> Expiry {
+        if self.outage.load(Ordering::Relaxed) { Expiry::Outage } else { Expiry::Strict }
+    }
+
     /// The cipher of a file's content.
     ///
     /// # Errors
     /// `Need` when it is not cached.
     pub fn cipher(&self, file: FileId) -> Result<Arc<ContentCipher>, KeyFail> {
-        let expiry =
-            if self.outage.load(Ordering::Relaxed) { Expiry::Outage } else { Expiry::Strict };
         let mut inner = self.inner.lock();
-        let found = inner.cache.get(file, Moment::now(), expiry);
+        let found = inner.cache.get(file, Moment::now(), self.expiry());
         if found.is_some() {
             inner.ahead.hit(file);
         }
@@ -309,8 +322,9 @@ impl Keyring {
                 !waiters.is_empty()
             });
             // A locked mount asks for nothing but beats: each refusal here would cause one more.
-            if !self.outage.load(Ordering::Relaxed) && self.gate.phase() == Phase::Open {
+            if self.expiry() == Expiry::Strict && self.gate.phase() == Phase::Open {
                 cache.expire(now);
+                self.branches.expire(now);
                 for file in cache.due(now) {
                     if in_flight.insert(file) {
                         queue.push_back(file);
@@ -326,11 +340,12 @@ impl Keyring {
         }
     }
 
-    /// Puts a fetched key into the cache, unless the mount closed in the meantime.
-    pub(super) fn admit(&self, cipher: ContentCipher) {
+    /// Puts a fetched key into the cache, unless the mount closed in the meantime. Its time to
+    /// live counts from `since`, when the KMS was last asked for what opens it.
+    pub(super) fn admit(&self, cipher: ContentCipher, since: Moment) {
         let mut inner = self.inner.lock();
         if !matches!(self.gate.phase(), Phase::Locked(_)) {
-            inner.cache.put(Arc::new(cipher), Moment::now());
+            inner.cache.put(Arc::new(cipher), since);
             self.fetched.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -344,6 +359,7 @@ impl Keyring {
         }
         let unused = inner.pool.wipe();
         drop(inner);
+        self.branches.wipe();
         unused.into_iter().for_each(|file| self.dead.add(file));
         self.names.write().take()
     }

@@ -4,10 +4,13 @@
 mod ahead;
 pub mod audit;
 mod beat;
+mod branch;
+mod branches;
 mod cache;
 mod fetch;
 #[cfg(test)]
 mod fixture;
+mod follow;
 mod gate;
 #[cfg(all(test, feature = "shuttle"))]
 mod interleavings;
@@ -22,9 +25,11 @@ mod tests;
 mod volume;
 mod want;
 
+pub use follow::FollowError;
 pub use gate::{Gate, Pass, Purpose, Shut};
 pub use keyring::{Keyring, Limits, Services};
 pub use machine::{Effect, Event, Machine, Phase, Reason, Timing};
 pub use monitor::{Effects, LockTime, Monitor, Status};
+pub use rate::Rate;
 pub use volume::{OpenError, Volume, create, open};
 pub use want::{KeyFail, Waker, Want};

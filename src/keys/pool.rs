@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::branches;
 use super::keyring::Keyring;
 use super::machine::Phase;
 use super::want::{KeyFail, Want};
@@ -14,8 +15,8 @@ use crate::clock::Moment;
 use crate::content::{ContentCipher, check};
 use crate::ids::{FileId, PageId, SLOTS};
 use crate::kms::{Context, KmsError};
-use crate::secret::scrub_stack;
-use crate::store::{Line, Page, WrapKind};
+use crate::secret::{Key, scrub_stack};
+use crate::store::{DataKeys, Line, Page, WrapKind};
 
 const SMALLEST: usize = 16;
 const LARGEST: usize = 2048;
@@ -67,7 +68,7 @@ impl Pool {
 }
 
 /// Why a page of keys could not be made.
-enum NoKeys {
+pub(super) enum NoKeys {
     Kms(KmsError),
     Disk(std::io::Error),
 }
@@ -121,7 +122,7 @@ fn fail_of(keyring: &Keyring, why: NoKeys) -> Option<KeyFail> {
             keyring.fail_of(e.verdict)
         }
         NoKeys::Disk(e) => {
-            log::warn!("no new data keys: a sidecar page cannot be written: {e}");
+            log::warn!("no new data keys: their wrapped keys cannot be written: {e}");
             Some(KeyFail::Disk(e.raw_os_error().unwrap_or(libc::EIO)))
         }
     }
@@ -152,9 +153,43 @@ fn fill(keyring: &Keyring, mut wanted: usize) -> Result<(), NoKeys> {
     Ok(())
 }
 
-/// A page of up to `n` keys, made side by side. Fewer where the KMS stops giving some.
+/// A data key and its sidecar line.
+type Made = (Line, Arc<ContentCipher>);
+
+/// A page of up to `n` keys, durable. Fewer where the KMS stops giving some.
 fn make_page(keyring: &Keyring, n: usize) -> Result<Vec<Arc<ContentCipher>>, NoKeys> {
+    let _filling = keyring.filling.lock();
     let page = PageId::random();
+    let keys = match keyring.volume.settings().data_keys {
+        DataKeys::PerFile => by_the_kms(keyring, page, n)?,
+        DataKeys::Branch => by_a_branch(keyring, page, n)?,
+    };
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (mut lines, ciphers): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
+    lines.sort_by_key(|line: &Line| line.slot);
+    keyring.store.add_page(page, &Page::of(&lines)).map_err(NoKeys::Disk)?;
+    Ok(ciphers)
+}
+
+/// Keys that are made here and wrapped by the present branch key.
+fn by_a_branch(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, NoKeys> {
+    let Some(branch) = branches::for_new(keyring, n)? else { return Ok(Vec::new()) };
+    let volume = keyring.volume.id();
+    let make = |slot| {
+        let (file, key) = (FileId::new(page, slot), Key::random());
+        let kind = WrapKind::Branch(branch.id());
+        keyring.branches.tell(branch.id(), file);
+        let (wrapped, check) = (branch.wrap(&key, file), check(&key, volume, file));
+        let line = Line { slot, kind, key: wrapped, check };
+        (line, Arc::new(ContentCipher::new(&key, volume, file)))
+    };
+    Ok((0..SLOTS).take(n).map(make).collect())
+}
+
+/// Keys that the KMS makes, side by side.
+fn by_the_kms(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, NoKeys> {
     let slots = Mutex::new((0..SLOTS).take(n));
     let made = Mutex::new((Vec::with_capacity(n), None));
     let work = || {
@@ -176,16 +211,13 @@ fn make_page(keyring: &Keyring, n: usize) -> Result<Vec<Arc<ContentCipher>>, NoK
         work();
     });
     let (keys, error) = made.into_inner();
-    if keys.is_empty() {
-        return error.map_or(Ok(Vec::new()), |e| Err(NoKeys::Kms(e)));
+    match error {
+        Some(e) if keys.is_empty() => Err(NoKeys::Kms(e)),
+        _ => Ok(keys),
     }
-    let (mut lines, ciphers): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
-    lines.sort_by_key(|line: &Line| line.slot);
-    keyring.store.add_page(page, &Page::of(&lines)).map_err(NoKeys::Disk)?;
-    Ok(ciphers)
 }
 
-fn make_key(keyring: &Keyring, file: FileId) -> Result<(Line, Arc<ContentCipher>), KmsError> {
+fn make_key(keyring: &Keyring, file: FileId) -> Result<Made, KmsError> {
     let volume = keyring.volume.id();
     let made = keyring.service.generate(&keyring.volume.asked(), &Context::file(volume, file))?;
     let line = Line {

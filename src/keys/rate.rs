@@ -13,7 +13,7 @@ const BURST: Duration = Duration::from_millis(100);
 
 /// See the module's description.
 #[derive(Debug)]
-pub(super) struct Rate {
+pub struct Rate {
     apart: Duration,
     /// When the next call is due; behind the present after a quiet time.
     next: Mutex<Moment>,
@@ -21,7 +21,7 @@ pub(super) struct Rate {
 
 impl Rate {
     /// A budget of `per_second` calls; `None`: without limit.
-    pub(super) fn new(per_second: Option<NonZeroU32>) -> Self {
+    pub fn new(per_second: Option<NonZeroU32>) -> Self {
         Self {
             apart: per_second.map_or(Duration::ZERO, |n| Duration::from_secs(1) / n.get()),
             next: Mutex::new(Moment(Duration::ZERO)),
@@ -29,7 +29,7 @@ impl Rate {
     }
 
     /// Reserves a call, and says how long to wait before making it.
-    pub(super) fn reserve(&self, now: Moment) -> Duration {
+    pub fn reserve(&self, now: Moment) -> Duration {
         let mut next = self.next.lock();
         let due = (*next).max(Moment(now.0.saturating_sub(BURST)));
         *next = due + self.apart;

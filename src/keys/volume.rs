@@ -81,6 +81,29 @@ impl Volume {
         service.decrypt(&KeyRef::from(&wrap.master), &wrap.canary, &Context::canary(self.id()))
     }
 
+    /// Takes over a `volume.json` that a rewrap has replaced: if its key is the volume's own,
+    /// and if the KMS gives under its master key what each heartbeat asks.
+    pub(super) fn follow(
+        &self,
+        store: &Store,
+        service: &dyn KeyService,
+        names: &VolumeKeys,
+    ) -> Result<(), OpenError> {
+        let file = store.read_volume()?;
+        if file.wrap == *self.wrap.lock() {
+            return Ok(());
+        }
+        let keys = unlock(&file, service)?;
+        if keys.fingerprint() != names.fingerprint() || file.settings != self.settings {
+            return Err(OpenError::Changed);
+        }
+        let wrap = Arc::new(Mutex::new(file.wrap.clone()));
+        Self { settings: file.settings, wrap }.rehearse(service)?;
+        log::warn!("the volume is under {} now; it was under {}", file.wrap.master, self.master());
+        *self.wrap.lock() = file.wrap;
+        Ok(())
+    }
+
     /// Unwraps the volume key and derives the keys of names.
     pub(super) fn unlock(
         &self,

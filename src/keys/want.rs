@@ -26,7 +26,7 @@ pub enum KeyFail {
     /// The KMS could not be reached in time.
     #[error("the KMS could not be reached in time")]
     Late,
-    /// The sidecar page of new keys could not be written: the errno of the backing filesystem.
+    /// The wrapped keys of new files could not be written: the errno of the backing filesystem.
     #[error("the store takes no wrapped keys: {}", std::io::Error::from_raw_os_error(*.0))]
     Disk(i32),
     /// This file's wrapped key is missing, damaged, or another volume's.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::{
     Context, Generated, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Verdict, Wrapped,
 };
+use crate::secret::Key;
 
 /// An operation and its outcomes so far. A call that a client tried again counts once.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -67,6 +68,7 @@ pub struct Counters {
     generate: Operation,
     decrypt: Operation,
     reencrypt: Operation,
+    encrypt: Operation,
 }
 
 impl Counters {
@@ -76,6 +78,7 @@ impl Counters {
             self.generate.told("GenerateDataKey"),
             self.decrypt.told("Decrypt"),
             self.reencrypt.told("ReEncrypt"),
+            self.encrypt.told("Encrypt"),
         ];
         all.into_iter().filter(|calls| calls.total() > 0).collect()
     }
@@ -123,6 +126,10 @@ impl KeyService for Counted {
         to: (&KeyRef, &Context),
     ) -> Result<Rewrapped, KmsError> {
         self.counters.reencrypt.note(self.inner.reencrypt(wrapped, from, to))
+    }
+
+    fn encrypt(&self, to: &KeyRef, plain: &Key, context: &Context) -> Result<Rewrapped, KmsError> {
+        self.counters.encrypt.note(self.inner.encrypt(to, plain, context))
     }
 }
 

@@ -75,7 +75,7 @@ pub struct Unwrapped {
     pub master: KeyArn,
 }
 
-/// What ReEncrypt gives.
+/// What ReEncrypt and Encrypt give.
 #[derive(Debug)]
 pub struct Rewrapped {
     /// The data key under the new master key.
@@ -126,6 +126,13 @@ pub trait KeyService: Send + Sync {
         from: (&KeyRef, &Context),
         to: (&KeyRef, &Context),
     ) -> Result<Rewrapped, KmsError>;
+
+    /// Encrypt: wraps a data key that there is already. Only for a volume that moves from one
+    /// KMS to another: everywhere else a key is made by [`KeyService::generate`].
+    ///
+    /// # Errors
+    /// See [`KmsError::verdict`].
+    fn encrypt(&self, to: &KeyRef, plain: &Key, context: &Context) -> Result<Rewrapped, KmsError>;
 }
 
 /// The state of a master key.

@@ -1,12 +1,13 @@
 //! The folder `.kmsfs` of a store, and the tree beside it.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
 
+use super::branch::BRANCH;
 use super::{BadVolumeFile, Page, VolumeFile};
-use crate::disk::{self, Dir, File, Open, Wait};
+use crate::disk::{self, Dir, File, Open, Time, Wait};
 use crate::durable;
 use crate::ids::{LinkId, PageId};
 
@@ -14,7 +15,7 @@ use crate::ids::{LinkId, PageId};
 pub const META: &str = ".kmsfs";
 const VOLUME: &str = "volume.json";
 const BACKUP: &str = "volume.json.bak";
-const MODE: u32 = 0o600;
+pub(super) const MODE: u32 = 0o600;
 const MAX_VOLUME_FILE: usize = 64 << 10;
 /// 64 lines of the longest wrapped key, with room for damaged lines that are kept.
 const MAX_PAGE: usize = 4 << 20;
@@ -47,7 +48,7 @@ fn at(what: &'static str) -> impl Fn(io::Error) -> StoreError {
 #[derive(Debug)]
 pub struct Store {
     root: Dir,
-    meta: Dir,
+    pub(super) meta: Dir,
     keys: Dir,
     links: Dir,
     dev: u64,
@@ -75,10 +76,10 @@ impl Store {
         let name = |s: &str| OsStr::new(s).to_owned();
         root.mkdir(&name(META), 0o700)?;
         let meta = root.open_dir(&name(META))?;
-        for folder in ["keys", "links", "branch"] {
+        for folder in ["keys", "links", BRANCH] {
             meta.mkdir(&name(folder), 0o700)?;
             let folder_dir = meta.open_dir(&name(folder))?;
-            if folder != "branch" {
+            if folder != BRANCH {
                 for i in 0..=255u8 {
                     folder_dir.mkdir(&name(&format!("{i:02x}")), 0o700)?;
                 }
@@ -168,6 +169,15 @@ impl Store {
         }
     }
 
+    /// What tells whether `volume.json` was replaced: its inode number and its last change.
+    ///
+    /// # Errors
+    /// Of the backing filesystem.
+    pub fn volume_stamp(&self) -> io::Result<(u64, Time)> {
+        let stat = self.meta.stat(OsStr::new(VOLUME))?;
+        Ok((stat.ino, stat.ctime))
+    }
+
     /// Replaces `volume.json`, then its second copy.
     ///
     /// # Errors
@@ -197,6 +207,26 @@ impl Store {
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// The sidecar pages in the folder `keys/XX`, XX being `shard`. Names that are no page's are
+    /// left out.
+    ///
+    /// # Errors
+    /// Of the backing filesystem.
+    pub fn pages(&self, shard: u8) -> io::Result<Vec<PageId>> {
+        let names = disk::names(&*self.keys.open_dir(OsStr::new(&format!("{shard:02x}")))?)?;
+        let page = |n: &OsString| PageId::parse(n.to_str()?).ok().filter(|p| p.0[0] == shard);
+        Ok(names.iter().filter_map(page).collect())
+    }
+
+    /// When the folder `keys/XX` last changed: no page in it is newer.
+    ///
+    /// # Errors
+    /// Of the backing filesystem.
+    pub fn pages_changed(&self, shard: u8) -> io::Result<Time> {
+        let folder = self.keys.open_dir(OsStr::new(&format!("{shard:02x}")))?;
+        Ok(folder.stat_self()?.mtime)
     }
 
     /// Writes a new page, durably: only then may its keys be used.
@@ -281,6 +311,7 @@ impl Store {
     /// Of the backing filesystem; the folders before the failing one are swept.
     pub fn sweep_leftovers(&self) -> io::Result<()> {
         sweep_folder(&self.meta)?;
+        sweep_folder(&self.meta.open_dir(OsStr::new(BRANCH))?)?;
         for shards in [&self.keys, &self.links] {
             for i in 0..=255u8 {
                 sweep_folder(&shards.open_dir(OsStr::new(&format!("{i:02x}")))?)?;
@@ -300,7 +331,7 @@ impl Store {
 
 /// flock on a folder, held until the file is dropped. The folder itself is locked
 /// through a descriptor of its own, so that two threads of one process exclude each other too.
-fn lock_folder(shard: &Dir) -> io::Result<File> {
+pub(super) fn lock_folder(shard: &Dir) -> io::Result<File> {
     let file = shard.open(OsStr::new("."), Open::Read)?;
     file.lock(Wait::Block)?;
     Ok(file)
@@ -315,13 +346,17 @@ fn sweep_folder(folder: &Dir) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::disk::sim::Sim;
+    use crate::ids::BranchId;
+    use crate::kms::{KeyArn, Wrapped};
+    use crate::store::BranchFile;
 
     fn leftovers(store: &Store) -> usize {
         let shards = |top: &Dir| -> Vec<Dir> {
             let names = disk::names(&**top).expect("listed");
             names.iter().map(|n| top.open_dir(n).expect("opened")).collect()
         };
-        let folders = [vec![store.meta.clone()], shards(&store.keys), shards(&store.links)];
+        let branch = store.meta.open_dir(OsStr::new(BRANCH)).expect("opened");
+        let folders = [vec![store.meta.clone(), branch], shards(&store.keys), shards(&store.links)];
         let names = folders.iter().flatten().flat_map(|d| disk::names(&**d).expect("listed"));
         names.filter(|n| durable::is_leftover(n)).count()
     }
@@ -332,22 +367,26 @@ mod tests {
     fn what_interrupted_replacements_left_is_swept_and_nothing_else() {
         let sim = Sim::new();
         let store = Store::init(sim.root()).expect("made");
-        let (page, link) = (PageId::random(), LinkId::random());
+        let (page, link, id) = (PageId::random(), LinkId::random(), BranchId::random());
+        let branch = BranchFile { master: KeyArn("arn:k".to_owned()), key: Wrapped(vec![1; 9]) };
         sim.moments();
         store.add_page(page, &Page::parse(b"line\n")).expect("added");
         store.add_link_body(link, b"body").expect("added");
+        store.write_branch(id, &branch).expect("added");
         let mut found = 0;
         for moment in sim.moments().iter().chain([&sim]) {
             for state in moment.crash().states(64, 0) {
                 let store = Store::open(state.root()).expect("opened");
                 found += leftovers(&store);
                 let (before, body) = (store.read_page(page), store.read_link_body(link).ok());
+                let key = store.read_branch(id).ok();
                 store.sweep_leftovers().expect("swept");
                 assert_eq!(leftovers(&store), 0);
                 assert_eq!(store.read_page(page).ok(), before.ok());
                 assert_eq!(store.read_link_body(link).ok(), body);
+                assert_eq!(store.read_branch(id).ok(), key);
             }
         }
-        assert!(found >= 2, "of both kinds, some power cut left one: {found}");
+        assert!(found >= 3, "of each kind, some power cut left one: {found}");
     }
 }

@@ -125,6 +125,19 @@ impl Page {
         self.0.retain(|l| !Line::parse(l).is_ok_and(|l| gone(l.slot)));
     }
 
+    /// Puts `new` in the place of `old`, where the page still has it byte for byte. Says whether
+    /// it did.
+    pub fn replace(&mut self, old: &Line, new: &Line) -> bool {
+        let bytes = old.encode();
+        let place = self.0.iter_mut().find(|line| **line == bytes);
+        place.map(|line| *line = new.encode()).is_some()
+    }
+
+    /// Lines that cannot be read.
+    pub fn damaged(&self) -> usize {
+        self.0.iter().filter(|l| Line::parse(l).is_err()).count()
+    }
+
     /// Whether no line is left.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -153,6 +166,23 @@ mod tests {
         assert_eq!(page.readable().collect::<Vec<_>>(), vec![line(1)]);
         page.remove(|s| s == 1);
         assert!(!page.is_empty());
+    }
+
+    #[test]
+    fn a_line_is_replaced_only_while_it_is_what_was_read() {
+        let mut bytes = Page::of(&[line(0), line(1), line(2)]).encode();
+        bytes[3] ^= 1;
+        let mut page = Page::parse(&bytes);
+        let new = Line { key: Wrapped(vec![8; 90]), ..line(1) };
+        assert!(page.replace(&line(1), &new));
+        assert_eq!(page.readable().collect::<Vec<_>>(), vec![new.clone(), line(2)]);
+        assert!(!page.replace(&line(1), &line(5)), "it is another line by now");
+        page.remove(|slot| slot == 2);
+        let before = page.clone();
+        assert!(!page.replace(&line(2), &new), "a line that is gone does not come back");
+        assert_eq!(page, before);
+        assert_eq!(page.damaged(), 1);
+        assert!(page.encode().starts_with(&bytes[..20]), "damaged lines stay as they are");
     }
 
     #[test]

@@ -26,6 +26,16 @@ pub enum DataKeys {
     Branch,
 }
 
+impl DataKeys {
+    /// The word for it in `volume.json` and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PerFile => "per-file",
+            Self::Branch => "branch",
+        }
+    }
+}
+
 /// What `init` decided for the volume's life. The text form is MACed under the volume key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,6 +1,7 @@
-//! Offline jobs over a store that no daemon serves.
+//! Jobs over a store, without a mount; a rewrap also beside one.
 
 mod export;
+mod rewrap;
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use export::{ExportError, cat, export};
+pub use rewrap::{Done, Left, Order, Plan, Rewrap, RewrapError, Way};
 
 use crate::disk::device::{self, Device};
 use crate::disk::identity::Owners;

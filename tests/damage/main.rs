@@ -7,6 +7,7 @@
 #[path = "../support/simulated.rs"]
 mod simulated;
 
+mod branch;
 mod content;
 mod sidecar;
 mod volume_file;
@@ -37,7 +38,10 @@ struct Damaged {
 
 impl Damaged {
     fn new() -> Self {
-        let volume = Volume::new();
+        Self::with_files(Volume::new())
+    }
+
+    fn with_files(volume: Volume) -> Self {
         for (name, _) in FILES {
             volume.create(name).expect("made");
             volume.write(name, 0, &text(name)).expect("written");

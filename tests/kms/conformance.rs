@@ -4,6 +4,7 @@ use kmsfs::ids::{FileId, PageId, VolumeId};
 use kmsfs::kms::{
     Context, KeyAdmin, KeyArn, KeyRef, KeyService, KeyState, KmsError, Verdict, Wrapped,
 };
+use kmsfs::secret::Key;
 
 /// What a server is known to do otherwise than AWS KMS. The checks that this touches are left
 /// out by name, and counted in the output.
@@ -42,6 +43,7 @@ pub fn run(service: &dyn KeyService, admin: &dyn KeyAdmin, gaps: &[Gap]) {
     suite.a_disabled_key_is_refused_until_enabled();
     suite.deletion_is_scheduled_and_cancelled();
     suite.reencrypt_changes_key_and_context();
+    suite.a_key_that_there_is_can_be_wrapped();
     suite.rotation_keeps_old_wrapped_keys();
     suite.aliases_point_and_move();
     suite.unknown_keys_are_not_found();
@@ -114,6 +116,20 @@ impl Suite<'_> {
             let codes = &["InvalidCiphertextException", "IncorrectKeyException"];
             assert_is(answer, Verdict::ThisKey, codes);
         }
+    }
+
+    fn a_key_that_there_is_can_be_wrapped(&self) {
+        let (key, plain) = (self.new_key(), Key::random());
+        let made = self.service.encrypt(&(&key).into(), &plain, &self.context).expect("Encrypt");
+        assert_eq!(made.master, key);
+        let opened = self.service.decrypt(&(&key).into(), &made.wrapped, &self.context);
+        assert_eq!(opened.expect("Decrypt").key.expose(), plain.expose());
+        let other = Context::volume(VolumeId::random());
+        let answer = self.service.decrypt(&(&key).into(), &made.wrapped, &other);
+        assert_is(answer, Verdict::ThisKey, &["InvalidCiphertextException"]);
+        self.admin.disable(&(&key).into()).expect("DisableKey");
+        let refused = self.service.encrypt(&(&key).into(), &plain, &self.context);
+        assert_is(refused, Verdict::Refused, &["DisabledException"]);
     }
 
     fn the_demanded_key_is_checked(&self) {

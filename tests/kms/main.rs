@@ -16,3 +16,5 @@ mod mounted;
 #[cfg(feature = "aws")]
 mod policies;
 mod providers;
+#[cfg(feature = "aws")]
+mod rewrap;

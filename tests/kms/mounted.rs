@@ -185,6 +185,39 @@ fn an_alias_that_moves_leaves_old_files_readable() {
     assert_eq!(fs::read(mount.at("new")).expect("readable"), b"under the second");
 }
 
+/// Branch keys come from the server, each under its own context: few calls, and one refusal locks.
+#[test]
+fn branch_keys_cost_few_calls() {
+    if skip() {
+        return;
+    }
+    let server = Server::ministack(Rules::None);
+    let id = new_key(&server, "kmsfs");
+    let args = ["--master-key", &id, "--data-keys", "branch"];
+    let store = Store::aws(&server.url(), &credentials("test", "test"), &args);
+    let mount = store.mount(&["--heartbeat", "1h"]);
+    let name = |n: usize| format!("file{n}");
+    for n in 0..200 {
+        fs::write(mount.at(&name(n)), name(n)).expect("written");
+    }
+    assert!(mount.kms_calls() < 20, "{}", mount.report());
+    mount.unmount();
+    let mount = store.mount(&["--heartbeat", "1s"]);
+    for n in 0..200 {
+        assert_eq!(fs::read(mount.at(&name(n))).expect("readable"), name(n).as_bytes());
+    }
+    let calls = mount.kms_calls();
+    // Counted when they end: one more may have been going on.
+    let beats = 1 + mount.report()["beats"].as_u64().expect("a number");
+    assert!(calls < 20 + 3 * beats, "{calls} calls, {beats} beats");
+    run(key(&server).args(["disable", &id]));
+    mount.wait_state("revoked", SOON);
+    assert_eq!(errno(fs::read(mount.at("file7"))), Some(EKEYREVOKED));
+    run(key(&server).args(["enable", &id]));
+    mount.wait_state("open", SOON);
+    assert_eq!(fs::read(mount.at("file7")).expect("readable"), b"file7");
+}
+
 /// A damaged wrapped key costs its own file alone: on a server that authenticates it, and on
 /// one that gives a wrong key for it without an error.
 #[test]

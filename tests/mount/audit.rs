@@ -173,6 +173,47 @@ fn it_holds_no_key_and_no_content() {
     }
 }
 
+/// One call of the KMS serves many files: each use still leads to the master key.
+#[test]
+fn a_file_under_a_branch_key_leads_to_the_master_key() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&["--data-keys", "branch"]);
+    let log = store.outside("audit.jsonl");
+    let mount = audited(&store, &log);
+    let key = mount.report()["master_key"].clone();
+    fs::write(mount.at("file"), b"content").expect("written");
+    let made = entry(&log, &json!({ "operation": "write", "path": "/file", "key": key }));
+    let branch = &made["branch"];
+    assert_eq!(branch.as_str().map(str::len), Some(32), "{made}");
+    entry(&log, &json!({ "operation": "GenerateDataKey", "purpose": "branch", "branch": branch }));
+    mount.unmount();
+    // Opened with a branch key that is fetched.
+    let mount = audited(&store, &log);
+    fs::read(mount.at("file")).expect("readable");
+    entry(&log, &json!({ "operation": "open", "path": "/file", "branch": branch, "key": key }));
+    let fetched = json!({ "operation": "Decrypt", "purpose": "branch", "branch": branch });
+    entry(&log, &fetched);
+}
+
+#[test]
+fn a_rewrap_of_a_mounted_store_is_told() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let log = store.outside("audit.jsonl");
+    let mount = audited(&store, &log);
+    let new = store.key(&["create"]).trim().to_owned();
+    run(kmsfs().arg("rewrap").arg(store.path()).args(["--to", &new]));
+    entry(&log, &json!({ "operation": "rewrap", "by": "operator", "uid": 0 }));
+    let key = mount.report()["master_key"].clone();
+    assert!(key.as_str().is_some_and(|arn| arn.ends_with(&new)), "{key}");
+    entry(&log, &json!({ "operation": "Decrypt", "purpose": "volume", "key": key }));
+    entry(&log, &json!({ "operation": "Decrypt", "purpose": "heartbeat", "key": key }));
+}
+
 #[test]
 fn a_rotated_log_goes_on_in_a_new_file() {
     if skipped("fuse") {

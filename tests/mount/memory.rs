@@ -1,14 +1,17 @@
 //! What a locked daemon's memory holds: no key in any form, and plaintext only where
 //! docs/THREATS.md says so.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aes_gcm_siv::Aes256GcmSiv;
+use aes_gcm_siv::aead::{AeadInOut, KeyInit, inout::InOutBuf};
 use data_encoding::{BASE64, HEXLOWER};
 use hkdf::Hkdf;
-use kmsfs::ids::VolumeId;
+use kmsfs::ids::{BranchId, VolumeId};
 use kmsfs::kms::local::LocalKms;
 use kmsfs::kms::{Context, KeyRef, KeyService, Wrapped};
 use kmsfs::secret::Key;
@@ -79,22 +82,61 @@ pub fn keys_of(store: &Store) -> Vec<(String, [u8; 32])> {
         let info = format!("kmsfs v1 {info}");
         keys.push((info.clone(), derived(&volume_key, volume, &[info.as_bytes()])));
     }
+    let branches = branch_keys(&layout, volume, unwrap);
+    for (branch, key) in &branches {
+        keys.push((format!("branch key {branch}"), *key.expose()));
+    }
     for path in pages(&store.path()) {
         let stem = path.file_name().expect("a name").to_str().expect("hexadecimal").to_owned();
         let page = Page::parse(&fs::read(&path).expect("readable"));
         for line in page.readable() {
-            let WrapKind::Master(master) = &line.kind else { continue };
             let id = kmsfs::ids::FileId::new(
                 kmsfs::ids::PageId::parse(&stem).expect("a page id"),
                 line.slot,
             );
-            let key = unwrap(&line.key, &KeyRef::from(master), &Context::file(volume, id));
+            let key = match &line.kind {
+                WrapKind::Master(arn) => {
+                    unwrap(&line.key, &KeyRef::from(arn), &Context::file(volume, id))
+                }
+                WrapKind::Branch(branch) => {
+                    let aad = [volume.0, branch.0, id.0].concat();
+                    opened(&branches[branch], &line.key.0, &aad)
+                }
+            };
             let content = derived(&key, volume, &[b"kmsfs v1 content", &id.0]);
             keys.push((format!("data key {id}"), *key.expose()));
             keys.push((format!("content key {id}"), content));
         }
     }
     keys
+}
+
+fn branch_keys(
+    layout: &Layout,
+    volume: VolumeId,
+    unwrap: impl Fn(&Wrapped, &KeyRef, &Context) -> Key,
+) -> BTreeMap<BranchId, Key> {
+    let key = |id| {
+        let file = layout.read_branch(id).expect("a branch file");
+        (id, unwrap(&file.key, &KeyRef::from(&file.master), &Context::branch(volume, id)))
+    };
+    layout.branches().expect("listed").into_iter().map(key).collect()
+}
+
+/// What a branch key wrapped: nonce, data key, tag.
+fn opened(branch: &Key, wrapped: &[u8], aad: &[u8]) -> Key {
+    let (nonce, rest) = wrapped.split_at(12);
+    let (body, tag) = rest.split_at(32);
+    Key::build(|out| {
+        Aes256GcmSiv::new(branch.expose().into())
+            .decrypt_inout_detached(
+                nonce.try_into().expect("12 bytes"),
+                aad,
+                InOutBuf::new(body, out).expect("both are 32 bytes"),
+                tag.try_into().expect("16 bytes"),
+            )
+            .expect("a line of this branch key");
+    })
 }
 
 fn derived(key: &Key, volume: VolumeId, info: &[&[u8]]) -> [u8; 32] {
@@ -133,10 +175,19 @@ fn request_buffers(regions: &mut Vec<Region>) -> Vec<Region> {
 
 #[test]
 fn a_locked_daemon_holds_no_key_and_no_plaintext() {
+    look_into_a_locked_daemon("per-file");
+}
+
+#[test]
+fn a_locked_daemon_holds_no_branch_key() {
+    look_into_a_locked_daemon("branch");
+}
+
+fn look_into_a_locked_daemon(data_keys: &str) {
     if skipped("fuse") {
         return;
     }
-    let store = Store::new(&[]);
+    let store = Store::new(&["--data-keys", data_keys]);
     // Its paths pass through the daemon too.
     let log = store.outside("audit.jsonl");
     let mount = store.mount(&["--heartbeat", "2s", "--audit-log", log.to_str().expect("UTF-8")]);

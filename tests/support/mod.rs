@@ -266,6 +266,14 @@ impl Mount<'_> {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)))
     }
 
+    /// How often its daemon has called the KMS, heartbeats included.
+    pub fn kms_calls(&self) -> u64 {
+        let report = self.report();
+        let calls = report["kms_calls"].as_array().expect("a list").iter();
+        let outcomes = ["ok", "refused", "unavailable", "rejected"];
+        calls.flat_map(|c| outcomes.map(|o| c[o].as_u64().expect("a number"))).sum()
+    }
+
     /// Waits until it is in this state.
     pub fn wait_state(&self, state: &str, limit: Duration) -> Duration {
         wait_for(state, limit, || self.state() == state)

@@ -39,8 +39,12 @@ pub fn kms() -> Arc<LocalKms> {
 
 /// `kmsfs init`.
 pub fn init(sim: &Sim) -> Result<(), OpenError> {
+    init_with(sim, DataKeys::PerFile)
+}
+
+fn init_with(sim: &Sim, data_keys: DataKeys) -> Result<(), OpenError> {
     let store = Store::init(sim.root())?;
-    let settings = Settings::new(VolumeId([7; 16]), Names::Encrypted, DataKeys::PerFile);
+    let settings = Settings::new(VolumeId([7; 16]), Names::Encrypted, data_keys);
     let provider = Provider::Local { keystore: "/keystore".to_owned() };
     keys::create(&store, &**KMS, provider, KeyRef("alias/test".to_owned()), settings)?;
     Ok(())
@@ -64,6 +68,13 @@ impl Volume {
     /// An empty volume.
     pub fn new() -> Self {
         Self::mount(EMPTY.fork()).expect("an empty volume")
+    }
+
+    /// An empty volume whose data keys are wrapped by branch keys.
+    pub fn under_branches() -> Self {
+        let sim = Sim::new();
+        init_with(&sim, DataKeys::Branch).expect("made");
+        Self::mount(sim).expect("an empty volume")
     }
 
     pub fn mount(sim: Sim) -> Result<Self, OpenError> {

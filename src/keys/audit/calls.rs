@@ -4,11 +4,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::entry::{By, Detail, Operation, Verdict};
-use super::trail::Trail;
-use crate::ids::FileId;
+use super::trail::{Origin, Trail};
+use crate::ids::{BranchId, FileId};
 use crate::kms::{
     Context, Generated, KeyArn, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Wrapped,
 };
+use crate::secret::Key;
 
 /// Which of a mount's two doors to the KMS it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +38,12 @@ impl<'a> Told<'a> {
     fn of(context: &'a Context, door: Door) -> Self {
         let find = |name: &str| context.pairs().find(|(n, _)| *n == name).map(|(_, v)| v);
         let purpose = match (door, find("kmsfs:use")) {
+            // A mount that follows a rewrap asks here too.
+            (_, Some("volume")) => "volume",
             (Door::Beats, _) => "heartbeat",
             (Door::Work, None) => "file",
-            (Door::Work, Some("canary")) => "canary",
             (Door::Work, Some("branch")) => "branch",
-            (Door::Work, Some(_)) => "volume",
+            (Door::Work, Some(_)) => "canary",
         };
         Self { purpose, file: find("kmsfs:file"), branch: find("kmsfs:branch") }
     }
@@ -51,6 +53,15 @@ impl Audited {
     /// Tells `trail` of the calls to `inner`.
     pub fn new(inner: Arc<dyn KeyService>, trail: &Arc<Trail>, door: Door) -> Arc<Self> {
         Arc::new(Self { inner, trail: trail.clone(), door })
+    }
+
+    fn remember(&self, file: Option<&str>, branch: Option<&str>, master: &KeyArn) {
+        if let Some(Ok(file)) = file.map(FileId::parse) {
+            self.trail.remember_file(file, Origin::Master(self.trail.name_of(master)));
+        }
+        if let Some(Ok(branch)) = branch.map(BranchId::parse) {
+            self.trail.remember_branch(branch, master);
+        }
     }
 
     fn told<T>(
@@ -63,8 +74,8 @@ impl Audited {
         let (verdict, code, key) = match &outcome {
             Ok(got) => {
                 let master = master(got);
-                if let (Door::Work, Some(Ok(file))) = (self.door, file.map(FileId::parse)) {
-                    self.trail.remember(file, master);
+                if self.door == Door::Work {
+                    self.remember(file, branch, master);
                 }
                 (Verdict::Ok, None, master.0.clone())
             }
@@ -112,6 +123,12 @@ impl KeyService for Audited {
         self.told(Call { operation, key, context, from: None }, got, |got| &got.master)
     }
 
+    fn encrypt(&self, to: &KeyRef, plain: &Key, context: &Context) -> Result<Rewrapped, KmsError> {
+        let made = self.inner.encrypt(to, plain, context);
+        let operation = Operation::Encrypt;
+        self.told(Call { operation, key: to, context, from: None }, made, |made| &made.master)
+    }
+
     fn reencrypt(
         &self,
         wrapped: &Wrapped,
@@ -127,7 +144,7 @@ impl KeyService for Audited {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{BranchId, VolumeId};
+    use crate::ids::VolumeId;
     use crate::keys::audit::Log;
     use crate::keys::fixture::kms;
     use crate::kms::KeyAdmin;
@@ -150,12 +167,14 @@ mod tests {
         work.generate(&key, &Context::canary(volume)).expect("made");
         work.generate(&key, &Context::branch(volume, branch)).expect("made");
         beats.generate(&key, &of_file).expect("made");
+        beats.generate(&key, &Context::volume(volume)).expect("made");
         work.decrypt(&key, &made.wrapped, &of_file).expect("unwrapped");
         let wrong = work.decrypt(&key, &made.wrapped, &Context::canary(volume));
         let code = wrong.expect_err("another context").code;
         let absent = KeyRef("alias/absent".to_owned());
         work.generate(&absent, &of_file).expect_err("no such key");
         let to = Context::branch(volume, branch);
+        work.encrypt(&key, &made.key, &of_file).expect("done");
         work.reencrypt(&made.wrapped, (&key, &of_file), (&key, &to)).expect("done");
         drop(log);
 
@@ -176,11 +195,13 @@ mod tests {
             "GenerateDataKey canary,key:ARN,outcome:ok".to_owned(),
             format!("GenerateDataKey branch,branch:{branch},key:ARN,outcome:ok"),
             format!("GenerateDataKey heartbeat,file:{file},key:ARN,outcome:ok"),
+            "GenerateDataKey volume,key:ARN,outcome:ok".to_owned(),
             format!("Decrypt file,file:{file},key:ARN,outcome:ok"),
             format!("Decrypt canary,key:{key},outcome:rejected,code:{code}"),
             format!(
                 "GenerateDataKey file,file:{file},key:{absent},outcome:refused,code:NotFoundException"
             ),
+            format!("Encrypt file,file:{file},key:ARN,outcome:ok"),
             format!("ReEncrypt branch,branch:{branch},from:{key},key:ARN,outcome:ok"),
         ];
         assert_eq!(told, wanted);

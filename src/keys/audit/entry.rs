@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde::{Serialize, Serializer};
 
 use crate::clock::rfc3339;
-use crate::ids::{FileId, VolumeId};
+use crate::ids::{BranchId, FileId, VolumeId};
 use crate::kms;
 
 /// What was done. Calls of the KMS have the names of its API.
@@ -20,6 +20,9 @@ pub enum Operation {
     /// A wrapped key unwrapped.
     #[serde(rename = "Decrypt")]
     Decrypt,
+    /// A key of another KMS wrapped.
+    #[serde(rename = "Encrypt")]
+    Encrypt,
     /// A wrapped key put under another master key.
     #[serde(rename = "ReEncrypt")]
     ReEncrypt,
@@ -39,6 +42,8 @@ pub enum Operation {
     Lock,
     /// Its end.
     Unlock,
+    /// A rewrapped `volume.json` taken over, as a rewrap asks.
+    Rewrap,
     /// A change of the mount's state.
     State,
     /// The mount answers.
@@ -125,6 +130,9 @@ pub(super) enum Detail {
         /// The bytes of a path that is not UTF-8, in hex.
         #[serde(skip_serializing_if = "Option::is_none")]
         path_hex: Option<String>,
+        /// The branch key that the file's key is wrapped by, where one is.
+        #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shown")]
+        branch: Option<BranchId>,
         #[serde(serialize_with = "shown")]
         key: Option<Arc<str>>,
         outcome: Verdict,
@@ -203,6 +211,7 @@ mod tests {
             file: None,
             path: Some("/a\n\"b".to_owned()),
             path_hex: None,
+            branch: None,
             key: None,
             outcome: Verdict::Refused,
             errno: Some("EKEYREVOKED".to_owned()),

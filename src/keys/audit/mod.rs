@@ -14,4 +14,5 @@ mod writer;
 pub use calls::{Audited, Door};
 pub use entry::{By, Operation, Verdict};
 pub use file::{LogError, LogProblem};
+pub(in crate::keys) use trail::Origin;
 pub use trail::{Log, Subject, Trail};

@@ -12,13 +12,15 @@ use super::entry::{By, Detail, Entry, Operation, Verdict};
 use super::file::{LogError, LogFile};
 use super::writer;
 use crate::clock::Moment;
-use crate::ids::{FileId, VolumeId};
+use crate::ids::{BranchId, FileId, VolumeId};
 use crate::kms::{KeyArn, KmsError};
 
 /// Entries that wait for the writer, at most; more are lost, and counted.
 const MOST_QUEUED: usize = 4096;
-/// Files of which the master key is remembered: more than have their key in memory.
+/// Files of which it is remembered what their key came from: more than have it in memory.
 const MOST_FILES: usize = 65_536;
+/// Branch keys of which the master key is remembered.
+const MOST_BRANCHES: usize = 4096;
 /// How long the end waits for a disk that hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -30,10 +32,20 @@ pub(super) struct Queue {
     pub(super) ended: bool,
 }
 
-/// The master keys that files' keys came from, as the KMS answered.
-struct Masters {
+/// What a file's key came from.
+#[derive(Clone)]
+pub(in crate::keys) enum Origin {
+    /// The KMS, under this master key.
+    Master(Arc<str>),
+    /// A branch key.
+    Branch(BranchId),
+}
+
+/// What keys came from, as the KMS answered.
+struct Origins {
     last: Option<Arc<str>>,
-    of: LruCache<FileId, Arc<str>>,
+    files: LruCache<FileId, Origin>,
+    branches: LruCache<BranchId, Arc<str>>,
 }
 
 /// What uses of keys are told to. Telling it never waits for the log's disk.
@@ -48,7 +60,7 @@ pub struct Trail {
     lost: AtomicU64,
     /// Those that the log does not tell of yet.
     untold: AtomicU64,
-    masters: Mutex<Masters>,
+    origins: Mutex<Origins>,
 }
 
 /// Which file's key was used.
@@ -69,7 +81,11 @@ impl Trail {
             ended: Condvar::new(),
             lost: AtomicU64::new(0),
             untold: AtomicU64::new(0),
-            masters: Mutex::new(Masters { last: None, of: LruCache::unbounded() }),
+            origins: Mutex::new(Origins {
+                last: None,
+                files: LruCache::unbounded(),
+                branches: LruCache::unbounded(),
+            }),
         }
     }
 
@@ -97,7 +113,7 @@ impl Trail {
         outcome: Result<(), (Verdict, String)>,
     ) {
         let Subject { file, path } = subject;
-        let key = file.and_then(|file| self.masters.lock().of.get(&file).cloned());
+        let (branch, key) = file.map_or((None, None), |file| self.origin_of(file));
         let (path, path_hex) = match path.map(String::from_utf8) {
             None => (None, None),
             Some(Ok(path)) => (Some(path), None),
@@ -110,7 +126,7 @@ impl Trail {
             Ok(()) => (Verdict::Ok, None),
             Err((verdict, errno)) => (verdict, Some(errno)),
         };
-        self.put(by, operation, Detail::Use { file, path, path_hex, key, outcome, errno });
+        self.put(by, operation, Detail::Use { file, path, path_hex, branch, key, outcome, errno });
     }
 
     /// A change of the mount's state, and what the KMS said.
@@ -119,18 +135,41 @@ impl Trail {
         self.put(By::Daemon, Operation::State, Detail::State { state, code });
     }
 
-    /// Remembers which master key a file's key is under.
-    pub(super) fn remember(&self, file: FileId, master: &KeyArn) {
-        let mut masters = self.masters.lock();
-        let name = match &masters.last {
-            Some(last) if **last == *master.0 => last.clone(),
-            _ => Arc::from(master.0.as_str()),
-        };
-        masters.last = Some(name.clone());
-        masters.of.put(file, name);
-        if masters.of.len() > MOST_FILES {
-            masters.of.pop_lru();
+    fn origin_of(&self, file: FileId) -> (Option<BranchId>, Option<Arc<str>>) {
+        let mut origins = self.origins.lock();
+        match origins.files.get(&file).cloned() {
+            None => (None, None),
+            Some(Origin::Master(master)) => (None, Some(master)),
+            Some(Origin::Branch(branch)) => (Some(branch), origins.branches.get(&branch).cloned()),
         }
+    }
+
+    /// Remembers what a file's key came from.
+    pub(in crate::keys) fn remember_file(&self, file: FileId, origin: Origin) {
+        let mut origins = self.origins.lock();
+        origins.files.put(file, origin);
+        if origins.files.len() > MOST_FILES {
+            origins.files.pop_lru();
+        }
+    }
+
+    /// Remembers which master key a branch key is under.
+    pub(super) fn remember_branch(&self, branch: BranchId, master: &KeyArn) {
+        let name = self.name_of(master);
+        let mut origins = self.origins.lock();
+        origins.branches.put(branch, name);
+        if origins.branches.len() > MOST_BRANCHES {
+            origins.branches.pop_lru();
+        }
+    }
+
+    /// A master key's name, shared with the last one where it is the same.
+    pub(super) fn name_of(&self, master: &KeyArn) -> Arc<str> {
+        let mut origins = self.origins.lock();
+        let known = origins.last.clone().filter(|last| **last == *master.0);
+        let name = known.unwrap_or_else(|| Arc::from(master.0.as_str()));
+        origins.last = Some(name.clone());
+        name
     }
 
     pub(super) fn put(&self, by: By, operation: Operation, detail: Detail) {
@@ -246,10 +285,17 @@ mod tests {
         let path = folder.path().join("log");
         let log = Log::open(&path, &[], VolumeId([1; 16])).expect("opened");
         let file = FileId([7; 16]);
-        log.trail().remember(file, &KeyArn("arn:x:key/1".to_owned()));
+        let (branched, branch) = (FileId([9; 16]), BranchId([3; 16]));
+        let master = KeyArn("arn:x:key/1".to_owned());
+        log.trail().remember_file(file, Origin::Master(log.trail().name_of(&master)));
+        log.trail().remember_file(branched, Origin::Branch(branch));
+        log.trail().remember_branch(branch, &master);
         let by = By::Program { uid: 1, pid: 2 };
-        for (file, path) in [(file, b"/caf\xc3\xa9".to_vec()), (FileId([8; 16]), b"/\xff".to_vec())]
-        {
+        for (file, path) in [
+            (file, b"/caf\xc3\xa9".to_vec()),
+            (FileId([8; 16]), b"/\xff".to_vec()),
+            (branched, b"/b".to_vec()),
+        ] {
             let subject = Subject { file: Some(file), path: Some(path) };
             log.trail().used(by, Operation::Open, subject, Ok(()));
         }
@@ -260,5 +306,7 @@ mod tests {
         assert!(lines[1]["key"].is_null());
         let path = (&lines[1]["path"], &lines[1]["path_hex"]);
         assert_eq!(path, (&"/\u{fffd}".into(), &"2fff".into()));
+        let key = (&lines[2]["branch"], &lines[2]["key"]);
+        assert_eq!(key, (&branch.to_string().into(), &"arn:x:key/1".into()));
     }
 }

@@ -143,6 +143,20 @@ impl KeyService for AwsKms {
         check(what, to.0, &master)?;
         Ok(Rewrapped { wrapped, master })
     }
+
+    fn encrypt(&self, to: &KeyRef, plain: &Key, context: &Context) -> Result<Rewrapped, KmsError> {
+        let what = &format!("Encrypt under {to}");
+        let call = self
+            .client
+            .encrypt()
+            .key_id(&to.0)
+            .plaintext(Blob::new(plain.expose().to_vec()))
+            .set_encryption_context(Some(pairs(context)));
+        let answer = self.run(call.send()).map_err(|e| self.error(what, &e))?;
+        let (wrapped, master) = wrapped_of(what, answer.ciphertext_blob, answer.key_id)?;
+        check(what, to, &master)?;
+        Ok(Rewrapped { wrapped, master })
+    }
 }
 
 #[cfg(test)]

@@ -132,4 +132,10 @@ impl KeyService for LocalKms {
         let wrapped = self.wrap(&target, to.1, &key);
         Ok(Rewrapped { wrapped, master: arn(self.id, target.0) })
     }
+
+    fn encrypt(&self, to: &KeyRef, plain: &Key, context: &Context) -> Result<Rewrapped, KmsError> {
+        let target = self.usable(to)?;
+        let wrapped = self.wrap(&target, context, plain);
+        Ok(Rewrapped { wrapped, master: arn(self.id, target.0) })
+    }
 }

@@ -1,0 +1,222 @@
+//! `kmsfs rewrap`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::failure::{Exit, Failure};
+use super::mount::open_keystore;
+use super::options::{KmsArg, KmsArgs};
+use super::printing::{say, tell};
+use super::{cost, provider};
+use crate::control::{Answer, Ask, ask, mounts};
+use crate::kms::{KeyRef, KeyService, Verdict};
+use crate::store::{Provider, Store, StoreError};
+use crate::upkeep::{Done, Order, Plan, Rewrap, RewrapError, Way};
+
+/// Arguments of `rewrap`.
+#[derive(Args)]
+pub struct RewrapArgs {
+    /// The store, mounted or not
+    store: PathBuf,
+    /// The master key that everything is to be under: an id, an ARN or alias/NAME
+    #[arg(long, value_name = "KEY")]
+    to: String,
+    /// Which KMS holds that key [default: the volume's]. To another KMS, each data key passes
+    /// through this process's memory for a moment, and the store must not be mounted
+    #[arg(long, value_enum)]
+    to_kms: Option<KmsArg>,
+    /// Say what there is to do and what it costs; one ReEncrypt is tried, nothing is written
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    kms: KmsArgs,
+}
+
+/// Runs `rewrap`.
+///
+/// # Errors
+/// [`Failure`]; what was done stays done, and the same command goes on from there.
+pub fn run(args: &RewrapArgs) -> Result<(), Failure> {
+    let path = &args.store;
+    let (way, provider) = ends(args)?;
+    let is_aws = matches!(provider, Provider::Aws { .. });
+    let moving = matches!(way, Way::Move { .. });
+    let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
+    let asked = KeyRef(args.to.clone());
+    let rewrap = Rewrap::prepare(store, way, provider, asked).map_err(|e| failure(args, &e))?;
+    let plan = rewrap.plan().map_err(|e| failure(args, &e))?;
+    if args.dry_run {
+        tell_plan(&plan, is_aws || moving);
+        return Ok(());
+    }
+    let mount = reachable(args, rewrap.order())?;
+    if moving {
+        tell!("each data key passes through this process's memory for a moment");
+    }
+    let bar = bar(plan.keys);
+    let done = rewrap.run(|| follow(mount.as_deref()), &|keys| bar.inc(keys));
+    bar.finish_and_clear();
+    let done = done.map_err(|e| failure(args, &e))?;
+    told(args, &plan, &done)
+}
+
+fn bar(keys: u64) -> ProgressBar {
+    // Hidden by itself where stderr is no terminal.
+    let style = ProgressStyle::with_template("{bar:40} {pos} of {len} keys, {eta} left")
+        .expect("the template is well-formed");
+    ProgressBar::new(keys).with_style(style)
+}
+
+/// The KMS that the keys are in, and the one that they go to.
+fn ends(args: &RewrapArgs) -> Result<(Way, Provider), Failure> {
+    let from = provider::provider_of(&args.store, &args.kms)?;
+    let to = args.to_kms.unwrap_or(match from {
+        Provider::Local { .. } => KmsArg::Local,
+        Provider::Aws { .. } => KmsArg::Aws,
+    });
+    let to = match (to, &from) {
+        (KmsArg::Local, Provider::Local { .. }) => from.clone(),
+        (KmsArg::Local, Provider::Aws { .. }) => {
+            let path = std::path::absolute(args.kms.keystore.path());
+            let path = path.map_err(|e| Failure::io(&args.kms.keystore.path(), &e))?;
+            Provider::Local { keystore: path.to_string_lossy().into_owned() }
+        }
+        (KmsArg::Aws, Provider::Aws { region }) => Provider::Aws {
+            region: provider::region_of(&args.to).unwrap_or_else(|| region.clone()),
+        },
+        (KmsArg::Aws, Provider::Local { .. }) => return to_aws(args, &from),
+    };
+    let source = service(&from, args)?;
+    if from == to {
+        return Ok((Way::ReEncrypt(source), to));
+    }
+    Ok((Way::Move { from: source, to: service(&to, args)? }, to))
+}
+
+fn to_aws(args: &RewrapArgs, from: &Provider) -> Result<(Way, Provider), Failure> {
+    let aws = &args.kms.aws;
+    let aws = provider::region_of(&args.to).map_or_else(|| aws.clone(), |r| aws.in_region(&r));
+    let (kms, region) = provider::open_aws(&aws)?;
+    let way = Way::Move { from: service(from, args)?, to: kms.services.work };
+    Ok((way, Provider::Aws { region }))
+}
+
+fn service(provider: &Provider, args: &RewrapArgs) -> Result<Arc<dyn KeyService>, Failure> {
+    Ok(match provider {
+        Provider::Local { keystore } => {
+            Arc::new(open_keystore(Path::new(keystore), &args.kms.keystore.passphrase())?)
+        }
+        Provider::Aws { .. } => provider::open(provider, None, &args.kms.aws)?.services.work,
+    })
+}
+
+/// The mountpoint of the daemon that has the store mounted, if there is one. Without an answer
+/// from it nothing may begin: it would go on making keys under the old master key.
+fn reachable(args: &RewrapArgs, order: Order) -> Result<Option<PathBuf>, Failure> {
+    let path = &args.store;
+    let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
+    match store.lock() {
+        Ok(_) => return Ok(None),
+        Err(StoreError::Busy) => {}
+        Err(e) => return Err(Failure::store(path, &e)),
+    }
+    let busy = |why: &str| Failure::new(Exit::Busy, format!("{}: {why}", path.display()));
+    let mounted = mounts().unwrap_or_default();
+    let real = std::fs::canonicalize(path).map_err(|e| Failure::io(path, &e))?;
+    let at = mounted.into_iter().find(|m| std::fs::canonicalize(&m.store).is_ok_and(|s| s == real));
+    match (at, order) {
+        (Some(at), Order::LinesFirst) => {
+            Err(busy("it is mounted; to another KMS, account or region it moves unmounted")
+                .hint(format!("unmount it first: kmsfs unmount {}", at.mountpoint.display())))
+        }
+        (Some(at), Order::VolumeFirst) if is_answering(&at.mountpoint) => Ok(Some(at.mountpoint)),
+        _ => Err(busy("another kmsfs has it, and cannot be asked from here")
+            .hint("run this as root or as who mounted it, where it is mounted; or unmount it")),
+    }
+}
+
+fn is_answering(mountpoint: &Path) -> bool {
+    matches!(ask(mountpoint, Ask::Status), Ok(Some(Answer::Report(_))))
+}
+
+fn follow(mountpoint: Option<&Path>) -> Result<(), String> {
+    let Some(at) = mountpoint else {
+        return Err("it was mounted a moment ago; run this again".to_owned());
+    };
+    match ask(at, Ask::Follow) {
+        Ok(Some(Answer::Done)) => Ok(()),
+        Ok(Some(Answer::Failed(why))) => Err(why),
+        Ok(_) => Err("its daemon does not answer".to_owned()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+fn tell_plan(plan: &Plan, is_priced: bool) {
+    say!("to          {}", plan.target);
+    for (master, lines) in &plan.counts.masters {
+        let done = if *master == plan.target { " (done)" } else { "" };
+        say!("data keys   {lines} under {master}{done}");
+    }
+    if plan.counts.damaged > 0 {
+        say!("damaged     {} lines, which stay as they are", plan.counts.damaged);
+    }
+    let price = cost::of(plan.calls as f64);
+    let price = if is_priced { format!(", USD {price:.4}") } else { String::new() };
+    say!("to rewrap   {} keys: {} calls of the KMS{price}", plan.keys, plan.calls);
+}
+
+/// More than these are not listed one by one.
+const MOST_TOLD: usize = 10;
+
+fn told(args: &RewrapArgs, plan: &Plan, done: &Done) -> Result<(), Failure> {
+    say!("rewrapped {} keys to {}", done.rewrapped, plan.target);
+    if plan.counts.damaged > 0 {
+        tell!("kmsfs: {} damaged lines stay as they are", plan.counts.damaged);
+    }
+    for left in done.left.iter().take(MOST_TOLD) {
+        tell!("kmsfs: the key of file {} stays: {}", left.file, left.why);
+    }
+    let stay = done.left.len();
+    if stay > MOST_TOLD {
+        tell!("kmsfs: and {} more", stay - MOST_TOLD);
+    }
+    let left = format!("{}: {stay} data keys are not rewrapped", args.store.display());
+    match &done.refused {
+        Some(e) => Err(Failure::new(Exit::Refused, format!("{left}: {e}"))
+            .hint("enable that key, and run the same command again")),
+        None if stay > 0 => Err(Failure::new(Exit::Failed, left)
+            .hint("these files cannot be read either: restore .kmsfs/keys from a backup")),
+        None => Ok(()),
+    }
+}
+
+fn failure(args: &RewrapArgs, e: &RewrapError) -> Failure {
+    let again = "nothing is lost: run the same command again to go on";
+    let message = format!("{}: {e}", args.store.display());
+    match e {
+        RewrapError::Store(e) => Failure::store(&args.store, e),
+        RewrapError::Disk(_) => Failure::new(Exit::Failed, message).hint(again),
+        RewrapError::VolumeKey(_) => Failure::new(Exit::BadVolume, message)
+            .hint("restore .kmsfs/volume.json from a backup; the files are still there"),
+        RewrapError::Kms(e) => {
+            let failure = Failure::from(e.clone());
+            match e.verdict {
+                Verdict::Refused => failure.hint(format!(
+                    "see what this identity may do: kmsfs policy test {}; {again}",
+                    args.store.display()
+                )),
+                Verdict::Unavailable | Verdict::Credentials => failure.hint(again),
+                Verdict::ThisKey | Verdict::Invalid => failure,
+            }
+        }
+        RewrapError::Overtaken(_) => Failure::new(Exit::Busy, message)
+            .hint("let that one end, or stop it and run the same command again"),
+        RewrapError::Endless => Failure::new(Exit::Failed, message)
+            .hint(format!("does {} point to another key by now? {again}", args.to)),
+        RewrapError::Mount(_) => Failure::new(Exit::Failed, message)
+            .hint("nothing was changed; unlock the mount, or let its identity use the new key"),
+    }
+}

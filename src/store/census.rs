@@ -1,0 +1,152 @@
+//! Under which master keys a store's data keys are.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::{Store, WrapKind};
+use crate::disk::Time;
+use crate::ids::BranchId;
+use crate::kms::KeyArn;
+
+/// More different keys than this are counted together: the lines are the store's, and whoever
+/// can write it could name as many as there are.
+const MOST_KEYS: usize = 64;
+
+/// Lines, by what they say that their keys are under.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// By master key.
+    pub masters: BTreeMap<KeyArn, u64>,
+    /// By branch key.
+    pub branches: BTreeMap<BranchId, u64>,
+    /// Of still other keys.
+    pub others: u64,
+    /// Lines that cannot be read.
+    pub damaged: u64,
+}
+
+fn count<K: Ord>(map: &mut BTreeMap<K, u64>, key: K, lines: u64, others: &mut u64) {
+    if map.len() < MOST_KEYS || map.contains_key(&key) {
+        *map.entry(key).or_default() += lines;
+    } else {
+        *others += lines;
+    }
+}
+
+impl Counts {
+    fn add(&mut self, more: &Self) {
+        for (key, lines) in &more.masters {
+            count(&mut self.masters, key.clone(), *lines, &mut self.others);
+        }
+        for (branch, lines) in &more.branches {
+            *self.branches.entry(*branch).or_default() += lines;
+        }
+        self.others += more.others;
+        self.damaged += more.damaged;
+    }
+
+    fn of_shard(store: &Store, shard: u8) -> io::Result<Self> {
+        let mut counts = Self::default();
+        for page in store.pages(shard)? {
+            let Some(page) = store.read_page(page)? else { continue };
+            counts.damaged += page.damaged() as u64;
+            for line in page.readable() {
+                match line.kind {
+                    WrapKind::Master(arn) => {
+                        count(&mut counts.masters, arn, 1, &mut counts.others);
+                    }
+                    WrapKind::Branch(id) => *counts.branches.entry(id).or_default() += 1,
+                }
+            }
+        }
+        Ok(counts)
+    }
+}
+
+struct Shard {
+    changed: Time,
+    counts: Counts,
+}
+
+/// Counts lines, and counts again only what has changed: a page is only ever replaced whole, and
+/// that changes its folder.
+#[derive(Default)]
+pub struct Census(BTreeMap<u8, Shard>);
+
+impl Census {
+    /// Counts the lines of a store; of one and the same at every call.
+    ///
+    /// # Errors
+    /// Of the backing filesystem.
+    pub fn take(&mut self, store: &Store) -> io::Result<Counts> {
+        let mut all = Counts::default();
+        for shard in 0..=u8::MAX {
+            let changed = store.pages_changed(shard)?;
+            match self.0.get(&shard) {
+                Some(known) if known.changed == changed => all.add(&known.counts),
+                _ => {
+                    let counts = Counts::of_shard(store, shard)?;
+                    all.add(&counts);
+                    if is_settled(changed) {
+                        self.0.insert(shard, Shard { changed, counts });
+                    }
+                }
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Whether another change would certainly have another time: clocks of filesystems are coarse.
+fn is_settled(changed: Time) -> bool {
+    let then = u64::try_from(changed.secs).map(Duration::from_secs).unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now > then + Duration::from_secs(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::Sim;
+    use crate::ids::PageId;
+    use crate::kms::Wrapped;
+    use crate::store::{Line, Page};
+
+    fn line(slot: u16, kind: WrapKind) -> Line {
+        Line { slot, kind, key: Wrapped(vec![7; 60]), check: [1; 32] }
+    }
+
+    #[test]
+    fn lines_are_counted_by_key_and_counted_again_when_a_page_changes() {
+        let sim = Sim::new();
+        let store = Store::init(sim.root()).expect("made");
+        let (old, branch) = (KeyArn("arn:old".to_owned()), BranchId::random());
+        let page = PageId([3; 14]);
+        let lines = [
+            line(0, WrapKind::Master(old.clone())),
+            line(1, WrapKind::Master(old.clone())),
+            line(2, WrapKind::Branch(branch)),
+        ];
+        let mut bytes = Page::of(&lines).encode();
+        bytes.extend_from_slice(b"not a line\n");
+        store.add_page(page, &Page::parse(&bytes)).expect("written");
+        let mut census = Census::default();
+        let counts = census.take(&store).expect("counted");
+        assert_eq!(counts.masters, BTreeMap::from([(old.clone(), 2)]));
+        assert_eq!(counts.branches, BTreeMap::from([(branch, 1)]));
+        assert_eq!(counts.damaged, 1);
+        store.remove_lines(page, &[0].into()).expect("removed");
+        assert_eq!(census.take(&store).expect("counted").masters, BTreeMap::from([(old, 1)]));
+    }
+
+    #[test]
+    fn a_store_that_names_many_keys_fills_no_memory() {
+        let mut counts = Counts::default();
+        for n in 0..1000u32 {
+            let more = BTreeMap::from([(KeyArn(format!("arn:{n}")), 1)]);
+            counts.add(&Counts { masters: more, ..Counts::default() });
+        }
+        assert_eq!((counts.masters.len(), counts.others), (MOST_KEYS, 1000 - MOST_KEYS as u64));
+    }
+}
