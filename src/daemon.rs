@@ -1,27 +1,29 @@
 //! Wiring: from an opened volume to a mount that answers, and its ordered end.
 
 mod audit;
+mod kernel;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{INodeNo, Notifier};
 use parking_lot::Mutex;
 
+use self::kernel::Kernel;
 use crate::clock::Moment;
-use crate::control::{self, Host, Peer, Report};
+use crate::control::{self, Host, LinesUnder, Peer, Report};
 use crate::disk::device::{self, Device};
-use crate::fs::{Access, Errno, Fail, Fs, FsSettings, Node, ROOT};
+use crate::fs::{Access, Errno, Fail, Fs, FsSettings, ROOT};
 use crate::fuse::{self, Adapter, MountError, PageCache, Shared};
-use crate::keys::audit::{By, Log, LogError, Operation, Trail};
+use crate::keys::audit::{By, Log, LogError, Operation};
 use crate::keys::{
-    self, Effects, Keyring, Limits, LockTime, Monitor, OpenError, Phase, Reason, Services, Timing,
+    self, Accepted, Keyring, Limits, Monitor, OpenError, Phase, Reason, Services, Timing,
 };
-use crate::kms::{Counters, KmsError};
-use crate::names::VolumeKeys;
+use crate::kms::{Counters, KeyArn};
 use crate::secret::scrub_stack;
-use crate::store::{Store, StoreError};
+use crate::store::{Counts, Store, StoreError};
+use crate::upkeep::Counting;
 
 /// Everything that a mount is told.
 pub struct Settings {
@@ -39,6 +41,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The kill switch's.
     pub timing: Timing,
+    /// Which master keys' files are served; as the volume's settings say, if not said here.
+    pub accepted: Option<Accepted>,
     /// Asked with the volume's id and its key's fingerprint before it is mounted.
     pub known: fn(&str, &str) -> Result<(), Unknown>,
     /// Run at every change of state, with `KMSFS_STATE` and `KMSFS_MOUNTPOINT`.
@@ -107,7 +111,10 @@ impl Daemon {
         let services = audit::observed(services, &calls, trail.as_ref());
         let opened = keys::open(&store, &*services.work);
         scrub_stack();
-        let (volume, names) = opened?;
+        let (mut volume, names) = opened?;
+        if let Some(accepted) = settings.accepted {
+            volume.accept(accepted);
+        }
         volume.rehearse(&*services.work).map_err(OpenError::Kms)?;
         (settings.known)(&volume.id().to_string(), &names.fingerprint())?;
         let bsize = store.root().statfs().map_err(io("statfs of the store"))?.bsize;
@@ -137,6 +144,8 @@ impl Daemon {
         }
         let control = Arc::new(Control {
             started,
+            store: store.clone(),
+            counting: Arc::default(),
             calls,
             shared: shared.clone(),
             monitor: Mutex::new(Some(monitor)),
@@ -186,104 +195,6 @@ fn sweep_leftovers(store: &Arc<Store>) -> std::io::Result<()> {
     std::thread::Builder::new().name("kmsfs-leftovers".to_owned()).spawn(sweep).map(drop)
 }
 
-/// The kernel's side of a lock.
-struct Kernel {
-    shared: Arc<Shared>,
-    notifier: Notifier,
-    mountpoint: PathBuf,
-    on_lock: Option<String>,
-    trail: Option<Arc<Trail>>,
-}
-
-/// Measured upper bounds: of invalidating one inode with pages, and one without together with
-/// its name.
-const WITH_PAGES: Duration = Duration::from_micros(28);
-const WITHOUT: Duration = Duration::from_micros(12);
-/// Of saving dirty pages, in bytes a second: a lower bound.
-const SAVED: u64 = 150 << 20;
-
-impl Kernel {
-    fn invalidate(&self, node: &Node) {
-        // ENOENT: the kernel has forgotten it meanwhile.
-        let _ = self.notifier.inval_inode(INodeNo(node.ino), 0, 0);
-    }
-}
-
-impl Effects for Kernel {
-    fn lock_time(&self) -> LockTime {
-        let (nodes, paged) = self.shared.fs.table().counts();
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        // What other filesystems have dirty counts too: it is an upper bound.
-        let dirty = Duration::from_secs_f64(device::dirty_bytes() as f64 / SAVED as f64);
-        LockTime { drain: WITH_PAGES * count(paged) + dirty, seal: WITHOUT * count(nodes) }
-    }
-
-    fn drain(&self, deadline: Moment) {
-        let mut nodes = self.shared.fs.table().all();
-        nodes.retain(|n| n.paged.load(std::sync::atomic::Ordering::Relaxed));
-        // Clean ones first: they cost no request.
-        nodes.sort_by_key(|n| n.content.try_read().map_or(1, |c| c.writers));
-        for node in nodes {
-            if Moment::now() >= deadline {
-                log::warn!("the drain is out of time; what was not saved, fsync reports");
-                return;
-            }
-            self.invalidate(&node);
-        }
-    }
-
-    fn seal(&self, names: &VolumeKeys) {
-        let fs = &self.shared.fs;
-        let nodes = fs.table().all();
-        nodes.iter().for_each(|n| self.invalidate(n));
-        for node in &nodes {
-            for (parent, entry) in node.places() {
-                let Ok(parent_node) = fs.node(parent) else { continue };
-                if let Some(name) = fs.clear_name(names, &parent_node, &entry) {
-                    let _ = self.notifier.inval_entry(INodeNo(parent), &name);
-                }
-            }
-        }
-    }
-
-    fn announce(&self, phase: Phase, why: Option<&KmsError>) {
-        let at = self.mountpoint.display();
-        let because = why.map_or_else(String::new, |e| format!(": {e}"));
-        let state = state_word(phase);
-        if let Some(trail) = &self.trail {
-            trail.state(state, why);
-        }
-        match phase {
-            Phase::Open => log::warn!("{at}: open"),
-            Phase::Draining(_) => log::warn!("{at}: locking{because}"),
-            Phase::Locked(_) => log::warn!("{at}: {state}{because}"),
-        }
-        if let Some(command) = &self.on_lock
-            && !matches!(phase, Phase::Draining(_))
-        {
-            run_hook(command, state, &self.mountpoint);
-        }
-    }
-}
-
-/// Runs the operator's hook with a clean environment, and waits for it nowhere.
-fn run_hook(command: &str, state: &str, mountpoint: &Path) {
-    let spawned = std::process::Command::new("/bin/sh")
-        .arg("-c")
-        .arg(command)
-        .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("KMSFS_STATE", state)
-        .env("KMSFS_MOUNTPOINT", mountpoint)
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .spawn();
-    match spawned {
-        Ok(mut child) => drop(std::thread::spawn(move || child.wait())),
-        Err(e) => log::error!("--on-lock: {e}"),
-    }
-}
-
 /// The word that `status` uses for a phase.
 pub fn state_word(phase: Phase) -> &'static str {
     match phase {
@@ -297,6 +208,8 @@ pub fn state_word(phase: Phase) -> &'static str {
 
 struct Control {
     started: Moment,
+    store: Arc<Store>,
+    counting: Arc<Counting>,
     calls: Arc<Counters>,
     shared: Arc<Shared>,
     monitor: Mutex<Option<Monitor>>,
@@ -311,6 +224,7 @@ impl Host for Control {
         let keyring = self.shared.fs.keyring();
         let (cached, pooled, fetched) = keyring.counts();
         let (inodes, paged) = self.shared.fs.table().counts();
+        let counts = self.counting.told(&self.store);
         Some(Report {
             state: state_word(status.phase).to_owned(),
             volume: keyring.volume().id().to_string(),
@@ -320,6 +234,10 @@ impl Host for Control {
             provider: keyring.volume().provider().name().to_owned(),
             key_asked: keyring.volume().asked().0,
             master_key: keyring.volume().master().0,
+            key_target: keyring.volume().target().0,
+            only_current_key: keyring.volume().accepted() == Accepted::Target,
+            lines_damaged: counts.as_ref().map_or(0, |c| c.damaged),
+            lines: counts.map(|c| lines_under(&c)),
             heartbeat_ms: millis(self.settings.timing.heartbeat),
             last_good_ms: millis(status.last_good),
             last_error: status.last_error,
@@ -378,6 +296,18 @@ impl Host for Control {
         let _ = self.notifier.inval_inode(INodeNo(ino), 0, 0);
         Ok(())
     }
+}
+
+fn lines_under(counts: &Counts) -> Vec<LinesUnder> {
+    let under = |(key, lines): (Option<&KeyArn>, u64)| {
+        let key = key.map_or_else(|| "branch keys that cannot be read".to_owned(), |k| k.0.clone());
+        LinesUnder { key, lines }
+    };
+    let mut all: Vec<_> = counts.by_master().into_iter().map(under).collect();
+    if counts.others > 0 {
+        all.push(LinesUnder { key: "others".to_owned(), lines: counts.others });
+    }
+    all
 }
 
 fn millis(d: Duration) -> u64 {

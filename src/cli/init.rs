@@ -59,6 +59,10 @@ pub struct Init {
     /// What wraps data keys: the KMS, one call for each, or branch keys, which the KMS wraps
     #[arg(long, value_enum, default_value_t = DataKeysArg::PerFile)]
     data_keys: DataKeysArg,
+    /// Have every mount refuse files under any other master key than the one that new data keys
+    /// come under: when an alias is pointed to another key, until a rewrap
+    #[arg(long)]
+    only_current_key: bool,
 }
 
 /// Runs `init`.
@@ -81,7 +85,8 @@ pub fn run(args: &Init) -> Result<(), Failure> {
         DataKeysArg::PerFile => DataKeys::PerFile,
         DataKeysArg::Branch => DataKeys::Branch,
     };
-    let settings = Settings::new(volume, names, data_keys);
+    let mut settings = Settings::new(volume, names, data_keys);
+    settings.only_current_key = args.only_current_key;
     let root = disk::open_dir(&args.store).map_err(|e| Failure::io(&args.store, &e))?;
     let work = &*kms.services.work;
     let done = Store::init(root)

@@ -19,7 +19,7 @@ use crate::daemon::{Daemon, Settings};
 use crate::disk::identity::Owners;
 use crate::fs::{Access, FsSettings};
 use crate::fuse::{Exposure, Options, PageCache};
-use crate::keys::{Limits, Timing};
+use crate::keys::{Accepted, Limits, Timing};
 use crate::kms::local::LocalKms;
 use crate::secret::Passphrase;
 use crate::store::Store;
@@ -42,6 +42,9 @@ pub struct Mount {
     /// Only mount if the volume is under this master key
     #[arg(long, value_name = "KEY")]
     master_key: Option<String>,
+    /// Refuse files under any other master key than the one that new data keys come under
+    #[arg(long)]
+    only_current_key: bool,
     /// Let every user in (the default for root)
     #[arg(long, overrides_with = "no_allow_other")]
     allow_other: bool,
@@ -298,6 +301,7 @@ fn settings(args: &Mount) -> Settings {
             revoke_after: args.revoke_after,
             outage_grace: args.outage_grace,
         },
+        accepted: args.only_current_key.then_some(Accepted::Target),
         known: known::check,
         on_lock: args.on_lock.clone(),
         audit_log: args.audit_log.clone(),

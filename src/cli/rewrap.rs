@@ -1,5 +1,6 @@
 //! `kmsfs rewrap`.
 
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,6 +32,9 @@ pub struct RewrapArgs {
     /// Say what there is to do and what it costs; one ReEncrypt is tried, nothing is written
     #[arg(long)]
     dry_run: bool,
+    /// How many keys a second (default: 1000 with AWS, no limit with the embedded keystore)
+    #[arg(long, env = "KMSFS_KMS_RATE", value_name = "N")]
+    kms_rate: Option<NonZeroU32>,
     #[command(flatten)]
     kms: KmsArgs,
 }
@@ -46,7 +50,8 @@ pub fn run(args: &RewrapArgs) -> Result<(), Failure> {
     let moving = matches!(way, Way::Move { .. });
     let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
     let asked = KeyRef(args.to.clone());
-    let rewrap = Rewrap::prepare(store, way, provider, asked).map_err(|e| failure(args, &e))?;
+    let mut rewrap = Rewrap::prepare(store, way, provider, asked).map_err(|e| failure(args, &e))?;
+    args.kms_rate.into_iter().for_each(|keys| rewrap.set_rate(keys));
     let plan = rewrap.plan().map_err(|e| failure(args, &e))?;
     if args.dry_run {
         tell_plan(&plan, is_aws || moving);
@@ -156,9 +161,15 @@ fn follow(mountpoint: Option<&Path>) -> Result<(), String> {
 
 fn tell_plan(plan: &Plan, is_priced: bool) {
     say!("to          {}", plan.target);
-    for (master, lines) in &plan.counts.masters {
-        let done = if *master == plan.target { " (done)" } else { "" };
-        say!("data keys   {lines} under {master}{done}");
+    for (master, lines) in plan.counts.by_master() {
+        match master {
+            Some(master) if *master == plan.target => say!("data keys   {lines} under it"),
+            Some(master) => say!("data keys   {lines} under {master}"),
+            None => say!("data keys   {lines} under branch keys that cannot be read"),
+        }
+    }
+    if !plan.counts.branches.is_empty() {
+        say!("branch keys {}", plan.counts.branches.len());
     }
     if plan.counts.damaged > 0 {
         say!("damaged     {} lines, which stay as they are", plan.counts.damaged);
@@ -177,7 +188,7 @@ fn told(args: &RewrapArgs, plan: &Plan, done: &Done) -> Result<(), Failure> {
         tell!("kmsfs: {} damaged lines stay as they are", plan.counts.damaged);
     }
     for left in done.left.iter().take(MOST_TOLD) {
-        tell!("kmsfs: the key of file {} stays: {}", left.file, left.why);
+        tell!("kmsfs: {} stays: {}", left.owner, left.why);
     }
     let stay = done.left.len();
     if stay > MOST_TOLD {

@@ -125,6 +125,26 @@ fn print_calls(report: &Report) {
     }
 }
 
+/// Which master keys there are, and what is under each.
+fn print_keys(report: &Report) {
+    say!("  master key  {} ({})", report.master_key, report.key_asked);
+    if report.key_target != report.master_key {
+        say!("  new keys    come under {}", report.key_target);
+    }
+    if report.only_current_key {
+        say!("  files       under any other key than {} are refused", report.key_target);
+    }
+    match &report.lines {
+        Some(all) => {
+            all.iter().for_each(|l| say!("  lines       {} under {}", l.lines, l.key));
+        }
+        None => say!("  lines       are being counted"),
+    }
+    if report.lines_damaged > 0 {
+        say!("  warning     {} damaged lines", report.lines_damaged);
+    }
+}
+
 fn print(report: &Report, output: Output) {
     if output == Output::Json {
         let text = serde_json::to_string(report).expect("strings and numbers have a JSON form");
@@ -133,7 +153,7 @@ fn print(report: &Report, output: Output) {
     say!("{}: {}", report.mountpoint, report.state);
     say!("  store       {}", report.store);
     say!("  volume      {}", report.volume);
-    say!("  master key  {} ({})", report.master_key, report.key_asked);
+    print_keys(report);
     say!(
         "  heartbeat   {} ms, last good {} ms ago, {} of {} failed",
         report.heartbeat_ms,
@@ -201,6 +221,9 @@ pub fn info(path: &Path, output: Output) -> Result<(), Failure> {
     say!("volume      {}", s.volume());
     say!("names       {:?}", s.names);
     say!("data keys   {}", s.data_keys.name());
+    if s.only_current_key {
+        say!("files       under any other key than the present one are refused");
+    }
     say!("provider    {provider} ({place})");
     say!("master key  {} ({})", file.wrap.master, file.wrap.asked);
     Ok(())

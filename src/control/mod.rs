@@ -27,8 +27,18 @@ pub struct Report {
     pub provider: String,
     /// What `init` was given.
     pub key_asked: String,
-    /// The master key's ARN.
+    /// The ARN of the master key that the volume's own key is under.
     pub master_key: String,
+    /// The ARN of the master key that new data keys come under: what `key_asked` pointed to at
+    /// the last heartbeat.
+    pub key_target: String,
+    /// Whether files under any other master key than `key_target` are refused.
+    pub only_current_key: bool,
+    /// How many files' wrapped keys are under which master key; none while they are counted for
+    /// the first time.
+    pub lines: Option<Vec<LinesUnder>>,
+    /// Sidecar lines that cannot be read.
+    pub lines_damaged: u64,
     /// The heartbeat.
     pub heartbeat_ms: u64,
     /// How long ago the KMS last answered well.
@@ -79,6 +89,15 @@ pub struct Peer {
     pub uid: u32,
     /// The process id.
     pub pid: u32,
+}
+
+/// Sidecar lines under one master key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinesUnder {
+    /// Its ARN, by what the lines say; `others` for the rest of very many.
+    pub key: String,
+    /// How many.
+    pub lines: u64,
 }
 
 /// What is asked.

@@ -169,7 +169,7 @@ impl Fs {
         let file = self.backing(&node, OpenFor::Reading)?;
         let id = self.file_id(&node, &*file)?.ok_or(errno(libc::EINVAL))?;
         self.store.remove_lines(id.page(), &[id.slot()].into())?;
-        self.keyring.evict(id);
+        self.keyring.shredded(id);
         Ok(())
     }
 }

@@ -65,7 +65,7 @@ fn generate_and_decrypt(keyring: &Keyring) -> Result<(), KmsError> {
     let file = FileId::new(PageId::random(), 0);
     let context = Context::file(keyring.volume.id(), file);
     let made = keyring.beats.generate(&keyring.volume.asked(), &context)?;
-    keyring.branches.follow(&made.master);
     keyring.beats.decrypt(&KeyRef::from(&made.master), &made.wrapped, &context)?;
+    keyring.targeted(&made.master);
     Ok(())
 }

@@ -5,18 +5,18 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lru::LruCache;
 
-use super::audit::{Origin, Trail};
+use super::audit::BranchOrigins;
 use super::branch::BranchKey;
 use super::cache::Expiry;
 use super::fetch::{self, Fetched};
 use super::gate::Gate;
 use super::keyring::Keyring;
-use super::machine::Phase;
+use super::machine::{Phase, Reason};
 use super::pool::NoKeys;
 use super::want::KeyFail;
 use crate::clock::Moment;
@@ -71,8 +71,7 @@ pub(super) struct Branches {
     state: Mutex<State>,
     answered: Condvar,
     ttl: Duration,
-    /// Where it is told which file's key came from which branch key, if anywhere.
-    trail: OnceLock<Arc<Trail>>,
+    pub(super) origins: BranchOrigins,
 }
 
 impl Branches {
@@ -80,13 +79,11 @@ impl Branches {
         let mut known = LruCache::unbounded();
         known.resize(KEPT);
         let state = State { known, asked: HashMap::new(), present: None };
-        Self { state: Mutex::new(state), answered: Condvar::new(), ttl, trail: OnceLock::new() }
-    }
-
-    /// The key of this file came from this branch key.
-    pub(super) fn tell(&self, branch: BranchId, file: FileId) {
-        if let Some(trail) = self.trail.get() {
-            trail.remember_file(file, Origin::Branch(branch));
+        Self {
+            state: Mutex::new(state),
+            answered: Condvar::new(),
+            ttl,
+            origins: BranchOrigins::default(),
         }
     }
 
@@ -194,14 +191,6 @@ impl Branches {
     }
 }
 
-impl Keyring {
-    /// Tells the audit log which branch keys files' keys come from; to be called once.
-    pub fn audit(&self, trail: &Arc<Trail>) {
-        // A second log would have to be a second mount.
-        let _ = self.branches.trail.set(trail.clone());
-    }
-}
-
 /// Unwraps the data key of a line under a branch key. A branch key that does not open the line is
 /// asked for afresh, if its file has been put right since.
 ///
@@ -222,8 +211,12 @@ pub(super) fn unwrap(
                 None => return Ok(Fetched::NoAnswer),
             },
         };
+        if !keyring.volume.accepts(&known.file.master) {
+            log::warn!("branch key {branch} is under {}, which is not accepted", known.file.master);
+            return Err(KeyFail::Rejected);
+        }
         if let Some(key) = known.key.as_ref().and_then(|k| k.unwrap(&line.key, file)) {
-            keyring.branches.tell(branch, file);
+            keyring.branches.origins.tell(branch, file);
             return Ok(Fetched::Key((key, known.since)));
         }
         if keyring.store.read_branch(branch).is_ok_and(|f| f != known.file) {
@@ -251,19 +244,40 @@ fn ask(keyring: &Keyring, branch: BranchId) -> Result<Option<Arc<Known>>, KeyFai
     outcome
 }
 
+/// A refusal counts only if the file is still what was asked about: a rewrap may have replaced
+/// it, and the old master key been disabled since.
 fn decrypt(keyring: &Keyring, branch: BranchId) -> Result<Option<Arc<Known>>, KeyFail> {
-    let file = keyring.store.read_branch(branch).map_err(|e| {
+    let file = read(keyring, branch)?;
+    let outcome = try_file(keyring, branch, &file);
+    if outcome.as_ref().is_err_and(|e| *e == KeyFail::Closed(Reason::Refused)) {
+        let now = read(keyring, branch)?;
+        if now != file {
+            return try_file(keyring, branch, &now);
+        }
+    }
+    outcome
+}
+
+fn read(keyring: &Keyring, branch: BranchId) -> Result<BranchFile, KeyFail> {
+    keyring.store.read_branch(branch).map_err(|e| {
         log::warn!("branch key {branch}: {e}");
         KeyFail::Rejected
-    })?;
+    })
+}
+
+fn try_file(
+    keyring: &Keyring,
+    branch: BranchId,
+    file: &BranchFile,
+) -> Result<Option<Arc<Known>>, KeyFail> {
     if !keyring.volume.accepts(&file.master) {
-        log::warn!("branch key {branch} names {}, which is not of this volume's KMS", file.master);
+        log::warn!("branch key {branch} is under {}, which is not accepted", file.master);
         return Err(KeyFail::Rejected);
     }
     if !keyring.wait_turn() {
         return Ok(None);
     }
-    let volume = keyring.volume.id();
+    let (volume, since) = (keyring.volume.id(), Moment::now());
     let context = Context::branch(volume, branch);
     let key = match keyring.service.decrypt(&KeyRef::from(&file.master), &file.key, &context) {
         Ok(got) => Some(Arc::new(BranchKey::new(&got.key, volume, branch))),
@@ -275,7 +289,7 @@ fn decrypt(keyring: &Keyring, branch: BranchId) -> Result<Option<Arc<Known>>, Ke
             }
         }
     };
-    Ok(Some(Arc::new(Known { file, key, since: Moment::now() })))
+    Ok(Some(Arc::new(Known { file: file.clone(), key, since })))
 }
 
 /// The branch key to wrap `n` new data keys, made and durable where the present one may not; `None`

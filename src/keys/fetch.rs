@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::branches;
 use super::keyring::Keyring;
-use super::machine::Phase;
+use super::machine::{Phase, Reason};
 use super::pool;
 use super::want::{KeyFail, Want};
 use crate::clock::Moment;
@@ -114,14 +114,14 @@ fn next(keyring: &Keyring) -> Option<(FileId, Others)> {
 /// Claims the other keys of a page, if its files seem to be read one after another. Where calls
 /// are worth making side by side they are queued; where not, and where a branch key opens them,
 /// they are the caller's to fetch.
-fn look_ahead(keyring: &Keyring, page: PageId, lines: &[Line]) -> Vec<FileId> {
+fn look_ahead(keyring: &Keyring, page: PageId, lines: &Lines) -> Vec<FileId> {
     let mut inner = keyring.inner.lock();
     if !inner.ahead.miss(page) {
         return Vec::new();
     }
     let room = keyring.most_ahead.saturating_sub(inner.later.len());
     let (mut slots, mut own) = (Vec::new(), Vec::new());
-    for line in lines {
+    for line in &lines.all {
         let file = FileId::new(page, line.slot);
         if slots.len() < room && !inner.cache.has(file) && inner.in_flight.insert(file) {
             slots.push(line.slot);
@@ -143,7 +143,7 @@ fn look_ahead(keyring: &Keyring, page: PageId, lines: &[Line]) -> Vec<FileId> {
 
 /// Fetches these keys of a page one after another, as long as nothing stands against it. Whoever
 /// waits for one that is not fetched is asked for again at the next tick.
-fn all_of(keyring: &Keyring, lines: &[Line], files: Vec<FileId>) {
+fn all_of(keyring: &Keyring, lines: &Lines, files: Vec<FileId>) {
     let mut rest = files.into_iter();
     for file in rest.by_ref() {
         let outcome = fetch(keyring, lines, file);
@@ -160,26 +160,45 @@ fn all_of(keyring: &Keyring, lines: &[Line], files: Vec<FileId>) {
 }
 
 /// The lines of a page that can be read, parsed once for all of its files.
-fn read(keyring: &Keyring, page: PageId) -> Result<Vec<Line>, KeyFail> {
+struct Lines {
+    all: Vec<Line>,
+    /// When the page was read: a line may be gone since.
+    read: Moment,
+}
+
+fn read(keyring: &Keyring, page: PageId) -> Result<Lines, KeyFail> {
+    let at = Moment::now();
     let read = keyring.store.read_page(page).map_err(|e| {
         log::error!("sidecar page {page}: {e}");
         KeyFail::Rejected
     })?;
-    Ok(read.unwrap_or_default().readable().collect())
+    Ok(Lines { all: read.unwrap_or_default().readable().collect(), read: at })
 }
 
-/// Unwraps one file's key into the cache. Where several lines claim the file's slot, the one
-/// whose check verifies counts.
-fn fetch(keyring: &Keyring, lines: &[Line], file: FileId) -> Result<Fetched<()>, KeyFail> {
+/// Unwraps one file's key into the cache. A refusal counts only if the lines are still what was
+/// asked about: a rewrap may have replaced them, and the old master key been disabled since.
+fn fetch(keyring: &Keyring, lines: &Lines, file: FileId) -> Result<Fetched<()>, KeyFail> {
+    let outcome = try_lines(keyring, lines, file);
+    if outcome == Err(KeyFail::Closed(Reason::Refused)) {
+        let now = read(keyring, file.page())?;
+        if now.all != lines.all {
+            return try_lines(keyring, &now, file);
+        }
+    }
+    outcome
+}
+
+/// Where several lines claim the file's slot, the one whose check verifies counts.
+fn try_lines(keyring: &Keyring, lines: &Lines, file: FileId) -> Result<Fetched<()>, KeyFail> {
     let volume = keyring.volume.id();
-    for line in lines.iter().filter(|l| l.slot == file.slot()) {
+    for line in lines.all.iter().filter(|l| l.slot == file.slot()) {
         let unwrapped = match &line.kind {
             WrapKind::Master(master) => unwrap(keyring, master, line, file),
             WrapKind::Branch(branch) => branches::unwrap(keyring, *branch, line, file),
         };
         match unwrapped {
             Ok(Fetched::Key((key, since))) if check(&key, volume, file) == line.check => {
-                keyring.admit(ContentCipher::new(&key, volume, file), since);
+                keyring.admit(ContentCipher::new(&key, volume, file), since, lines.read);
                 return Ok(Fetched::Key(()));
             }
             Ok(Fetched::Key(_)) => log::warn!("file {file}: the unwrapped key fails its check"),
@@ -200,15 +219,16 @@ fn unwrap(
     file: FileId,
 ) -> Result<Fetched<(Key, Moment)>, KeyFail> {
     if !keyring.volume.accepts(master) {
-        log::warn!("file {file}: its line names {master}, which is not of this volume's KMS");
+        log::warn!("file {file}: its line names {master}, which is not accepted");
         return Err(KeyFail::Rejected);
     }
     if !keyring.wait_turn() {
         return Ok(Fetched::NoAnswer);
     }
     let context = Context::file(keyring.volume.id(), file);
+    let since = Moment::now();
     match keyring.service.decrypt(&KeyRef::from(master), &line.key, &context) {
-        Ok(got) => Ok(Fetched::Key((got.key, Moment::now()))),
+        Ok(got) => Ok(Fetched::Key((got.key, since))),
         Err(e) => {
             log::warn!("file {file}: {e}");
             keyring.fail_of(e.verdict).map_or(Ok(Fetched::NoAnswer), Err)

@@ -17,8 +17,9 @@ use super::lines::DeadLines;
 use super::machine::{Phase, Reason};
 use super::pool::Pool;
 use super::rate::Rate;
+use super::services::Services;
 use super::volume::Volume;
-use super::want::{KeyFail, Waker, Want};
+use super::want::{KeyFail, Waiter, Waker, Want};
 use crate::clock::Moment;
 use crate::content::ContentCipher;
 use crate::ids::{FileId, LinkId};
@@ -27,23 +28,6 @@ use crate::names::VolumeKeys;
 use crate::store::Store;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex, RwLock};
-
-/// The KMS as a mount uses it: two doors, so that nothing that hangs or queues at one holds up
-/// the other.
-#[derive(Clone)]
-pub struct Services {
-    /// For data keys.
-    pub work: Arc<dyn KeyService>,
-    /// For heartbeats alone.
-    pub beats: Arc<dyn KeyService>,
-}
-
-impl<K: KeyService + 'static> From<Arc<K>> for Services {
-    /// One door for both: for a KMS that never makes anyone wait.
-    fn from(both: Arc<K>) -> Self {
-        Self { work: both.clone(), beats: both }
-    }
-}
 
 /// The keyring's settings.
 #[derive(Clone, Copy, Debug)]
@@ -61,10 +45,8 @@ pub struct Limits {
 /// How long a request waits for its key.
 pub(super) const PARKED_FOR: Duration = Duration::from_secs(4);
 
-pub(super) struct Waiter {
-    pub(super) waker: Waker,
-    pub(super) deadline: Moment,
-}
+/// From reading a line to the KMS's answer: a fetch waits for its turn and for three tries.
+const LONGEST_FETCH: Duration = Duration::from_secs(600);
 
 pub(super) struct Inner {
     pub(super) cache: Cache,
@@ -79,6 +61,10 @@ pub(super) struct Inner {
     pub(super) in_flight: HashSet<FileId>,
     /// The KMS gave no answer that counts: those who wait are not asked for again before.
     pub(super) again: Moment,
+    /// When all keys of files were dropped: what was asked for before is not taken any more.
+    pub(super) dropped: Moment,
+    /// When lines were shredded, lately: one that was read before is not taken any more.
+    shredded: HashMap<FileId, Moment>,
     pub(super) stopping: bool,
 }
 
@@ -103,7 +89,9 @@ pub struct Keyring {
     /// Held while new data keys are on their way to their sidecar page.
     pub(super) filling: Mutex<()>,
     /// The `volume.json` that was looked at last.
-    pub(super) followed: Mutex<Stamp>,
+    pub(super) followed: parking_lot::Mutex<Stamp>,
+    /// New data keys come under another master key, and keys of files are to be dropped.
+    pub(super) turned: AtomicBool,
     fetched: AtomicU64,
 }
 
@@ -134,6 +122,8 @@ impl Keyring {
                 ahead: Ahead::default(),
                 in_flight: HashSet::new(),
                 again: Moment(Duration::ZERO),
+                dropped: Moment(Duration::ZERO),
+                shredded: HashMap::new(),
                 stopping: false,
             }),
             branches: Branches::new(limits.ttl),
@@ -145,7 +135,8 @@ impl Keyring {
             outage: AtomicBool::new(false),
             beat_wanted: AtomicBool::new(false),
             filling: Mutex::new(()),
-            followed: Mutex::new(None),
+            followed: parking_lot::Mutex::new(None),
+            turned: AtomicBool::new(false),
             fetched: AtomicU64::new(0),
         }
     }
@@ -222,6 +213,15 @@ impl Keyring {
     /// Takes one `hold` back.
     pub fn release(&self, file: FileId) {
         self.inner.lock().cache.release(file);
+    }
+
+    /// Forgets a file's key, whose line was removed just now; also where it is being fetched.
+    pub fn shredded(&self, file: FileId) {
+        let now = Moment::now();
+        let mut inner = self.inner.lock();
+        inner.cache.evict(file);
+        inner.shredded.retain(|_, at| now.since(*at) < LONGEST_FETCH);
+        inner.shredded.insert(file, now);
     }
 
     /// Forgets a file's key.
@@ -340,11 +340,14 @@ impl Keyring {
         }
     }
 
-    /// Puts a fetched key into the cache, unless the mount closed in the meantime. Its time to
-    /// live counts from `since`, when the KMS was last asked for what opens it.
-    pub(super) fn admit(&self, cipher: ContentCipher, since: Moment) {
+    /// Puts a fetched key into the cache, unless meanwhile the mount closed, all were dropped, or
+    /// its line, which was looked at when it was `read`, was shredded. Its time to live counts
+    /// from `since`, when the KMS was last asked for what opens it.
+    pub(super) fn admit(&self, cipher: ContentCipher, since: Moment, read: Moment) {
         let mut inner = self.inner.lock();
-        if !matches!(self.gate.phase(), Phase::Locked(_)) {
+        let shredded = inner.shredded.get(&cipher.file()).is_some_and(|at| read <= *at);
+        let closed = matches!(self.gate.phase(), Phase::Locked(_));
+        if !closed && !shredded && since > inner.dropped {
             inner.cache.put(Arc::new(cipher), since);
             self.fetched.fetch_add(1, Ordering::Relaxed);
         }

@@ -17,9 +17,12 @@ mod interleavings;
 mod keyring;
 mod lines;
 mod machine;
+#[cfg(test)]
+mod meanwhile;
 mod monitor;
 mod pool;
 mod rate;
+mod services;
 #[cfg(test)]
 mod tests;
 mod volume;
@@ -27,9 +30,10 @@ mod want;
 
 pub use follow::FollowError;
 pub use gate::{Gate, Pass, Purpose, Shut};
-pub use keyring::{Keyring, Limits, Services};
+pub use keyring::{Keyring, Limits};
 pub use machine::{Effect, Event, Machine, Phase, Reason, Timing};
 pub use monitor::{Effects, LockTime, Monitor, Status};
 pub use rate::Rate;
-pub use volume::{OpenError, Volume, create, open};
+pub use services::Services;
+pub use volume::{Accepted, OpenError, Volume, create, open};
 pub use want::{KeyFail, Waker, Want};

@@ -12,7 +12,7 @@ use super::keyring::Keyring;
 use super::machine::{Effect, Event, Machine, Phase, Reason, Timing};
 use super::volume::OpenError;
 use super::want::{KeyFail, Want};
-use super::{beat, fetch, pool};
+use super::{beat, fetch, follow, pool};
 use crate::clock::Moment;
 use crate::kms::{KmsError, Verdict};
 use crate::names::VolumeKeys;
@@ -220,6 +220,9 @@ impl Loop {
             if now >= next || wanted || gap {
                 beat::start(&self.keyring, self.events.clone());
                 next = now + self.interval();
+            }
+            if self.keyring.turned.swap(false, Ordering::Relaxed) {
+                follow::turn(&self.keyring, &self.effects, self.timing.heartbeat);
             }
             let wait = next.since(now).min(TICK);
             match self.inbox.recv_timeout(wait) {

@@ -136,12 +136,14 @@ pub(super) fn supply(keyring: &Keyring) -> Result<(), KeyFail> {
 fn fill(keyring: &Keyring, mut wanted: usize) -> Result<(), NoKeys> {
     while wanted > 0 && open(keyring) {
         let n = wanted.min(usize::from(SLOTS));
+        let target = keyring.volume.target();
         let page = make_page(keyring, n);
         scrub_stack();
         let page = page?;
         let mut inner = keyring.inner.lock();
-        if !open(keyring) {
-            // Locked while the page was made: its keys are dropped, its lines never used.
+        if !open(keyring) || keyring.volume.target() != target {
+            // Locked, or an alias moved, while the page was made: its keys are dropped, its lines
+            // never used.
             page.iter().for_each(|c| keyring.dead.add(c.file()));
             return Ok(());
         }
@@ -180,7 +182,7 @@ fn by_a_branch(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, N
     let make = |slot| {
         let (file, key) = (FileId::new(page, slot), Key::random());
         let kind = WrapKind::Branch(branch.id());
-        keyring.branches.tell(branch.id(), file);
+        keyring.branches.origins.tell(branch.id(), file);
         let (wrapped, check) = (branch.wrap(&key, file), check(&key, volume, file));
         let line = Line { slot, kind, key: wrapped, check };
         (line, Arc::new(ContentCipher::new(&key, volume, file)))

@@ -9,11 +9,23 @@ use crate::kms::{Context, KeyArn, KeyRef, KeyService, KmsError, Unwrapped};
 use crate::names::VolumeKeys;
 use crate::store::{Provider, Settings, Store, StoreError, VolumeFile, Wrap};
 
+/// Files under which master keys are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// Any of the volume's home: of its keystore, or of its account and region.
+    Home,
+    /// The one that new data keys come under, alone.
+    Target,
+}
+
 /// A volume's settings and its present wrap. It holds no key.
 #[derive(Clone)]
 pub struct Volume {
     settings: Settings,
+    accepted: Accepted,
     wrap: Arc<Mutex<Wrap>>,
+    /// What the KMS last named as the key of a new data key; before, the volume key's.
+    target: Arc<Mutex<KeyArn>>,
 }
 
 /// Why a volume could not be made or opened.
@@ -31,6 +43,15 @@ pub enum OpenError {
 }
 
 impl Volume {
+    fn of(file: VolumeFile) -> Self {
+        let accepted = match file.settings.only_current_key {
+            true => Accepted::Target,
+            false => Accepted::Home,
+        };
+        let target = Arc::new(Mutex::new(file.wrap.master.clone()));
+        Self { settings: file.settings, accepted, wrap: Arc::new(Mutex::new(file.wrap)), target }
+    }
+
     /// The volume's id.
     pub fn id(&self) -> VolumeId {
         self.settings.volume()
@@ -56,9 +77,33 @@ impl Volume {
         self.wrap.lock().provider.clone()
     }
 
-    /// Whether a line may name this master key: one of the same keystore, or of the same
-    /// account and region.
+    /// The master key that new data keys come under, as far as is known: what an alias points
+    /// to, only the KMS's answers say.
+    pub fn target(&self) -> KeyArn {
+        self.target.lock().clone()
+    }
+
+    /// The KMS has named the key of a new data key. Says whether it is another than before.
+    pub(super) fn retarget(&self, target: &KeyArn) -> bool {
+        let mut known = self.target.lock();
+        std::mem::replace(&mut *known, target.clone()) != *target
+    }
+
+    /// Which master keys' files are served.
+    pub fn accepted(&self) -> Accepted {
+        self.accepted
+    }
+
+    /// Decides which master keys' files are served.
+    pub fn accept(&mut self, accepted: Accepted) {
+        self.accepted = accepted;
+    }
+
+    /// Whether a line may name this master key.
     pub fn accepts(&self, master: &KeyArn) -> bool {
+        if self.accepted == Accepted::Target {
+            return *master == *self.target.lock();
+        }
         let home = |arn: &KeyArn| arn.0.rsplit_once(":key/").map(|(home, _)| home.to_owned());
         home(master).is_some() && home(master) == home(&self.wrap.lock().master)
     }
@@ -70,8 +115,18 @@ impl Volume {
     /// Of the KMS.
     pub fn rehearse(&self, service: &dyn KeyService) -> Result<(), KmsError> {
         self.unwrap_canary(service)?;
+        self.find_target(service)
+    }
+
+    /// Asks which master key new data keys come under. The one that it gives is thrown away.
+    ///
+    /// # Errors
+    /// Of the KMS.
+    pub fn find_target(&self, service: &dyn KeyService) -> Result<(), KmsError> {
         let nobody = FileId::new(PageId::random(), 0);
-        service.generate(&self.asked(), &Context::file(self.id(), nobody)).map(drop)
+        let made = service.generate(&self.asked(), &Context::file(self.id(), nobody))?;
+        self.retarget(&made.master);
+        Ok(())
     }
 
     /// Asks the KMS for the canary: the cheapest call that a disabled key, a policy and a lost
@@ -82,26 +137,27 @@ impl Volume {
     }
 
     /// Takes over a `volume.json` that a rewrap has replaced: if its key is the volume's own,
-    /// and if the KMS gives under its master key what each heartbeat asks.
+    /// and if the KMS gives under its master key what each heartbeat asks. Answers which master
+    /// key new data keys come under then; `None` where nothing has changed.
     pub(super) fn follow(
         &self,
         store: &Store,
         service: &dyn KeyService,
         names: &VolumeKeys,
-    ) -> Result<(), OpenError> {
+    ) -> Result<Option<KeyArn>, OpenError> {
         let file = store.read_volume()?;
         if file.wrap == *self.wrap.lock() {
-            return Ok(());
+            return Ok(None);
         }
         let keys = unlock(&file, service)?;
         if keys.fingerprint() != names.fingerprint() || file.settings != self.settings {
             return Err(OpenError::Changed);
         }
-        let wrap = Arc::new(Mutex::new(file.wrap.clone()));
-        Self { settings: file.settings, wrap }.rehearse(service)?;
+        let followed = Self::of(file.clone());
+        followed.rehearse(service)?;
         log::warn!("the volume is under {} now; it was under {}", file.wrap.master, self.master());
         *self.wrap.lock() = file.wrap;
-        Ok(())
+        Ok(Some(followed.target()))
     }
 
     /// Unwraps the volume key and derives the keys of names.
@@ -136,7 +192,7 @@ fn unlock(file: &VolumeFile, service: &dyn KeyService) -> Result<VolumeKeys, Ope
 pub fn open(store: &Store, service: &dyn KeyService) -> Result<(Volume, VolumeKeys), OpenError> {
     let file = store.read_volume()?;
     let keys = unlock(&file, service)?;
-    Ok((Volume { settings: file.settings, wrap: Arc::new(Mutex::new(file.wrap)) }, keys))
+    Ok((Volume::of(file), keys))
 }
 
 /// Writes the `volume.json` of a new store, under a fresh volume key.

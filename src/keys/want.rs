@@ -1,6 +1,7 @@
 //! A wish for a key that is not at hand: what is wished, why it may fail, and who is told.
 
 use super::machine::Reason;
+use crate::clock::Moment;
 use crate::ids::FileId;
 
 /// What a parked request waits for.
@@ -36,3 +37,9 @@ pub enum KeyFail {
 
 /// Called once with the outcome that a parked request waited for.
 pub type Waker = Box<dyn FnOnce(Result<(), KeyFail>) + Send>;
+
+/// Who waits, and until when.
+pub(super) struct Waiter {
+    pub(super) waker: Waker,
+    pub(super) deadline: Moment,
+}

@@ -1,7 +1,7 @@
 //! Under which master keys a store's data keys are.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Store, WrapKind};
@@ -13,13 +13,22 @@ use crate::kms::KeyArn;
 /// can write it could name as many as there are.
 const MOST_KEYS: usize = 64;
 
+/// A branch key, and the lines under it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BranchCount {
+    /// The master key that wrapped it; `None` where its file is missing or damaged.
+    pub master: Option<KeyArn>,
+    /// How many lines say it.
+    pub lines: u64,
+}
+
 /// Lines, by what they say that their keys are under.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// By master key.
     pub masters: BTreeMap<KeyArn, u64>,
-    /// By branch key.
-    pub branches: BTreeMap<BranchId, u64>,
+    /// By branch key, those without a line among them.
+    pub branches: BTreeMap<BranchId, BranchCount>,
     /// Of still other keys.
     pub others: u64,
     /// Lines that cannot be read.
@@ -39,11 +48,35 @@ impl Counts {
         for (key, lines) in &more.masters {
             count(&mut self.masters, key.clone(), *lines, &mut self.others);
         }
-        for (branch, lines) in &more.branches {
-            *self.branches.entry(*branch).or_default() += lines;
+        for (branch, more) in &more.branches {
+            self.branches.entry(*branch).or_default().lines += more.lines;
         }
         self.others += more.others;
         self.damaged += more.damaged;
+    }
+
+    fn look_at_branches(&mut self, store: &Store) -> io::Result<()> {
+        for branch in store.branches()? {
+            self.branches.entry(branch).or_default();
+        }
+        for (branch, count) in &mut self.branches {
+            count.master = match store.read_branch(*branch) {
+                Ok(file) => Some(file.master),
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => None,
+                Err(e) => return Err(e),
+            };
+        }
+        Ok(())
+    }
+
+    /// How many lines are under each master key, directly or by a branch key; `None` for those
+    /// whose branch key is missing or damaged.
+    pub fn by_master(&self) -> BTreeMap<Option<&KeyArn>, u64> {
+        let mut all: BTreeMap<_, _> = self.masters.iter().map(|(k, n)| (Some(k), *n)).collect();
+        for branch in self.branches.values().filter(|b| b.lines > 0) {
+            *all.entry(branch.master.as_ref()).or_default() += branch.lines;
+        }
+        all
     }
 
     fn of_shard(store: &Store, shard: u8) -> io::Result<Self> {
@@ -56,7 +89,7 @@ impl Counts {
                     WrapKind::Master(arn) => {
                         count(&mut counts.masters, arn, 1, &mut counts.others);
                     }
-                    WrapKind::Branch(id) => *counts.branches.entry(id).or_default() += 1,
+                    WrapKind::Branch(id) => counts.branches.entry(id).or_default().lines += 1,
                 }
             }
         }
@@ -94,6 +127,7 @@ impl Census {
                 }
             }
         }
+        all.look_at_branches(store)?;
         Ok(all)
     }
 }
@@ -111,7 +145,7 @@ mod tests {
     use crate::disk::sim::Sim;
     use crate::ids::PageId;
     use crate::kms::Wrapped;
-    use crate::store::{Line, Page};
+    use crate::store::{BranchFile, Line, Page};
 
     fn line(slot: u16, kind: WrapKind) -> Line {
         Line { slot, kind, key: Wrapped(vec![7; 60]), check: [1; 32] }
@@ -134,7 +168,12 @@ mod tests {
         let mut census = Census::default();
         let counts = census.take(&store).expect("counted");
         assert_eq!(counts.masters, BTreeMap::from([(old.clone(), 2)]));
-        assert_eq!(counts.branches, BTreeMap::from([(branch, 1)]));
+        let unknown = BranchCount { master: None, lines: 1 };
+        assert_eq!(counts.branches, BTreeMap::from([(branch, unknown)]));
+        let file = BranchFile { master: old.clone(), key: Wrapped(vec![7; 60]) };
+        store.write_branch(branch, &file).expect("written");
+        let counts = census.take(&store).expect("counted");
+        assert_eq!(counts.by_master(), BTreeMap::from([(Some(&old), 3)]));
         assert_eq!(counts.damaged, 1);
         store.remove_lines(page, &[0].into()).expect("removed");
         assert_eq!(census.take(&store).expect("counted").masters, BTreeMap::from([(old, 1)]));

@@ -8,7 +8,7 @@ mod sidecar;
 mod volume_file;
 
 pub use branch::{BranchFile, DamagedBranch};
-pub use census::{Census, Counts};
+pub use census::{BranchCount, Census, Counts};
 pub use layout::{META, Store, StoreError};
 pub use sidecar::{DamagedLine, Line, Page, WrapKind};
 pub use volume_file::{BadVolumeFile, DataKeys, Names, Provider, Settings, VolumeFile, Wrap};

@@ -1,5 +1,6 @@
 //! Jobs over a store, without a mount; a rewrap also beside one.
 
+mod counting;
 mod export;
 mod rewrap;
 
@@ -8,13 +9,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use counting::Counting;
 pub use export::{ExportError, cat, export};
-pub use rewrap::{Done, Left, Order, Plan, Rewrap, RewrapError, Way};
+pub use rewrap::{Done, Left, Order, Owner, Plan, Rewrap, RewrapError, Way};
 
 use crate::disk::device::{self, Device};
 use crate::disk::identity::Owners;
 use crate::fs::{Access, Errno, Fail, Fs, FsSettings, Outcome};
-use crate::keys::{self, Keyring, Limits, OpenError, Services};
+use crate::keys::{self, Accepted, Keyring, Limits, OpenError, Services};
 use crate::store::{Store, StoreError};
 
 /// Keys cached by an offline job.
@@ -63,6 +65,9 @@ impl Offline {
             store.sync().map_err(io("syncfs of the store"))?;
         }
         let (volume, names) = keys::open(&store, &*services.work)?;
+        if volume.accepted() == Accepted::Target {
+            volume.find_target(&*services.work)?;
+        }
         let limits = Limits {
             cache: CACHE,
             ttl: Duration::from_secs(900),

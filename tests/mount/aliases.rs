@@ -1,9 +1,13 @@
 //! Keys that are not the volume's only one: an alias that moves, and lines that name other keys.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Seek};
 use std::time::Duration;
 
-use crate::support::{EKEYREJECTED, EKEYREVOKED, Store, errno, files, run, skipped};
+use crate::support::mapping::Map;
+use crate::support::{
+    EKEYREJECTED, EKEYREVOKED, Store, errno, fails, files, kmsfs, run, skipped, two_keys, wait_for,
+};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -15,9 +19,7 @@ fn an_alias_that_points_to_a_disabled_key_locks() {
         return;
     }
     let store = Store::new(&[]);
-    let first = store.key(&["describe", "alias/kmsfs"]);
-    let first = first.split_whitespace().find(|w| w.len() == 36).expect("a key id").to_owned();
-    let other = store.key(&["create"]).trim().to_owned();
+    let [first, other] = two_keys(&store);
     store.key(&["disable", &other]);
     let mount = store.mount(&["--heartbeat", "1s"]);
     fs::write(mount.at("file"), b"content").expect("written");
@@ -84,4 +86,92 @@ fn a_line_that_names_a_foreign_key_costs_its_file_alone() {
     assert_eq!(read.iter().filter(|e| e.is_none()).count(), 1, "{read:?}");
     assert_eq!(mount.state(), "open");
     run(store.kmsfs().arg("status").arg(mount.root()));
+}
+
+/// The use of aliases after a rotation: pointed to another key, what is under the old one can no
+/// longer be read, cached or open, and a rewrap makes it readable again. Nothing is lost.
+#[test]
+fn with_only_the_current_key_an_alias_that_moves_cuts_off_what_is_under_the_old_one() {
+    if skipped("fuse") {
+        return;
+    }
+    for data_keys in ["per-file", "branch"] {
+        cut_off(&Store::new(&["--only-current-key", "--data-keys", data_keys]));
+    }
+}
+
+fn cut_off(store: &Store) {
+    let [first, other] = two_keys(store);
+    let mount = store.mount(&["--heartbeat", "1s"]);
+    fs::write(mount.at("old"), b"under the first").expect("written");
+    let mut open = File::open(mount.at("old")).expect("opened");
+    let mut reread = || {
+        let mut text = Vec::new();
+        open.rewind().and_then(|()| open.read_to_end(&mut text)).map(|_| text)
+    };
+    assert_eq!(reread().expect("readable"), b"under the first");
+    let dirty = File::create_new(mount.at("mapped"))
+        .and_then(|_| File::options().read(true).write(true).open(mount.at("mapped")));
+    let dirty = dirty.expect("opened");
+    dirty.set_len(4096).expect("as long as a page");
+    let map = Map::shared(&dirty, 4096);
+    map.set(0, b'x');
+
+    store.key(&["alias", "set", "alias/kmsfs", &other]);
+    wait_for("the cached page is gone", SOON, || errno(reread()) == Some(EKEYREJECTED));
+    assert_eq!(errno(fs::read(mount.at("old"))), Some(EKEYREJECTED));
+    assert_eq!(mount.state(), "open");
+    fs::write(mount.at("new"), b"under the second").expect("written");
+    assert_eq!(fs::read(mount.at("new")).expect("readable"), b"under the second");
+    let report = mount.report();
+    assert!(report["key_target"].as_str().expect("an ARN").ends_with(&other), "{report}");
+    assert!(report["master_key"].as_str().expect("an ARN").ends_with(&first), "{report}");
+
+    store.key(&["alias", "set", "alias/kmsfs", &first]);
+    wait_for("what was cut off", SOON, || reread().is_ok_and(|text| text == b"under the first"));
+    let saved = fs::read(mount.at("mapped")).expect("readable");
+    assert_eq!(saved[0], b'x', "a dirty page was saved before its key was dropped");
+    assert_eq!(errno(fs::read(mount.at("new"))), Some(EKEYREJECTED));
+
+    store.key(&["alias", "set", "alias/kmsfs", &other]);
+    wait_for("the other way again", SOON, || errno(reread()) == Some(EKEYREJECTED));
+    run(kmsfs().arg("rewrap").arg(store.path()).args(["--to", "alias/kmsfs"]));
+    wait_for("what was rewrapped", SOON, || reread().is_ok_and(|text| text == b"under the first"));
+    store.key(&["disable", &first]);
+    drop((map, dirty, open));
+    mount.unmount();
+    let said = run(kmsfs().arg("cat").arg(store.path()).arg("old"));
+    assert_eq!(said, "under the first");
+    // `init` remembered it: without a mount too.
+    let third = store.key(&["create"]).trim().to_owned();
+    store.key(&["alias", "set", "alias/kmsfs", &third]);
+    fails(kmsfs().arg("cat").arg(store.path()).arg("old"), 1);
+}
+
+/// A line that says the present key and was wrapped by another is refused: the demanded key goes
+/// into the call.
+#[test]
+fn with_only_the_current_key_what_a_line_says_is_not_believed() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let [first, other] = two_keys(&store);
+    let mount = store.mount(&[]);
+    fs::write(mount.at("old"), b"under the first").expect("written");
+    mount.unmount();
+    store.key(&["alias", "set", "alias/kmsfs", &other]);
+    let page = files(&store.path().join(".kmsfs/keys")).remove(0);
+    let text = fs::read_to_string(&page).expect("text");
+    for text in [text.clone(), text.replace(&first, &other)] {
+        fs::write(&page, &text).expect("written");
+        let mount = store.mount(&["--only-current-key"]);
+        assert_eq!(errno(fs::read(mount.at("old"))), Some(EKEYREJECTED), "{text}");
+        mount.unmount();
+    }
+    fs::write(&page, &text).expect("written");
+    let mount = store.mount(&[]);
+    assert_eq!(fs::read(mount.at("old")).expect("readable"), b"under the first");
+    let lines = mount.report()["lines"].to_string();
+    assert!(lines.contains(&first) && lines.contains(r#""lines":1"#), "{lines}");
 }

@@ -13,7 +13,7 @@ use kmsfs::secret::random_bytes;
 use crate::support::role::{self, Role, Stamps};
 use crate::support::{
     EKEYREJECTED, EKEYREVOKED, Mount, Store, errno, fails, files, full_size, kmsfs, run, skipped,
-    wait_for,
+    two_keys, wait_for,
 };
 
 const ROLES: &str = "rewrap::a_role";
@@ -24,13 +24,6 @@ fn rewrap(store: &Store, to: &str) -> Command {
     let mut command = kmsfs();
     command.arg("rewrap").arg(store.path()).args(["--to", to]);
     command
-}
-
-/// The id of the key that the store is on, and of another.
-fn two_keys(store: &Store) -> [String; 2] {
-    let told = store.key(&["describe", "alias/kmsfs"]);
-    let first = told.split_whitespace().find(|w| w.len() == 36).expect("a key id").to_owned();
-    [first, store.key(&["create"]).trim().to_owned()]
 }
 
 /// Whatever of the store's metadata names this key.
@@ -81,6 +74,29 @@ fn a_store_that_is_not_mounted_is_rewrapped_whole() {
     fs::write(mount.at("more"), b"under the new key").expect("written");
     mount.unmount();
     assert_eq!(under(&store, &old), 0);
+}
+
+/// With branch keys a rewrap is a matter of a few calls: it leaves the lines alone.
+#[test]
+fn branch_keys_are_rewrapped_and_their_lines_stay() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&["--data-keys", "branch"]);
+    let [old, new] = two_keys(&store);
+    let mount = store.mount(&["--heartbeat", "1s"]);
+    fill(&mount, 0..200);
+    let lines = mount.report()["lines"].to_string();
+    assert!(lines.contains(&old) && !lines.contains(&new), "{lines}");
+    let said = run(&mut rewrap(&store, &new));
+    assert!(said.contains("rewrapped 3 keys"), "{said}");
+    fill(&mount, 200..300);
+    store.key(&["disable", &old]);
+    check(&mount, 0..300);
+    mount.unmount();
+    assert_eq!(under(&store, &old), 0);
+    let mount = store.mount(&[]);
+    check(&mount, 0..300);
 }
 
 /// The mount takes the new master key over within the rewrap: the old one can be disabled the

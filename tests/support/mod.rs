@@ -203,6 +203,13 @@ impl Store {
     }
 }
 
+/// The id of the key that the store is on, and of another.
+pub fn two_keys(store: &Store) -> [String; 2] {
+    let told = store.key(&["describe", "alias/kmsfs"]);
+    let first = told.split_whitespace().find(|w| w.len() == 36).expect("a key id").to_owned();
+    [first, store.key(&["create"]).trim().to_owned()]
+}
+
 /// A small filesystem in memory, unmounted when dropped.
 pub struct Tmpfs {
     folder: tempfile::TempDir,

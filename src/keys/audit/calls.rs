@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::entry::{By, Detail, Operation, Verdict};
-use super::trail::{Origin, Trail};
+use super::trail::Trail;
 use crate::ids::{BranchId, FileId};
 use crate::kms::{
     Context, Generated, KeyArn, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Wrapped,
@@ -57,10 +57,10 @@ impl Audited {
 
     fn remember(&self, file: Option<&str>, branch: Option<&str>, master: &KeyArn) {
         if let Some(Ok(file)) = file.map(FileId::parse) {
-            self.trail.remember_file(file, Origin::Master(self.trail.name_of(master)));
+            self.trail.origins.file_under(file, master);
         }
         if let Some(Ok(branch)) = branch.map(BranchId::parse) {
-            self.trail.remember_branch(branch, master);
+            self.trail.origins.branch_under(branch, master);
         }
     }
 

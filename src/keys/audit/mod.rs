@@ -8,11 +8,12 @@
 mod calls;
 mod entry;
 mod file;
+mod origins;
 mod trail;
 mod writer;
 
 pub use calls::{Audited, Door};
 pub use entry::{By, Operation, Verdict};
 pub use file::{LogError, LogProblem};
-pub(in crate::keys) use trail::Origin;
+pub(in crate::keys) use origins::BranchOrigins;
 pub use trail::{Log, Subject, Trail};

@@ -5,22 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
 
 use super::entry::{By, Detail, Entry, Operation, Verdict};
 use super::file::{LogError, LogFile};
+use super::origins::Origins;
 use super::writer;
 use crate::clock::Moment;
-use crate::ids::{BranchId, FileId, VolumeId};
-use crate::kms::{KeyArn, KmsError};
+use crate::ids::{FileId, VolumeId};
+use crate::kms::KmsError;
 
 /// Entries that wait for the writer, at most; more are lost, and counted.
 const MOST_QUEUED: usize = 4096;
-/// Files of which it is remembered what their key came from: more than have it in memory.
-const MOST_FILES: usize = 65_536;
-/// Branch keys of which the master key is remembered.
-const MOST_BRANCHES: usize = 4096;
 /// How long the end waits for a disk that hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -30,22 +26,6 @@ pub(super) struct Queue {
     pub(super) stopping: bool,
     /// The writer has written everything and is gone.
     pub(super) ended: bool,
-}
-
-/// What a file's key came from.
-#[derive(Clone)]
-pub(in crate::keys) enum Origin {
-    /// The KMS, under this master key.
-    Master(Arc<str>),
-    /// A branch key.
-    Branch(BranchId),
-}
-
-/// What keys came from, as the KMS answered.
-struct Origins {
-    last: Option<Arc<str>>,
-    files: LruCache<FileId, Origin>,
-    branches: LruCache<BranchId, Arc<str>>,
 }
 
 /// What uses of keys are told to. Telling it never waits for the log's disk.
@@ -60,7 +40,7 @@ pub struct Trail {
     lost: AtomicU64,
     /// Those that the log does not tell of yet.
     untold: AtomicU64,
-    origins: Mutex<Origins>,
+    pub(super) origins: Origins,
 }
 
 /// Which file's key was used.
@@ -81,11 +61,7 @@ impl Trail {
             ended: Condvar::new(),
             lost: AtomicU64::new(0),
             untold: AtomicU64::new(0),
-            origins: Mutex::new(Origins {
-                last: None,
-                files: LruCache::unbounded(),
-                branches: LruCache::unbounded(),
-            }),
+            origins: Origins::default(),
         }
     }
 
@@ -113,7 +89,7 @@ impl Trail {
         outcome: Result<(), (Verdict, String)>,
     ) {
         let Subject { file, path } = subject;
-        let (branch, key) = file.map_or((None, None), |file| self.origin_of(file));
+        let (branch, key) = file.map_or((None, None), |file| self.origins.of(file));
         let (path, path_hex) = match path.map(String::from_utf8) {
             None => (None, None),
             Some(Ok(path)) => (Some(path), None),
@@ -133,43 +109,6 @@ impl Trail {
     pub fn state(&self, state: &'static str, why: Option<&KmsError>) {
         let code = why.map(|e| e.code.clone());
         self.put(By::Daemon, Operation::State, Detail::State { state, code });
-    }
-
-    fn origin_of(&self, file: FileId) -> (Option<BranchId>, Option<Arc<str>>) {
-        let mut origins = self.origins.lock();
-        match origins.files.get(&file).cloned() {
-            None => (None, None),
-            Some(Origin::Master(master)) => (None, Some(master)),
-            Some(Origin::Branch(branch)) => (Some(branch), origins.branches.get(&branch).cloned()),
-        }
-    }
-
-    /// Remembers what a file's key came from.
-    pub(in crate::keys) fn remember_file(&self, file: FileId, origin: Origin) {
-        let mut origins = self.origins.lock();
-        origins.files.put(file, origin);
-        if origins.files.len() > MOST_FILES {
-            origins.files.pop_lru();
-        }
-    }
-
-    /// Remembers which master key a branch key is under.
-    pub(super) fn remember_branch(&self, branch: BranchId, master: &KeyArn) {
-        let name = self.name_of(master);
-        let mut origins = self.origins.lock();
-        origins.branches.put(branch, name);
-        if origins.branches.len() > MOST_BRANCHES {
-            origins.branches.pop_lru();
-        }
-    }
-
-    /// A master key's name, shared with the last one where it is the same.
-    pub(super) fn name_of(&self, master: &KeyArn) -> Arc<str> {
-        let mut origins = self.origins.lock();
-        let known = origins.last.clone().filter(|last| **last == *master.0);
-        let name = known.unwrap_or_else(|| Arc::from(master.0.as_str()));
-        origins.last = Some(name.clone());
-        name
     }
 
     pub(super) fn put(&self, by: By, operation: Operation, detail: Detail) {
@@ -252,6 +191,8 @@ impl Drop for Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::BranchId;
+    use crate::kms::KeyArn;
 
     fn lines(path: &Path) -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(path).expect("readable");
@@ -287,9 +228,9 @@ mod tests {
         let file = FileId([7; 16]);
         let (branched, branch) = (FileId([9; 16]), BranchId([3; 16]));
         let master = KeyArn("arn:x:key/1".to_owned());
-        log.trail().remember_file(file, Origin::Master(log.trail().name_of(&master)));
-        log.trail().remember_file(branched, Origin::Branch(branch));
-        log.trail().remember_branch(branch, &master);
+        log.trail().origins.file_under(file, &master);
+        log.trail().origins.file_by(branched, branch);
+        log.trail().origins.branch_under(branch, &master);
         let by = By::Program { uid: 1, pid: 2 };
         for (file, path) in [
             (file, b"/caf\xc3\xa9".to_vec()),

@@ -13,7 +13,10 @@
 mod pass;
 mod way;
 
-use crate::ids::{FileId, VolumeId};
+use std::fmt;
+use std::num::NonZeroU32;
+
+use crate::ids::{BranchId, FileId, VolumeId};
 use crate::kms::{Context, KeyArn, KeyRef, KmsError};
 use crate::names::VolumeKeys;
 use crate::store::{Census, Counts, Provider, Store, StoreError, VolumeFile, Wrap};
@@ -56,11 +59,29 @@ pub enum RewrapError {
     Mount(String),
 }
 
+/// Whose key it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A file's.
+    File(FileId),
+    /// A branch key.
+    Branch(BranchId),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file) => write!(f, "the key of file {file}"),
+            Self::Branch(branch) => write!(f, "branch key {branch}"),
+        }
+    }
+}
+
 /// A key that stays under its master key, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Left {
     /// Whose.
-    pub file: FileId,
+    pub owner: Owner,
     /// Why.
     pub why: String,
 }
@@ -72,7 +93,7 @@ pub struct Plan {
     pub target: KeyArn,
     /// The lines as they are.
     pub counts: Counts,
-    /// Wrapped keys that are not under it: of files, and the volume's own two.
+    /// Wrapped keys that are not under it: of files, branch keys, and the volume's own two.
     pub keys: u64,
     /// How many calls of the KMS that takes.
     pub calls: u64,
@@ -97,6 +118,7 @@ pub struct Rewrap {
     target: KeyArn,
     /// What `volume.json` will say, but for the volume key.
     wrap: Wrap,
+    rate: Option<NonZeroU32>,
 }
 
 impl Rewrap {
@@ -120,7 +142,13 @@ impl Rewrap {
         let canary = if target == old.master { old.canary.clone() } else { canary.wrapped };
         let (key, master) = (old.key.clone(), target.clone());
         let wrap = Wrap { provider, asked, master, key, canary };
-        Ok(Self { store, file, way, target, wrap })
+        let rate = way.fair_rate();
+        Ok(Self { store, file, way, target, wrap, rate })
+    }
+
+    /// With so many keys a second, and not as many as are fair to others who share the KMS.
+    pub fn set_rate(&mut self, keys: NonZeroU32) {
+        self.rate = Some(keys);
     }
 
     /// In which order it goes.
@@ -139,8 +167,10 @@ impl Rewrap {
     pub fn plan(&self) -> Result<Plan, RewrapError> {
         let counts = Census::default().take(&self.store)?;
         let lines = counts.masters.iter().filter(|(arn, _)| self.is_to_do(arn));
+        let branches = counts.branches.values().filter_map(|b| b.master.as_ref());
+        let branches = branches.filter(|arn| self.is_to_do(arn)).count() as u64;
         let own = if self.target == self.file.wrap.master { 0 } else { 2 };
-        let keys = lines.map(|(_, lines)| lines).sum::<u64>() + counts.others + own;
+        let keys = lines.map(|(_, lines)| lines).sum::<u64>() + counts.others + branches + own;
         let calls = keys * self.way.calls();
         Ok(Plan { target: self.target.clone(), counts, keys, calls })
     }

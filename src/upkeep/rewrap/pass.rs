@@ -1,17 +1,20 @@
 //! Going over the sidecar pages until nothing is under another master key.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use super::way::Target;
-use super::{Done, Left, Order, Rewrap, RewrapError};
+use super::{Done, Left, Order, Owner, Rewrap, RewrapError};
+use crate::clock::Moment;
 use crate::content::check;
-use crate::ids::{FileId, PageId};
+use crate::ids::{BranchId, FileId, PageId};
 use crate::keys::Rate;
-use crate::kms::{Context, KeyArn, KmsError, Verdict};
-use crate::store::{Line, WrapKind};
+use crate::kms::{Context, KeyArn, KmsError, Rewrapped, Verdict, Wrapped};
+use crate::secret::Key;
+use crate::store::{BranchFile, Line, WrapKind};
 
 /// Pages are written side by side even where calls are computed here: each waits for the disk.
 const FEWEST_THREADS: usize = 4;
@@ -34,7 +37,7 @@ struct Pass<'a> {
 impl Rewrap {
     /// Passes over all pages until one finds nothing to do.
     pub(super) fn passes(&self, progress: &(dyn Fn(u64) + Sync)) -> Result<Done, RewrapError> {
-        let rate = Rate::new(self.way.fair_rate());
+        let rate = Rate::new(self.rate);
         let mut rewrapped = 0;
         for _ in 0..MOST_PASSES {
             if self.order() == Order::VolumeFirst {
@@ -67,6 +70,10 @@ impl Rewrap {
 
 impl Pass<'_> {
     fn run(&self) -> Result<(), RewrapError> {
+        // First, and by themselves: each opens many files, and there are few.
+        for branch in self.rewrap.store.branches()? {
+            self.branch(branch)?;
+        }
         let shards = Mutex::new(0..=u8::MAX);
         let pages = Mutex::new(Vec::new());
         let next = || -> Result<Option<PageId>, RewrapError> {
@@ -135,40 +142,80 @@ impl Pass<'_> {
     /// The line that is to replace this one, if any.
     fn line(&self, file: FileId, old: &Line) -> Result<Option<Line>, RewrapError> {
         let WrapKind::Master(master) = &old.kind else { return Ok(None) };
+        let volume = self.rewrap.file.settings.volume();
+        let proof = |key: &_| check(key, volume, file) == old.check;
+        let context = Context::file(volume, file);
+        let new = self.key(Owner::File(file), (&old.key, master), &context, proof)?;
+        Ok(new.map(|new| Line {
+            kind: WrapKind::Master(new.master),
+            key: new.wrapped,
+            ..old.clone()
+        }))
+    }
+
+    /// A branch key is never removed, and nobody else replaces it.
+    fn branch(&self, branch: BranchId) -> Result<(), RewrapError> {
+        let owner = Owner::Branch(branch);
+        let old = match self.rewrap.store.read_branch(branch) {
+            Ok(old) => old,
+            Err(e) if e.kind() == ErrorKind::InvalidData => {
+                {
+                    self.leave(owner, e.to_string());
+                    return Ok(());
+                };
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let context = Context::branch(self.rewrap.file.settings.volume(), branch);
+        // What proves a branch key are the lines under it.
+        let new = self.key(owner, (&old.key, &old.master), &context, |_| true)?;
+        if let Some(new) = new {
+            let file = BranchFile { master: new.master, key: new.wrapped };
+            self.rewrap.store.write_branch(branch, &file)?;
+            self.rewrapped.fetch_add(1, Ordering::Relaxed);
+            (self.progress)(1);
+        }
+        Ok(())
+    }
+
+    /// A wrapped key under the new master key; `None` where it is or has to stay under its own.
+    fn key(
+        &self,
+        owner: Owner,
+        (wrapped, master): (&Wrapped, &KeyArn),
+        context: &Context,
+        proof: impl FnOnce(&Key) -> bool,
+    ) -> Result<Option<Rewrapped>, RewrapError> {
         if *master == self.rewrap.target {
             return Ok(None);
         }
+        let stays = |why| {
+            self.leave(owner, why);
+            Ok(None)
+        };
         if !self.rewrap.is_to_do(master) {
-            let why = format!("it names {master}, which is not of this volume's KMS");
-            return self.leave(file, why);
+            return stays(format!("it names {master}, which is not of this volume's KMS"));
         }
         if self.refused.lock().0.contains(master) {
-            return self.leave(file, format!("the KMS refuses {master}"));
+            return stays(format!("the KMS refuses {master}"));
         }
-        let volume = self.rewrap.file.settings.volume();
-        let proof = |key: &_| check(key, volume, file) == old.check;
-        std::thread::sleep(self.rate.reserve(crate::clock::Moment::now()));
-        let context = Context::file(volume, file);
-        match self.rewrap.way.carry(&old.key, master, &self.to, &context, proof) {
-            Ok(new) => {
-                let kind = WrapKind::Master(new.master);
-                Ok(Some(Line { kind, key: new.wrapped, ..old.clone() }))
-            }
-            Err(e) if e.verdict == Verdict::ThisKey => self.leave(file, e.to_string()),
+        std::thread::sleep(self.rate.reserve(Moment::now()));
+        match self.rewrap.way.carry(wrapped, master, &self.to, context, proof) {
+            Ok(new) => Ok(Some(new)),
+            Err(e) if e.verdict == Verdict::ThisKey => stays(e.to_string()),
             Err(e) if e.verdict == Verdict::Refused => {
                 let why = e.to_string();
                 let mut refused = self.refused.lock();
                 refused.0.insert(master.clone());
                 refused.1.get_or_insert(e);
                 drop(refused);
-                self.leave(file, why)
+                stays(why)
             }
             Err(e) => Err(e.into()),
         }
     }
 
-    fn leave(&self, file: FileId, why: String) -> Result<Option<Line>, RewrapError> {
-        self.left.lock().push(Left { file, why });
-        Ok(None)
+    fn leave(&self, owner: Owner, why: String) {
+        self.left.lock().push(Left { owner, why });
     }
 }
