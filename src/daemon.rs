@@ -1,23 +1,26 @@
 //! Wiring: from an opened volume to a mount that answers, and its ordered end.
 
-use std::path::{Path, PathBuf};
+mod audit;
+mod kernel;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{INodeNo, Notifier};
 use parking_lot::Mutex;
 
+use self::kernel::Kernel;
 use crate::clock::Moment;
-use crate::control::{Host, LinesUnder, Report};
+use crate::control::{self, Host, LinesUnder, Peer, Report};
 use crate::disk::device::{self, Device};
-use crate::fs::{Access, Fs, FsSettings, Node, ROOT};
+use crate::fs::{Access, Errno, Fail, Fs, FsSettings, ROOT};
 use crate::fuse::{self, Adapter, MountError, PageCache, Shared};
+use crate::keys::audit::{By, Log, LogError, Operation};
 use crate::keys::{
-    self, Accepted, Effects, Keyring, Limits, LockTime, Monitor, OpenError, Phase, Reason,
-    Services, Timing,
+    self, Accepted, Keyring, Limits, Monitor, OpenError, Phase, Reason, Services, Timing,
 };
-use crate::kms::{Counted, Counters, KeyArn, KmsError};
-use crate::names::VolumeKeys;
+use crate::kms::{Counters, KeyArn};
 use crate::secret::scrub_stack;
 use crate::store::{Counts, Store, StoreError};
 use crate::upkeep::Counting;
@@ -44,6 +47,8 @@ pub struct Settings {
     pub known: fn(&str, &str) -> Result<(), Unknown>,
     /// Run at every change of state, with `KMSFS_STATE` and `KMSFS_MOUNTPOINT`.
     pub on_lock: Option<String>,
+    /// Where every use of a key is told, if anywhere.
+    pub audit_log: Option<PathBuf>,
 }
 
 /// Why a volume is not to be trusted: what happened, and the next command to type.
@@ -71,6 +76,9 @@ pub enum DaemonError {
     /// The mount.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// The audit log.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// Anything else of the system.
     #[error("{0}: {1}")]
     Io(&'static str, #[source] std::io::Error),
@@ -83,6 +91,7 @@ pub struct Daemon {
     control: Arc<Control>,
     store: Arc<Store>,
     _lock: crate::disk::File,
+    log: Option<Log>,
 }
 
 impl Daemon {
@@ -96,11 +105,10 @@ impl Daemon {
         let lock = store.lock()?;
         // What a killed daemon left may be in the page cache only.
         store.sync().map_err(io("syncfs of the store"))?;
+        let log = audit::open(&settings, &store)?;
+        let trail = log.as_ref().map(|log| log.trail().clone());
         let (started, calls) = (Moment::now(), Arc::new(Counters::default()));
-        let services = Services {
-            work: Counted::new(services.work, &calls),
-            beats: Counted::new(services.beats, &calls),
-        };
+        let services = audit::observed(services, &calls, trail.as_ref());
         let opened = keys::open(&store, &*services.work);
         scrub_stack();
         let (mut volume, names) = opened?;
@@ -116,9 +124,10 @@ impl Daemon {
         }
         let keyring =
             Arc::new(Keyring::new(volume, names, store.clone(), services, settings.limits));
+        trail.iter().for_each(|trail| keyring.audit(trail));
         let fs = Fs::new(store.clone(), keyring.clone(), &device, settings.fs.clone())
             .map_err(io("the store's root"))?;
-        let shared = Shared::new(fs);
+        let shared = Shared::new(fs, trail.clone());
         let adapter = Adapter::new(shared.clone(), settings.cache);
         let mounted = fuse::mount(adapter, &settings.store, &settings.mountpoint, &settings.mount)?;
         let effects = Arc::new(Kernel {
@@ -126,6 +135,7 @@ impl Daemon {
             notifier: mounted.notifier(),
             mountpoint: settings.mountpoint.clone(),
             on_lock: settings.on_lock.clone(),
+            trail: trail.clone(),
         });
         let monitor = Monitor::start(&keyring, effects, settings.timing)
             .map_err(io("the keyring's threads"))?;
@@ -143,7 +153,10 @@ impl Daemon {
             device,
             notifier: mounted.notifier(),
         });
-        Ok(Self { mounted, shared, control, store, _lock: lock })
+        if let Some(trail) = &trail {
+            trail.note(By::Daemon, Operation::Mount);
+        }
+        Ok(Self { mounted, shared, control, store, _lock: lock, log })
     }
 
     /// What the control socket speaks to.
@@ -162,6 +175,9 @@ impl Daemon {
         if let Some(monitor) = monitor {
             monitor.stop();
         }
+        if let Some(log) = &self.log {
+            log.trail().note(By::Daemon, Operation::Unmount);
+        }
         self.store.sync()?;
         served
     }
@@ -177,100 +193,6 @@ fn sweep_leftovers(store: &Arc<Store>) -> std::io::Result<()> {
         }
     };
     std::thread::Builder::new().name("kmsfs-leftovers".to_owned()).spawn(sweep).map(drop)
-}
-
-/// The kernel's side of a lock.
-struct Kernel {
-    shared: Arc<Shared>,
-    notifier: Notifier,
-    mountpoint: PathBuf,
-    on_lock: Option<String>,
-}
-
-/// Measured upper bounds: of invalidating one inode with pages, and one without together with
-/// its name.
-const WITH_PAGES: Duration = Duration::from_micros(28);
-const WITHOUT: Duration = Duration::from_micros(12);
-/// Of saving dirty pages, in bytes a second: a lower bound.
-const SAVED: u64 = 150 << 20;
-
-impl Kernel {
-    fn invalidate(&self, node: &Node) {
-        // ENOENT: the kernel has forgotten it meanwhile.
-        let _ = self.notifier.inval_inode(INodeNo(node.ino), 0, 0);
-    }
-}
-
-impl Effects for Kernel {
-    fn lock_time(&self) -> LockTime {
-        let (nodes, paged) = self.shared.fs.table().counts();
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        // What other filesystems have dirty counts too: it is an upper bound.
-        let dirty = Duration::from_secs_f64(device::dirty_bytes() as f64 / SAVED as f64);
-        LockTime { drain: WITH_PAGES * count(paged) + dirty, seal: WITHOUT * count(nodes) }
-    }
-
-    fn drain(&self, deadline: Moment) {
-        let mut nodes = self.shared.fs.table().all();
-        nodes.retain(|n| n.paged.load(std::sync::atomic::Ordering::Relaxed));
-        // Clean ones first: they cost no request.
-        nodes.sort_by_key(|n| n.content.try_read().map_or(1, |c| c.writers));
-        for node in nodes {
-            if Moment::now() >= deadline {
-                log::warn!("the drain is out of time; what was not saved, fsync reports");
-                return;
-            }
-            self.invalidate(&node);
-        }
-    }
-
-    fn seal(&self, names: &VolumeKeys) {
-        let fs = &self.shared.fs;
-        let nodes = fs.table().all();
-        nodes.iter().for_each(|n| self.invalidate(n));
-        for node in &nodes {
-            for (parent, entry) in node.places() {
-                let Ok(parent_node) = fs.node(parent) else { continue };
-                if let Some(name) = fs.clear_name(names, &parent_node, &entry) {
-                    let _ = self.notifier.inval_entry(INodeNo(parent), &name);
-                }
-            }
-        }
-    }
-
-    fn announce(&self, phase: Phase, why: Option<&KmsError>) {
-        let at = self.mountpoint.display();
-        let because = why.map_or_else(String::new, |e| format!(": {e}"));
-        let state = state_word(phase);
-        match phase {
-            Phase::Open => log::warn!("{at}: open"),
-            Phase::Draining(_) => log::warn!("{at}: locking{because}"),
-            Phase::Locked(_) => log::warn!("{at}: {state}{because}"),
-        }
-        if let Some(command) = &self.on_lock
-            && !matches!(phase, Phase::Draining(_))
-        {
-            run_hook(command, state, &self.mountpoint);
-        }
-    }
-}
-
-/// Runs the operator's hook with a clean environment, and waits for it nowhere.
-fn run_hook(command: &str, state: &str, mountpoint: &Path) {
-    let spawned = std::process::Command::new("/bin/sh")
-        .arg("-c")
-        .arg(command)
-        .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("KMSFS_STATE", state)
-        .env("KMSFS_MOUNTPOINT", mountpoint)
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .spawn();
-    match spawned {
-        Ok(mut child) => drop(std::thread::spawn(move || child.wait())),
-        Err(e) => log::error!("--on-lock: {e}"),
-    }
 }
 
 /// The word that `status` uses for a phase.
@@ -328,35 +250,48 @@ impl Host for Control {
             keys_fetched: fetched,
             inodes,
             inodes_paged: paged,
+            audit: self.shared.trail.as_ref().map(|trail| control::Audit {
+                log: trail.path().display().to_string(),
+                lost: trail.lost(),
+            }),
             parked: self.shared.parked(),
             unlocked_memory: crate::secret::lock_failures(),
             device_warning: self.device.tearing.clone(),
         })
     }
 
-    fn lock(&self) {
+    fn lock(&self, by: Peer) {
         if let Some(monitor) = &*self.monitor.lock() {
+            audit::order(self.shared.trail.as_ref(), by, Operation::Lock);
             monitor.lock();
         }
     }
 
-    fn unlock(&self) {
+    fn unlock(&self, by: Peer) {
         if let Some(monitor) = &*self.monitor.lock() {
+            audit::order(self.shared.trail.as_ref(), by, Operation::Unlock);
             monitor.unlock();
         }
     }
 
-    fn follow(&self) -> Result<(), String> {
+    fn follow(&self, by: Peer) -> Result<(), String> {
+        audit::order(self.shared.trail.as_ref(), by, Operation::Rewrap);
         self.shared.fs.keyring().settle().map_err(|e| e.to_string())
     }
 
-    fn shred(&self, ino: u64) -> Result<(), String> {
+    fn shred(&self, ino: u64, by: Peer) -> Result<(), String> {
         if ino == ROOT {
             return Err("it is the root of the mount".to_owned());
         }
-        self.shared.fs.shred(ino).map_err(|e| match e {
-            crate::fs::Fail::Errno(e) => std::io::Error::from_raw_os_error(e.0).to_string(),
-            crate::fs::Fail::Park(_) => "its key is being fetched; try again".to_owned(),
+        let fs = &self.shared.fs;
+        let done = fs.shred(ino).map_err(|fail| match fail {
+            Fail::Errno(e) => e,
+            Fail::Park(_) => Errno(libc::EAGAIN),
+        });
+        audit::shredded(self.shared.trail.as_ref(), by, (fs, ino), done);
+        done.map_err(|e| match e.0 {
+            libc::EAGAIN => "its key is being fetched; try again".to_owned(),
+            code => std::io::Error::from_raw_os_error(code).to_string(),
         })?;
         let _ = self.notifier.inval_inode(INodeNo(ino), 0, 0);
         Ok(())

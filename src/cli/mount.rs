@@ -81,6 +81,9 @@ pub struct Mount {
     /// Run this at every change of state, with KMSFS_STATE and KMSFS_MOUNTPOINT set
     #[arg(long, value_name = "CMD")]
     on_lock: Option<String>,
+    /// Append a line of JSON to this file for every use of a key
+    #[arg(long, env = "KMSFS_AUDIT_LOG", value_name = "FILE")]
+    audit_log: Option<PathBuf>,
     /// Worker threads
     #[arg(long, env = "KMSFS_THREADS", default_value = "4", value_parser = clap::value_parser!(u16).range(2..=64))]
     threads: u16,
@@ -112,6 +115,7 @@ fn absolute(args: &Mount) -> Result<Mount, Failure> {
         kms: args.kms.clone(),
         master_key: args.master_key.clone(),
         on_lock: args.on_lock.clone(),
+        audit_log: args.audit_log.as_deref().map(full).transpose()?,
         o: args.o.clone(),
         ..*args
     })
@@ -300,6 +304,7 @@ fn settings(args: &Mount) -> Settings {
         accepted: args.only_current_key.then_some(Accepted::Target),
         known: known::check,
         on_lock: args.on_lock.clone(),
+        audit_log: args.audit_log.clone(),
     }
 }
 

@@ -181,6 +181,9 @@ fn print(report: &Report, output: Output) {
         report.inodes_paged,
         report.parked
     );
+    if let Some(audit) = &report.audit {
+        say!("  audit log   {}, {} entries lost", audit.log, audit.lost);
+    }
     if report.unlocked_memory > 0 {
         say!("  warning     keys may be swapped out: raise RLIMIT_MEMLOCK (ulimit -l)");
     }

@@ -63,12 +63,32 @@ pub struct Report {
     pub inodes: usize,
     /// Those that may have cached pages.
     pub inodes_paged: usize,
+    /// The audit log, where there is one.
+    pub audit: Option<Audit>,
     /// Requests that wait for a key.
     pub parked: usize,
     /// Chunks of key memory that could not be locked against swap.
     pub unlocked_memory: u64,
     /// What the store's device cannot promise.
     pub device_warning: Option<String>,
+}
+
+/// What `status` tells of an audit log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Audit {
+    /// Its path.
+    pub log: String,
+    /// Entries that found no room.
+    pub lost: u64,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// The user id.
+    pub uid: u32,
+    /// The process id.
+    pub pid: u32,
 }
 
 /// Sidecar lines under one master key.
@@ -113,18 +133,18 @@ pub trait Host: Send + Sync {
     /// Where things stand; `None` while it ends.
     fn report(&self) -> Option<Report>;
     /// Locks.
-    fn lock(&self);
+    fn lock(&self, by: Peer);
     /// Unlocks.
-    fn unlock(&self);
+    fn unlock(&self, by: Peer);
     /// Removes the wrapped key of a file.
     ///
     /// # Errors
     /// Why not.
-    fn shred(&self, ino: u64) -> Result<(), String>;
+    fn shred(&self, ino: u64, by: Peer) -> Result<(), String>;
     /// Takes over a rewrapped `volume.json`; returns when no key is made under the old master
     /// key any more.
     ///
     /// # Errors
     /// Why not.
-    fn follow(&self) -> Result<(), String>;
+    fn follow(&self, by: Peer) -> Result<(), String>;
 }

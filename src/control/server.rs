@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::Uid;
 
-use super::{Answer, Ask, Host};
+use super::{Answer, Ask, Host, Peer};
 
 /// The longest question.
 const LONGEST: u64 = 4096;
@@ -101,7 +101,10 @@ fn serve(stream: &UnixStream, host: &dyn Host) -> io::Result<()> {
         let mut line = String::new();
         BufReader::new(stream.take(LONGEST)).read_line(&mut line)?;
         match serde_json::from_str(&line) {
-            Ok(ask) => answer(ask, host),
+            Ok(ask) => {
+                let pid = peer.pid.as_raw_nonzero().get().unsigned_abs();
+                answer(ask, host, Peer { uid: peer.uid.as_raw(), pid })
+            }
             Err(e) => Answer::Failed(format!("not understood: {e}")),
         }
     } else {
@@ -113,21 +116,21 @@ fn serve(stream: &UnixStream, host: &dyn Host) -> io::Result<()> {
     stream.write_all(&text)
 }
 
-fn answer(ask: Ask, host: &dyn Host) -> Answer {
+fn answer(ask: Ask, host: &dyn Host, by: Peer) -> Answer {
     match ask {
         Ask::Status => match host.report() {
             Some(report) => Answer::Report(Box::new(report)),
             None => Answer::Failed("it is being unmounted".to_owned()),
         },
         Ask::Lock => {
-            host.lock();
+            host.lock(by);
             Answer::Done
         }
         Ask::Unlock => {
-            host.unlock();
+            host.unlock(by);
             Answer::Done
         }
-        Ask::Follow => host.follow().map_or_else(Answer::Failed, |()| Answer::Done),
-        Ask::Shred(ino) => host.shred(ino).map_or_else(Answer::Failed, |()| Answer::Done),
+        Ask::Follow => host.follow(by).map_or_else(Answer::Failed, |()| Answer::Done),
+        Ask::Shred(ino) => host.shred(ino, by).map_or_else(Answer::Failed, |()| Answer::Done),
     }
 }

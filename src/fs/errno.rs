@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::content::Unauthentic;
+use crate::keys::audit::Verdict;
 use crate::keys::{KeyFail, Reason, Want};
 
 /// An errno.
@@ -24,6 +25,45 @@ pub type Outcome<T> = Result<T, Fail>;
 /// A failure with this errno.
 pub fn errno(code: i32) -> Fail {
     Fail::Errno(Errno(code))
+}
+
+/// Those that a mount answers with, by their names in errno(3).
+const NAMES: &[(i32, &str)] = &[
+    (libc::EPERM, "EPERM"),
+    (libc::ENOENT, "ENOENT"),
+    (libc::EIO, "EIO"),
+    (libc::EACCES, "EACCES"),
+    (libc::EEXIST, "EEXIST"),
+    (libc::EINVAL, "EINVAL"),
+    (libc::EFBIG, "EFBIG"),
+    (libc::ENOSPC, "ENOSPC"),
+    (libc::EROFS, "EROFS"),
+    (libc::EDQUOT, "EDQUOT"),
+    (libc::EBADMSG, "EBADMSG"),
+    (libc::ESTALE, "ESTALE"),
+    (libc::ENOKEY, "ENOKEY"),
+    (libc::EKEYEXPIRED, "EKEYEXPIRED"),
+    (libc::EKEYREVOKED, "EKEYREVOKED"),
+    (libc::EKEYREJECTED, "EKEYREJECTED"),
+];
+
+impl Errno {
+    /// Its name, or its number where the name is not known here.
+    pub fn name(self) -> String {
+        let known = NAMES.iter().find(|(code, _)| *code == self.0);
+        known.map_or_else(|| self.0.to_string(), |(_, name)| (*name).to_owned())
+    }
+}
+
+impl From<Errno> for Verdict {
+    fn from(errno: Errno) -> Self {
+        match errno.0 {
+            libc::EKEYREVOKED | libc::ENOKEY => Self::Refused,
+            libc::EKEYEXPIRED => Self::Unavailable,
+            libc::EKEYREJECTED => Self::Rejected,
+            _ => Self::Failed,
+        }
+    }
 }
 
 impl From<Reason> for Errno {

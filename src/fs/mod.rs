@@ -12,6 +12,7 @@ mod handles;
 mod holes;
 mod listing;
 mod names;
+mod path;
 pub mod records;
 mod remove;
 mod rename;

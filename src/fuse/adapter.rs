@@ -14,15 +14,16 @@ use fuser::{
 };
 
 use super::convert;
-use super::job::{Kill, Read, Shared, Simple, Write, go, park, write_once};
+use super::job::{Kill, Read, Shared, Simple, Write, go, write};
 use super::listing::{ListAttributes, ListNames};
+use super::watch::Watch;
 use crate::disk::XattrHow;
 use crate::fs::{
     Attr, Caller, Change, Errno, Fail, Fs, Made, OpenFor, Outcome, Reach, RenameHow, Sought,
     SyncWhat, errno,
 };
 use crate::keys::Purpose;
-use crate::secret::scrub_stack;
+use crate::keys::audit::Operation;
 
 /// Only the mount changes the store, so what the kernel knows stays true.
 pub(super) const TTL: Duration = Duration::from_secs(60);
@@ -112,6 +113,20 @@ impl Adapter {
         go(&self.shared, Simple { op, reply, purpose: Purpose::Use });
     }
 
+    /// As `answer`, and the audit log is told.
+    fn watched<A: 'static>(
+        &self,
+        watch: Option<Watch>,
+        op: impl Fn(&Fs) -> Outcome<A> + Send + 'static,
+        reply: impl FnOnce(Result<A, Errno>) + Send + 'static,
+    ) {
+        let Some(watch) = watch else { return self.answer(op, reply) };
+        self.answer(op, move |outcome| {
+            watch.tell(outcome.as_ref().map(drop).map_err(|e| *e));
+            reply(outcome);
+        });
+    }
+
     /// For what is served in every state: it touches no plaintext and no name.
     fn always<A>(&self, op: impl FnOnce(&Fs) -> Outcome<A>, reply: impl FnOnce(Result<A, Errno>)) {
         reply(op(&self.shared.fs).map_err(|fail| match fail {
@@ -165,9 +180,10 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let watch = self.shared.watch_entry(req, Operation::Lookup, (parent.0, name));
         let name = name.to_owned();
-        self.answer(move |fs| fs.lookup(parent.0, &name), reply!(reply, entry));
+        self.watched(watch, move |fs| fs.lookup(parent.0, &name), reply!(reply, entry));
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -208,7 +224,8 @@ impl Filesystem for Adapter {
             mtime: mtime.map(convert::set_time),
             by: req.uid(),
         };
-        self.answer(move |fs| fs.setattr(ino.0, &change), reply!(reply, attributes));
+        let watch = size.and_then(|_| self.shared.watch(req, Operation::Truncate, ino.0));
+        self.watched(watch, move |fs| fs.setattr(ino.0, &change), reply!(reply, attributes));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -314,7 +331,7 @@ impl Filesystem for Adapter {
         self.answer(move |fs| fs.link(ino.0, newparent.0, &name, who), reply!(reply, entry));
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let how = open_for(flags);
         let open_flags = self.open_flags(how);
         let op = move |fs: &Fs| {
@@ -322,7 +339,8 @@ impl Filesystem for Adapter {
             fs.table().mark_paged(&*fs.node(ino.0)?);
             Ok(())
         };
-        self.answer(
+        self.watched(
+            self.shared.watch(req, Operation::Open, ino.0),
             op,
             reply!(reply, move |reply: ReplyOpen, ()| reply.opened(handle(how), open_flags)),
         );
@@ -338,6 +356,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let watch = self.shared.watch_entry(req, Operation::Create, (parent.0, name));
         let (name, who) = (name.to_owned(), caller(req, umask));
         let open_flags = self.open_flags(OpenFor::Writing);
         let op = move |fs: &Fs| {
@@ -357,7 +376,8 @@ impl Filesystem for Adapter {
             fs.table().mark_paged(&*fs.node(attr.0.ino)?);
             Ok(attr)
         };
-        self.answer(
+        self.watched(
+            watch,
             op,
             reply!(reply, move |reply: ReplyCreate, attr: Attr| {
                 reply.created(&TTL, &convert::attr(&attr), Generation(0), WRITING, open_flags);
@@ -381,7 +401,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -398,25 +418,9 @@ impl Filesystem for Adapter {
         } else {
             Kill::Nothing
         };
-        let fs = &self.shared.fs;
-        let parked = |data: &[u8], reply| Write {
-            ino: ino.0,
-            offset,
-            data: data.to_vec(),
-            purpose,
-            kill,
-            reply,
-        };
-        match fs.enter(purpose) {
-            Ok(_pass) => match write_once(fs, ino.0, offset, data, kill) {
-                Ok(n) => reply.written(n),
-                Err(Fail::Errno(e)) => reply.error(fuse_errno(e)),
-                Err(Fail::Park(want)) => park(&self.shared, want, parked(data, reply), 0),
-            },
-            Err(Fail::Park(want)) => park(&self.shared, want, parked(data, reply), 0),
-            Err(Fail::Errno(e)) => reply.error(fuse_errno(e)),
-        }
-        scrub_stack();
+        let watch = self.shared.watch_write(req, ino.0);
+        let job = Write { ino: ino.0, offset, data: Vec::new(), purpose, kill, watch, reply };
+        write(&self.shared, job, data);
     }
 
     /// Nothing waits here for a flush; the kernel saves dirty maps itself and then needs no
@@ -557,7 +561,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -576,7 +580,7 @@ impl Filesystem for Adapter {
             ZERO => fs.zero(ino.0, offset, length, Reach::Extend),
             _ => Err(errno(libc::EOPNOTSUPP)),
         };
-        self.answer(op, reply!(reply, done));
+        self.watched(self.shared.watch_write(req, ino.0), op, reply!(reply, done));
     }
 
     fn lseek(
@@ -603,7 +607,7 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         ino_in: INodeNo,
         _fh_in: FileHandle,
         offset_in: u64,
@@ -620,6 +624,7 @@ impl Filesystem for Adapter {
             let n = fs.copy((ino_in.0, offset_in), (ino_out.0, offset_out), len)?;
             u32::try_from(n).map_err(|_| errno(libc::EOVERFLOW))
         };
-        self.answer(op, reply!(reply, |reply: ReplyWrite, n| reply.written(n)));
+        let watch = self.shared.watch_write(req, ino_out.0);
+        self.watched(watch, op, reply!(reply, |reply: ReplyWrite, n| reply.written(n)));
     }
 }

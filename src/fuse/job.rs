@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fuser::{ReplyData, ReplyWrite};
 
+use super::watch::Watch;
 use crate::fs::{Errno, Fail, Fs, Outcome, errno};
+use crate::keys::audit::Trail;
 use crate::keys::{KeyFail, Purpose, Want};
 use crate::secret::{scrub_stack, wipe};
 
@@ -21,14 +23,17 @@ const MOST_RUNS: u32 = 16;
 pub struct Shared {
     /// The filesystem.
     pub fs: Fs,
+    /// Where uses of keys are told, if anywhere.
+    pub trail: Option<Arc<Trail>>,
     parked: AtomicUsize,
     parked_bytes: AtomicUsize,
 }
 
 impl Shared {
     /// Nothing parked yet.
-    pub fn new(fs: Fs) -> Arc<Self> {
-        Arc::new(Self { fs, parked: AtomicUsize::new(0), parked_bytes: AtomicUsize::new(0) })
+    pub fn new(fs: Fs, trail: Option<Arc<Trail>>) -> Arc<Self> {
+        let none = || AtomicUsize::new(0);
+        Arc::new(Self { fs, trail, parked: none(), parked_bytes: none() })
     }
 
     /// How many requests are parked.
@@ -181,13 +186,15 @@ impl Job for Read {
     }
 }
 
-/// A write that had to be copied out of the request.
+/// A write.
 pub(super) struct Write {
     pub(super) ino: u64,
     pub(super) offset: u64,
+    /// Empty while it lies in the request's own buffer.
     pub(super) data: Vec<u8>,
     pub(super) purpose: Purpose,
     pub(super) kill: Kill,
+    pub(super) watch: Option<Watch>,
     pub(super) reply: ReplyWrite,
 }
 
@@ -200,13 +207,46 @@ pub(super) enum Kill {
     Nothing,
 }
 
+/// Runs a write from the request's buffer; it is copied only where it has to wait.
+pub(super) fn write(shared: &Arc<Shared>, job: Write, data: &[u8]) {
+    let fs = &shared.fs;
+    let want = match fs.enter(job.purpose) {
+        Ok(_pass) => {
+            let outcome = write_once(fs, job.ino, job.offset, data, job.kill);
+            job.answer(outcome)
+        }
+        Err(fail) => job.answer(Err(fail)),
+    };
+    if let Some((want, job)) = want {
+        park(shared, want, Write { data: data.to_vec(), ..job }, 0);
+    }
+    scrub_stack();
+}
+
 /// One write, from whatever holds the data.
-pub(super) fn write_once(fs: &Fs, ino: u64, offset: u64, data: &[u8], kill: Kill) -> Outcome<u32> {
+fn write_once(fs: &Fs, ino: u64, offset: u64, data: &[u8], kill: Kill) -> Outcome<u32> {
     fs.write(ino, offset, data)?;
     if kill == Kill::Privileges {
         fs.kill_privileges(ino)?;
     }
     u32::try_from(data.len()).map_err(|_| errno(libc::EINVAL))
+}
+
+impl Write {
+    fn answer(mut self, outcome: Outcome<u32>) -> Option<(Want, Self)> {
+        match outcome {
+            Ok(n) => {
+                wipe(&mut self.data);
+                if let Some(watch) = &self.watch {
+                    watch.tell(Ok(()));
+                }
+                self.reply.written(n);
+            }
+            Err(Fail::Park(want)) => return Some((want, self)),
+            Err(Fail::Errno(e)) => self.fail(e),
+        }
+        None
+    }
 }
 
 impl Job for Write {
@@ -218,20 +258,16 @@ impl Job for Write {
         self.data.len()
     }
 
-    fn run(mut self, fs: &Fs) -> Option<(Want, Self)> {
-        match write_once(fs, self.ino, self.offset, &self.data, self.kill) {
-            Ok(n) => {
-                wipe(&mut self.data);
-                self.reply.written(n);
-            }
-            Err(Fail::Park(want)) => return Some((want, self)),
-            Err(Fail::Errno(e)) => self.fail(e),
-        }
-        None
+    fn run(self, fs: &Fs) -> Option<(Want, Self)> {
+        let outcome = write_once(fs, self.ino, self.offset, &self.data, self.kill);
+        self.answer(outcome)
     }
 
     fn fail(mut self, errno: Errno) {
         wipe(&mut self.data);
+        if let Some(watch) = &self.watch {
+            watch.tell(Err(errno));
+        }
         self.reply.error(fuser::Errno::from_i32(errno.0));
     }
 }

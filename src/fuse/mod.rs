@@ -5,6 +5,7 @@ mod convert;
 mod job;
 mod listing;
 mod mountpoint;
+mod watch;
 
 pub use adapter::{Adapter, PageCache};
 pub use job::Shared;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use lru::LruCache;
 
+use super::audit::BranchOrigins;
 use super::branch::BranchKey;
 use super::cache::Expiry;
 use super::fetch::{self, Fetched};
@@ -70,6 +71,7 @@ pub(super) struct Branches {
     state: Mutex<State>,
     answered: Condvar,
     ttl: Duration,
+    pub(super) origins: BranchOrigins,
 }
 
 impl Branches {
@@ -77,7 +79,12 @@ impl Branches {
         let mut known = LruCache::unbounded();
         known.resize(KEPT);
         let state = State { known, asked: HashMap::new(), present: None };
-        Self { state: Mutex::new(state), answered: Condvar::new(), ttl }
+        Self {
+            state: Mutex::new(state),
+            answered: Condvar::new(),
+            ttl,
+            origins: BranchOrigins::default(),
+        }
     }
 
     fn look(&self, branch: BranchId, now: Moment, expiry: Expiry) -> Look {
@@ -209,6 +216,7 @@ pub(super) fn unwrap(
             return Err(KeyFail::Rejected);
         }
         if let Some(key) = known.key.as_ref().and_then(|k| k.unwrap(&line.key, file)) {
+            keyring.branches.origins.tell(branch, file);
             return Ok(Fetched::Key((key, known.since)));
         }
         if keyring.store.read_branch(branch).is_ok_and(|f| f != known.file) {

@@ -2,6 +2,7 @@
 //! decides whether the gate is open.
 
 mod ahead;
+pub mod audit;
 mod beat;
 mod branch;
 mod branches;

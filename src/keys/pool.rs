@@ -182,6 +182,7 @@ fn by_a_branch(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, N
     let make = |slot| {
         let (file, key) = (FileId::new(page, slot), Key::random());
         let kind = WrapKind::Branch(branch.id());
+        keyring.branches.origins.tell(branch.id(), file);
         let (wrapped, check) = (branch.wrap(&key, file), check(&key, volume, file));
         let line = Line { slot, kind, key: wrapped, check };
         (line, Arc::new(ContentCipher::new(&key, volume, file)))

@@ -5,6 +5,7 @@
 mod support;
 
 mod aliases;
+mod audit;
 mod betray;
 mod bound;
 mod branch;

@@ -63,7 +63,7 @@ fn places(regions: &[Region], wanted: &[u8]) -> Vec<String> {
 }
 
 /// Every key that the daemon ever had, by name: unwrapped here, as it did.
-fn keys_of(store: &Store) -> Vec<(String, [u8; 32])> {
+pub fn keys_of(store: &Store) -> Vec<(String, [u8; 32])> {
     let kms = LocalKms::open(&store.keystore(), None).expect("not sealed");
     let layout = Layout::open_path(&store.path()).expect("a store");
     let file = layout.read_volume().expect("a volume");
@@ -153,7 +153,7 @@ fn pages(store: &Path) -> Vec<PathBuf> {
 
 /// The forms in which a key is looked for. The first round keys of a schedule are the key
 /// itself; two later ones stand for the rest.
-fn forms(key: &[u8; 32]) -> Vec<(&'static str, Vec<u8>)> {
+pub fn forms(key: &[u8; 32]) -> Vec<(&'static str, Vec<u8>)> {
     let rounds = schedule::aes256(key);
     vec![
         ("raw", key.to_vec()),
@@ -188,7 +188,9 @@ fn look_into_a_locked_daemon(data_keys: &str) {
         return;
     }
     let store = Store::new(&["--data-keys", data_keys]);
-    let mount = store.mount(&["--heartbeat", "2s"]);
+    // Its paths pass through the daemon too.
+    let log = store.outside("audit.jsonl");
+    let mount = store.mount(&["--heartbeat", "2s", "--audit-log", log.to_str().expect("UTF-8")]);
     let text = MARK.repeat(2000);
     for i in 0..40 {
         fs::write(mount.at(&format!("{NAME}{i}")), &text).expect("written");
