@@ -151,6 +151,7 @@ impl Daemon {
             monitor: Mutex::new(Some(monitor)),
             settings,
             device,
+            transport: if mounted.is_over_rings() { "io_uring" } else { "/dev/fuse" },
             notifier: mounted.notifier(),
         });
         if let Some(trail) = &trail {
@@ -215,6 +216,7 @@ struct Control {
     monitor: Mutex<Option<Monitor>>,
     settings: Settings,
     device: Device,
+    transport: &'static str,
     notifier: Notifier,
 }
 
@@ -248,6 +250,7 @@ impl Host for Control {
             keys_cached: cached,
             keys_pooled: pooled,
             keys_fetched: fetched,
+            transport: self.transport.to_owned(),
             inodes,
             inodes_paged: paged,
             audit: self.shared.trail.as_ref().map(|trail| control::Audit {

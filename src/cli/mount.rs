@@ -18,7 +18,7 @@ use crate::control::{Server, mounts};
 use crate::daemon::{Daemon, Settings};
 use crate::disk::identity::Owners;
 use crate::fs::{Access, FsSettings};
-use crate::fuse::{Exposure, Options, PageCache};
+use crate::fuse::{Exposure, Options, PageCache, Transport};
 use crate::keys::{Accepted, Limits, Timing};
 use crate::kms::local::LocalKms;
 use crate::secret::Passphrase;
@@ -26,6 +26,17 @@ use crate::store::Store;
 
 /// Set in the background child: it reads a passphrase from stdin, and answers on stdout.
 const CHILD: &str = "KMSFS_BACKGROUND_CHILD";
+
+/// Whether requests come over io_uring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum IoUring {
+    /// Where that can be had.
+    Auto,
+    /// Or not at all.
+    On,
+    /// Never.
+    Off,
+}
 
 /// Arguments of `mount`.
 #[derive(Args)]
@@ -84,6 +95,10 @@ pub struct Mount {
     /// Append a line of JSON to this file for every use of a key
     #[arg(long, env = "KMSFS_AUDIT_LOG", value_name = "FILE")]
     audit_log: Option<PathBuf>,
+    /// How requests come from the kernel: over io_uring (Linux 6.14; root switches it on in the
+    /// module fuse) or over /dev/fuse; auto: over io_uring where that can be had
+    #[arg(long, env = "KMSFS_IO_URING", value_enum, default_value_t = IoUring::Auto)]
+    io_uring: IoUring,
     /// Worker threads
     #[arg(long, env = "KMSFS_THREADS", default_value = "4", value_parser = clap::value_parser!(u16).range(2..=64))]
     threads: u16,
@@ -282,6 +297,11 @@ fn settings(args: &Mount) -> Settings {
         mount: Options {
             exposure: if everyone { Exposure::Everyone } else { Exposure::Owner },
             threads: usize::from(args.threads),
+            transport: match args.io_uring {
+                IoUring::Auto => Transport::Best,
+                IoUring::On => Transport::Uring,
+                IoUring::Off => Transport::Device,
+            },
             flags: args.o.clone(),
         },
         cache,

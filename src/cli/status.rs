@@ -176,10 +176,11 @@ fn print(report: &Report, output: Output) {
         report.keys_fetched
     );
     say!(
-        "  kernel      {} inodes, {} with pages; {} requests parked",
+        "  kernel      {} inodes, {} with pages; {} requests parked; over {}",
         report.inodes,
         report.inodes_paged,
-        report.parked
+        report.parked,
+        report.transport
     );
     if let Some(audit) = &report.audit {
         say!("  audit log   {}, {} entries lost", audit.log, audit.lost);

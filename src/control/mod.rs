@@ -59,6 +59,8 @@ pub struct Report {
     pub keys_pooled: usize,
     /// Data keys fetched so far.
     pub keys_fetched: u64,
+    /// How requests come from the kernel: io_uring or /dev/fuse.
+    pub transport: String,
     /// Inodes that the kernel knows.
     pub inodes: usize,
     /// Those that may have cached pages.

@@ -1,55 +1,44 @@
-//! Each kernel request in a few lines: an operation of [`Fs`], and how its outcome is replied.
+//! From fuser's requests to ours, and from our answers to fuser's replies.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::convert;
-use super::job::{Kill, Read, Shared, Simple, Write, go, write};
-use super::listing::{ListAttributes, ListNames};
-use super::watch::Watch;
-use crate::disk::XattrHow;
-use crate::fs::{
-    Attr, Caller, Change, Errno, Fail, Fs, Made, OpenFor, Outcome, Reach, RenameHow, Sought,
-    SyncWhat, errno,
-};
+use super::job::{Kill, Shared};
+use super::replies::{attribute, create, entry, fuse_errno, opened, statfs};
+use super::requests::Requests;
+use super::terms::{PageCache, TTL, Who};
+use crate::fs::{Attr, Change, SyncWhat};
 use crate::keys::Purpose;
-use crate::keys::audit::Operation;
 
-/// Only the mount changes the store, so what the kernel knows stays true.
-pub(super) const TTL: Duration = Duration::from_secs(60);
 /// The kernel's and our limit for one write, and so for one read.
-const MAX_WRITE: u32 = 1 << 20;
+pub(super) const MAX_WRITE: u32 = 1 << 20;
 const BACKGROUND: u16 = 64;
-
-/// How file content passes through the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PageCache {
-    /// Cached, writes go through at once.
-    WriteThrough,
-    /// Cached, writes wait in the kernel (`--writeback`).
-    WriteBack,
-    /// Not cached (`--direct-io`).
-    Direct,
-}
 
 /// The adapter.
 pub struct Adapter {
-    shared: Arc<Shared>,
-    cache: PageCache,
+    requests: Arc<Requests>,
+    rings: Offer,
 }
 
-pub(super) fn fuse_errno(e: Errno) -> fuser::Errno {
-    fuser::Errno::from_i32(e.0)
+/// Whether the kernel is told that there are rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// It is.
+    Rings,
+    /// It is not.
+    Nothing,
 }
 
 /// Replies an outcome through a pair of functions.
@@ -62,10 +51,6 @@ macro_rules! reply {
     };
 }
 
-fn entry(reply: ReplyEntry, attr: Attr) {
-    reply.entry(&TTL, &convert::attr(&attr), Generation(0));
-}
-
 fn attributes(reply: ReplyAttr, attr: Attr) {
     reply.attr(&TTL, &convert::attr(&attr));
 }
@@ -74,81 +59,26 @@ fn done(reply: ReplyEmpty, (): ()) {
     reply.ok();
 }
 
-fn xattr_reply(reply: ReplyXattr, (bytes, size): (Vec<u8>, u32)) {
-    if size == 0 {
-        reply.size(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-    } else if bytes.len() > size as usize {
-        reply.error(fuser::Errno::from_i32(libc::ERANGE));
-    } else {
-        reply.data(&bytes);
-    }
-}
-
-fn open_for(flags: OpenFlags) -> OpenFor {
-    if flags.acc_mode() == OpenAccMode::O_RDONLY { OpenFor::Reading } else { OpenFor::Writing }
-}
-
-const READING: FileHandle = FileHandle(0);
-const WRITING: FileHandle = FileHandle(1);
-
-fn handle(how: OpenFor) -> FileHandle {
-    if how == OpenFor::Writing { WRITING } else { READING }
-}
-
-fn opened_for(fh: FileHandle) -> OpenFor {
-    if fh == WRITING { OpenFor::Writing } else { OpenFor::Reading }
+fn who(req: &Request) -> Who {
+    Who { uid: req.uid(), gid: req.gid(), pid: req.pid() }
 }
 
 impl Adapter {
     /// An adapter.
     pub fn new(shared: Arc<Shared>, cache: PageCache) -> Self {
-        Self { shared, cache }
+        let over_rings = AtomicBool::new(false);
+        let requests = Arc::new(Requests { shared, cache, over_rings });
+        Self { requests, rings: Offer::Nothing }
     }
 
-    fn answer<A: 'static>(
-        &self,
-        op: impl Fn(&Fs) -> Outcome<A> + Send + 'static,
-        reply: impl FnOnce(Result<A, Errno>) + Send + 'static,
-    ) {
-        go(&self.shared, Simple { op, reply, purpose: Purpose::Use });
+    /// Decides what the kernel is told of rings.
+    pub(super) fn offer(&mut self, rings: Offer) {
+        self.rings = rings;
     }
 
-    /// As `answer`, and the audit log is told.
-    fn watched<A: 'static>(
-        &self,
-        watch: Option<Watch>,
-        op: impl Fn(&Fs) -> Outcome<A> + Send + 'static,
-        reply: impl FnOnce(Result<A, Errno>) + Send + 'static,
-    ) {
-        let Some(watch) = watch else { return self.answer(op, reply) };
-        self.answer(op, move |outcome| {
-            watch.tell(outcome.as_ref().map(drop).map_err(|e| *e));
-            reply(outcome);
-        });
+    pub(super) fn requests(&self) -> Arc<Requests> {
+        self.requests.clone()
     }
-
-    /// For what is served in every state: it touches no plaintext and no name.
-    fn always<A>(&self, op: impl FnOnce(&Fs) -> Outcome<A>, reply: impl FnOnce(Result<A, Errno>)) {
-        reply(op(&self.shared.fs).map_err(|fail| match fail {
-            Fail::Errno(e) => e,
-            Fail::Park(_) => Errno(libc::EIO),
-        }));
-    }
-
-    fn open_flags(&self, how: OpenFor) -> FopenFlags {
-        let mut flags = match self.cache {
-            PageCache::Direct => FopenFlags::FOPEN_DIRECT_IO,
-            _ => FopenFlags::FOPEN_KEEP_CACHE,
-        };
-        if how == OpenFor::Reading {
-            flags |= FopenFlags::FOPEN_NOFLUSH;
-        }
-        flags
-    }
-}
-
-fn caller(req: &Request, umask: u32) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid(), umask }
 }
 
 #[allow(clippy::too_many_arguments)] // The trait's own.
@@ -164,13 +94,17 @@ impl Filesystem for Adapter {
         ];
         // The two belong together: with DONT_MASK alone, default ACLs would be applied twice.
         wanted.push(InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK);
-        if self.cache == PageCache::WriteBack {
+        if self.requests.cache == PageCache::WriteBack {
             wanted.push(InitFlags::FUSE_WRITEBACK_CACHE);
         }
         for capability in wanted {
             if let Err(missing) = config.add_capabilities(capability) {
                 log::warn!("this kernel's FUSE lacks {missing:?}");
             }
+        }
+        if self.rings == Offer::Rings {
+            let taken = config.add_capabilities(InitFlags::FUSE_OVER_IO_URING).is_ok();
+            self.requests.over_rings.store(taken, Ordering::Relaxed);
         }
         // Each returns the nearest possible value where the kernel allows less.
         let _ = config.set_max_write(MAX_WRITE);
@@ -181,20 +115,15 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let watch = self.shared.watch_entry(req, Operation::Lookup, (parent.0, name));
-        let name = name.to_owned();
-        self.watched(watch, move |fs| fs.lookup(parent.0, &name), reply!(reply, entry));
+        self.requests.lookup(who(req), parent.0, name, reply!(reply, entry));
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.shared.fs.forget(ino.0, nlookup);
+        self.requests.shared.fs.forget(ino.0, nlookup);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        if ino == INodeNo::ROOT {
-            return self.always(|fs| fs.getattr(ino.0), reply!(reply, attributes));
-        }
-        self.answer(move |fs| fs.getattr(ino.0), reply!(reply, attributes));
+        self.requests.getattr(ino.0, reply!(reply, attributes));
     }
 
     fn setattr(
@@ -215,26 +144,14 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let change = Change {
-            mode,
-            uid,
-            gid,
-            size,
-            atime: atime.map(convert::set_time),
-            mtime: mtime.map(convert::set_time),
-            by: req.uid(),
-        };
-        let watch = size.and_then(|_| self.shared.watch(req, Operation::Truncate, ino.0));
-        self.watched(watch, move |fs| fs.setattr(ino.0, &change), reply!(reply, attributes));
+        let [atime, mtime] = [atime, mtime].map(|t| t.map(convert::set_time));
+        let change = Change { mode, uid, gid, size, atime, mtime, by: req.uid() };
+        self.requests.setattr(who(req), ino.0, change, reply!(reply, attributes));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.answer(
-            move |fs| fs.readlink(ino.0),
-            reply!(reply, |reply: ReplyData, target: std::ffi::OsString| {
-                reply.data(target.as_bytes());
-            }),
-        );
+        let target = |reply: ReplyData, target: OsString| reply.data(target.as_bytes());
+        self.requests.readlink(ino.0, reply!(reply, target));
     }
 
     fn mknod(
@@ -247,12 +164,8 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let (name, who) = (name.to_owned(), caller(req, umask));
-        let rdev = convert::rdev_in(rdev);
-        self.answer(
-            move |fs| fs.make(parent.0, &name, Made::Node(mode, rdev), who),
-            reply!(reply, entry),
-        );
+        let what = (mode, umask, convert::rdev_in(rdev));
+        self.requests.mknod(who(req), (parent.0, name), what, reply!(reply, entry));
     }
 
     fn mkdir(
@@ -264,18 +177,15 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let (name, who) = (name.to_owned(), caller(req, umask));
-        self.answer(move |fs| fs.make(parent.0, &name, Made::Dir(mode), who), reply!(reply, entry));
+        self.requests.mkdir(who(req), (parent.0, name), (mode, umask), reply!(reply, entry));
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = name.to_owned();
-        self.answer(move |fs| fs.unlink(parent.0, &name), reply!(reply, done));
+        self.requests.unlink(parent.0, name, reply!(reply, done));
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = name.to_owned();
-        self.answer(move |fs| fs.rmdir(parent.0, &name), reply!(reply, done));
+        self.requests.rmdir(parent.0, name, reply!(reply, done));
     }
 
     fn symlink(
@@ -286,11 +196,8 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let (name, target, who) = (name.to_owned(), target.to_owned(), caller(req, 0));
-        self.answer(
-            move |fs| fs.make(parent.0, &name, Made::Symlink(target.as_os_str()), who),
-            reply!(reply, entry),
-        );
+        let target = target.as_os_str();
+        self.requests.symlink(who(req), (parent.0, name), target, reply!(reply, entry));
     }
 
     fn rename(
@@ -303,20 +210,8 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let how = if flags.is_empty() {
-            RenameHow::Over
-        } else if flags == RenameFlags::RENAME_NOREPLACE {
-            RenameHow::NoReplace
-        } else if flags == RenameFlags::RENAME_EXCHANGE {
-            RenameHow::Exchange
-        } else {
-            return reply.error(fuser::Errno::EINVAL);
-        };
-        let (name, newname) = (name.to_owned(), newname.to_owned());
-        self.answer(
-            move |fs| fs.rename((parent.0, &name), (newparent.0, &newname), how),
-            reply!(reply, done),
-        );
+        let (from, to) = ((parent.0, name), (newparent.0, newname));
+        self.requests.rename(from, to, flags.bits(), reply!(reply, done));
     }
 
     fn link(
@@ -327,23 +222,11 @@ impl Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        let (name, who) = (newname.to_owned(), caller(req, 0));
-        self.answer(move |fs| fs.link(ino.0, newparent.0, &name, who), reply!(reply, entry));
+        self.requests.link(who(req), ino.0, (newparent.0, newname), reply!(reply, entry));
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let how = open_for(flags);
-        let open_flags = self.open_flags(how);
-        let op = move |fs: &Fs| {
-            fs.open(ino.0, how)?;
-            fs.table().mark_paged(&*fs.node(ino.0)?);
-            Ok(())
-        };
-        self.watched(
-            self.shared.watch(req, Operation::Open, ino.0),
-            op,
-            reply!(reply, move |reply: ReplyOpen, ()| reply.opened(handle(how), open_flags)),
-        );
+        self.requests.open(who(req), ino.0, flags.0, reply!(reply, opened));
     }
 
     fn create(
@@ -356,33 +239,8 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let watch = self.shared.watch_entry(req, Operation::Create, (parent.0, name));
-        let (name, who) = (name.to_owned(), caller(req, umask));
-        let open_flags = self.open_flags(OpenFor::Writing);
-        let op = move |fs: &Fs| {
-            let made = fs.create(parent.0, &name, mode, who);
-            let attr = match made {
-                // Made by somebody else since the kernel looked.
-                Err(e) if e == errno(libc::EEXIST) && flags & libc::O_EXCL == 0 => {
-                    let attr = fs.lookup(parent.0, &name)?;
-                    if let Err(e) = fs.open(attr.0.ino, OpenFor::Writing) {
-                        fs.forget(attr.0.ino, 1);
-                        return Err(e);
-                    }
-                    attr
-                }
-                other => other?,
-            };
-            fs.table().mark_paged(&*fs.node(attr.0.ino)?);
-            Ok(attr)
-        };
-        self.watched(
-            watch,
-            op,
-            reply!(reply, move |reply: ReplyCreate, attr: Attr| {
-                reply.created(&TTL, &convert::attr(&attr), Generation(0), WRITING, open_flags);
-            }),
-        );
+        let how = (mode, umask, flags);
+        self.requests.create(who(req), (parent.0, name), how, reply!(reply, create));
     }
 
     fn read(
@@ -396,7 +254,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        go(&self.shared, Read { ino: ino.0, offset, size: size as usize, reply });
+        self.requests.read(ino.0, offset, size, reply);
     }
 
     fn write(
@@ -412,15 +270,12 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let saving = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let purpose = if saving { Purpose::Save } else { Purpose::Use };
-        let kill = if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
-            Kill::Privileges
-        } else {
-            Kill::Nothing
-        };
-        let watch = self.shared.watch_write(req, ino.0);
-        let job = Write { ino: ino.0, offset, data: Vec::new(), purpose, kill, watch, reply };
-        write(&self.shared, job, data);
+        let kill = if kills { Kill::Privileges } else { Kill::Nothing };
+        let written = |reply: ReplyWrite, n| reply.written(n);
+        let at = (ino.0, offset);
+        self.requests.write(who(req), at, (purpose, kill), data, reply!(reply, written));
     }
 
     /// Nothing waits here for a flush; the kernel saves dirty maps itself and then needs no
@@ -439,7 +294,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.always(|fs| fs.release(ino.0, opened_for(fh)), reply!(reply, done));
+        self.requests.release(ino.0, fh.0, reply!(reply, done));
     }
 
     fn fsync(
@@ -451,14 +306,11 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let what = if datasync { SyncWhat::Data } else { SyncWhat::All };
-        self.always(|fs| fs.fsync(ino.0, what), reply!(reply, done));
+        self.requests.fsync(ino.0, what, reply!(reply, done));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.answer(
-            move |fs| fs.open_listing(ino.0),
-            reply!(reply, |reply: ReplyOpen, h| reply.opened(FileHandle(h), FopenFlags::empty())),
-        );
+        self.requests.opendir(ino.0, reply!(reply, opened));
     }
 
     fn readdir(
@@ -469,7 +321,7 @@ impl Filesystem for Adapter {
         from: u64,
         reply: ReplyDirectory,
     ) {
-        go(&self.shared, ListNames { handle: fh.0, from, reply });
+        self.requests.list(fh.0, from, reply);
     }
 
     fn readdirplus(
@@ -480,7 +332,7 @@ impl Filesystem for Adapter {
         from: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        go(&self.shared, ListAttributes { handle: fh.0, from, reply });
+        self.requests.list(fh.0, from, reply);
     }
 
     fn releasedir(
@@ -491,8 +343,7 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.shared.fs.close_listing(fh.0);
-        reply.ok();
+        self.requests.releasedir(fh.0, reply!(reply, done));
     }
 
     fn fsyncdir(
@@ -503,26 +354,11 @@ impl Filesystem for Adapter {
         _data: bool,
         reply: ReplyEmpty,
     ) {
-        self.always(|fs| fs.sync_dir(ino.0), reply!(reply, done));
+        self.requests.fsyncdir(ino.0, reply!(reply, done));
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.always(
-            Fs::statfs,
-            reply!(reply, |reply: ReplyStatfs, s: crate::disk::FsStat| {
-                let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-                reply.statfs(
-                    s.blocks,
-                    s.bfree,
-                    s.bavail,
-                    s.files,
-                    s.ffree,
-                    small(s.bsize),
-                    small(s.namemax),
-                    small(s.frsize),
-                );
-            }),
-        );
+        self.requests.statfs(reply!(reply, statfs));
     }
 
     fn setxattr(
@@ -535,28 +371,19 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let how = match flags {
-            0 => XattrHow::Any,
-            libc::XATTR_CREATE => XattrHow::Create,
-            libc::XATTR_REPLACE => XattrHow::Replace,
-            _ => return reply.error(fuser::Errno::EINVAL),
-        };
-        let (name, value) = (name.to_owned(), value.to_vec());
-        self.answer(move |fs| fs.setxattr(ino.0, &name, &value, how), reply!(reply, done));
+        self.requests.setxattr(ino.0, (name, value), flags, reply!(reply, done));
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let name = name.to_owned();
-        self.answer(move |fs| Ok((fs.getxattr(ino.0, &name)?, size)), reply!(reply, xattr_reply));
+        self.requests.getxattr(ino.0, name, size, reply!(reply, attribute));
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.answer(move |fs| Ok((fs.listxattr(ino.0)?, size)), reply!(reply, xattr_reply));
+        self.requests.listxattr(ino.0, size, reply!(reply, attribute));
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = name.to_owned();
-        self.answer(move |fs| fs.removexattr(ino.0, &name), reply!(reply, done));
+        self.requests.removexattr(ino.0, name, reply!(reply, done));
     }
 
     fn fallocate(
@@ -569,18 +396,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
-        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
-        const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
-        const ZERO_KEEP: i32 = ZERO | KEEP;
-        let op = move |fs: &Fs| match mode {
-            0 => fs.allocate(ino.0, offset, length, Reach::Extend),
-            KEEP => fs.allocate(ino.0, offset, length, Reach::KeepSize),
-            PUNCH | ZERO_KEEP => fs.zero(ino.0, offset, length, Reach::KeepSize),
-            ZERO => fs.zero(ino.0, offset, length, Reach::Extend),
-            _ => Err(errno(libc::EOPNOTSUPP)),
-        };
-        self.watched(self.shared.watch_write(req, ino.0), op, reply!(reply, done));
+        self.requests.fallocate(who(req), ino.0, (offset, length, mode), reply!(reply, done));
     }
 
     fn lseek(
@@ -592,17 +408,8 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let to = match whence {
-            libc::SEEK_DATA => Sought::Data,
-            libc::SEEK_HOLE => Sought::Hole,
-            _ => return reply.error(fuser::Errno::EINVAL),
-        };
-        let op = move |fs: &Fs| {
-            let from = u64::try_from(offset).map_err(|_| errno(libc::ENXIO))?;
-            let at = fs.seek(ino.0, from, to)?;
-            i64::try_from(at).map_err(|_| errno(libc::EOVERFLOW))
-        };
-        self.answer(op, reply!(reply, |reply: ReplyLseek, at| reply.offset(at)));
+        let at = |reply: ReplyLseek, at| reply.offset(at);
+        self.requests.lseek(ino.0, offset, whence, reply!(reply, at));
     }
 
     fn copy_file_range(
@@ -618,13 +425,8 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        // The reply is 32 bits wide; callers go on from a short copy.
-        let len = len.min(1 << 30);
-        let op = move |fs: &Fs| {
-            let n = fs.copy((ino_in.0, offset_in), (ino_out.0, offset_out), len)?;
-            u32::try_from(n).map_err(|_| errno(libc::EOVERFLOW))
-        };
-        let watch = self.shared.watch_write(req, ino_out.0);
-        self.watched(watch, op, reply!(reply, |reply: ReplyWrite, n| reply.written(n)));
+        let (from, to) = ((ino_in.0, offset_in), (ino_out.0, offset_out));
+        let written = |reply: ReplyWrite, n| reply.written(n);
+        self.requests.copy_file_range(who(req), from, to, len, reply!(reply, written));
     }
 }

@@ -73,7 +73,7 @@ pub(super) fn attr(a: &Attr) -> FileAttr {
 }
 
 /// The kernel's 32-bit form of a device number (new_encode_dev).
-fn rdev_out(rdev: u64) -> u32 {
+pub(super) fn rdev_out(rdev: u64) -> u32 {
     let (major, minor) = (rustix::fs::major(rdev), rustix::fs::minor(rdev));
     (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
 }

@@ -1,11 +1,9 @@
 //! Running a request, and parking it with its reply while its key is fetched.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use fuser::{ReplyData, ReplyWrite};
-
+use super::terms::Reply;
 use super::watch::Watch;
 use crate::fs::{Errno, Fail, Fs, Outcome, errno};
 use crate::keys::audit::Trail;
@@ -13,7 +11,7 @@ use crate::keys::{KeyFail, Purpose, Want};
 use crate::secret::{scrub_stack, wipe};
 
 /// Parked requests, at most.
-const MOST_PARKED: usize = 256;
+pub(super) const MOST_PARKED: usize = 256;
 /// Their data, at most.
 const MOST_BYTES: usize = 64 << 20;
 /// A request that finds another key missing each time it is run again is given up.
@@ -142,60 +140,90 @@ where
     }
 }
 
-thread_local! {
-    /// Plaintext on its way to the kernel; wiped after each reply.
-    static OUT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+/// Where a read's content goes. It is wiped when it has been sent.
+pub(super) trait Sink: Send + Sized + 'static {
+    /// Has `read` fill up to `size` bytes and replies with them; or gives itself back, with
+    /// nothing sent, and why.
+    fn fill(
+        self,
+        size: usize,
+        read: impl FnOnce(&mut [u8]) -> Outcome<usize>,
+    ) -> Result<(), (Fail, Self)>;
+    /// Replies with an errno.
+    fn fail(self, errno: Errno);
 }
 
 /// A read.
-pub(super) struct Read {
+pub(super) struct Read<S> {
     pub(super) ino: u64,
     pub(super) offset: u64,
     pub(super) size: usize,
-    pub(super) reply: ReplyData,
+    pub(super) sink: S,
 }
 
-impl Job for Read {
+impl<S: Sink> Job for Read<S> {
     fn purpose(&self) -> Purpose {
         Purpose::Use
     }
 
     fn run(self, fs: &Fs) -> Option<(Want, Self)> {
-        OUT.with_borrow_mut(|out| {
-            if out.len() < self.size {
-                out.resize(self.size, 0);
+        let Self { ino, offset, size, sink } = self;
+        match sink.fill(size, |out| fs.read(ino, offset, out)) {
+            Ok(()) => None,
+            Err((Fail::Park(want), sink)) => Some((want, Self { ino, offset, size, sink })),
+            Err((Fail::Errno(e), sink)) => {
+                sink.fail(e);
+                None
             }
-            let out = &mut out[..self.size];
-            match fs.read(self.ino, self.offset, out) {
-                Ok(n) => {
-                    self.reply.data(&out[..n]);
-                    wipe(&mut out[..n]);
-                }
-                Err(Fail::Park(want)) => return Some((want, self)),
-                Err(Fail::Errno(e)) => {
-                    wipe(out);
-                    self.fail(e);
-                }
-            }
-            None
-        })
+        }
     }
 
     fn fail(self, errno: Errno) {
-        self.reply.error(fuser::Errno::from_i32(errno.0));
+        self.sink.fail(errno);
+    }
+}
+
+/// Where a write's content comes from, and who is told of its end. It is wiped by then.
+pub(super) trait Source: Send + Sized + 'static {
+    /// The content.
+    fn data(&self) -> &[u8];
+    /// How much of it is kept beside the request's own buffer.
+    fn weight(&self) -> usize {
+        0
+    }
+    /// Replies how much was written, or an errno.
+    fn reply(self, outcome: Result<u32, Errno>);
+}
+
+/// Content in memory of its own.
+pub(super) struct Copied<R> {
+    pub(super) data: Vec<u8>,
+    pub(super) reply: R,
+}
+
+impl<R: Reply<u32>> Source for Copied<R> {
+    fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    fn weight(&self) -> usize {
+        self.data.len()
+    }
+
+    fn reply(mut self, outcome: Result<u32, Errno>) {
+        wipe(&mut self.data);
+        (self.reply)(outcome);
     }
 }
 
 /// A write.
-pub(super) struct Write {
+pub(super) struct Write<S> {
     pub(super) ino: u64,
     pub(super) offset: u64,
-    /// Empty while it lies in the request's own buffer.
-    pub(super) data: Vec<u8>,
     pub(super) purpose: Purpose,
     pub(super) kill: Kill,
     pub(super) watch: Option<Watch>,
-    pub(super) reply: ReplyWrite,
+    pub(super) source: S,
 }
 
 /// Whether a write drops suid and sgid.
@@ -207,67 +235,65 @@ pub(super) enum Kill {
     Nothing,
 }
 
-/// Runs a write from the request's buffer; it is copied only where it has to wait.
-pub(super) fn write(shared: &Arc<Shared>, job: Write, data: &[u8]) {
+/// Runs a write from memory that is somebody else's; it is copied only where it has to wait.
+pub(super) fn write<R: Reply<u32>>(shared: &Arc<Shared>, job: Write<Copied<R>>, data: &[u8]) {
     let fs = &shared.fs;
-    let want = match fs.enter(job.purpose) {
+    let parked = match fs.enter(job.purpose) {
+        // The pass is held until the reply is sent.
         Ok(_pass) => {
-            let outcome = write_once(fs, job.ino, job.offset, data, job.kill);
+            let outcome = job.once(fs, data);
             job.answer(outcome)
         }
         Err(fail) => job.answer(Err(fail)),
     };
-    if let Some((want, job)) = want {
-        park(shared, want, Write { data: data.to_vec(), ..job }, 0);
+    if let Some((want, mut job)) = parked {
+        job.source.data = data.to_vec();
+        park(shared, want, job, 0);
     }
     scrub_stack();
 }
 
-/// One write, from whatever holds the data.
-fn write_once(fs: &Fs, ino: u64, offset: u64, data: &[u8], kill: Kill) -> Outcome<u32> {
-    fs.write(ino, offset, data)?;
-    if kill == Kill::Privileges {
-        fs.kill_privileges(ino)?;
+impl<S: Source> Write<S> {
+    fn once(&self, fs: &Fs, data: &[u8]) -> Outcome<u32> {
+        fs.write(self.ino, self.offset, data)?;
+        if self.kill == Kill::Privileges {
+            fs.kill_privileges(self.ino)?;
+        }
+        u32::try_from(data.len()).map_err(|_| errno(libc::EINVAL))
     }
-    u32::try_from(data.len()).map_err(|_| errno(libc::EINVAL))
-}
 
-impl Write {
-    fn answer(mut self, outcome: Outcome<u32>) -> Option<(Want, Self)> {
+    fn answer(self, outcome: Outcome<u32>) -> Option<(Want, Self)> {
         match outcome {
-            Ok(n) => {
-                wipe(&mut self.data);
-                if let Some(watch) = &self.watch {
-                    watch.tell(Ok(()));
-                }
-                self.reply.written(n);
-            }
+            Ok(n) => self.end(Ok(n)),
             Err(Fail::Park(want)) => return Some((want, self)),
-            Err(Fail::Errno(e)) => self.fail(e),
+            Err(Fail::Errno(e)) => self.end(Err(e)),
         }
         None
     }
+
+    fn end(self, outcome: Result<u32, Errno>) {
+        if let Some(watch) = &self.watch {
+            watch.tell(outcome.map(drop));
+        }
+        self.source.reply(outcome);
+    }
 }
 
-impl Job for Write {
+impl<S: Source> Job for Write<S> {
     fn purpose(&self) -> Purpose {
         self.purpose
     }
 
     fn weight(&self) -> usize {
-        self.data.len()
+        self.source.weight()
     }
 
     fn run(self, fs: &Fs) -> Option<(Want, Self)> {
-        let outcome = write_once(fs, self.ino, self.offset, &self.data, self.kill);
+        let outcome = self.once(fs, self.source.data());
         self.answer(outcome)
     }
 
-    fn fail(mut self, errno: Errno) {
-        wipe(&mut self.data);
-        if let Some(watch) = &self.watch {
-            watch.tell(Err(errno));
-        }
-        self.reply.error(fuser::Errno::from_i32(errno.0));
+    fn fail(self, errno: Errno) {
+        self.end(Err(errno));
     }
 }

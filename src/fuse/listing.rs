@@ -1,76 +1,53 @@
 //! Listings: readdir and readdirplus.
 
-use fuser::{Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
-
-use super::adapter::{TTL, fuse_errno};
-use super::convert;
 use super::job::Job;
-use crate::fs::{Detail, Errno, Fail, Fs};
-use crate::keys::Purpose;
+use crate::fs::{Detail, Errno, Fail, Fs, Listed};
+use crate::keys::{Purpose, Want};
 
-/// readdir.
-pub(super) struct ListNames {
-    pub(super) handle: u64,
-    pub(super) from: u64,
-    pub(super) reply: ReplyDirectory,
+/// A page of a listing on its way to the kernel.
+pub(super) trait Listing: Send + Sized + 'static {
+    /// What it takes of each entry.
+    fn detail(&self) -> Detail;
+    /// Adds an entry; `false` where it finds no room.
+    fn add(&mut self, entry: &Listed) -> bool;
+    /// Replies with what was added.
+    fn send(self);
+    /// Replies with an errno.
+    fn fail(self, errno: Errno);
 }
 
-impl Job for ListNames {
+/// A request for a page.
+pub(super) struct List<L> {
+    pub(super) handle: u64,
+    pub(super) from: u64,
+    pub(super) listing: L,
+}
+
+impl<L: Listing> Job for List<L> {
     fn purpose(&self) -> Purpose {
         Purpose::Use
     }
 
-    fn run(mut self, fs: &Fs) -> Option<(crate::keys::Want, Self)> {
-        let reply = &mut self.reply;
-        let listed = fs.list(self.handle, self.from, Detail::Names, &mut |e| {
-            !reply.add(INodeNo(e.ino), e.next, convert::kind(e.kind), &e.name)
-        });
-        match listed {
-            Ok(()) => self.reply.ok(),
-            Err(Fail::Errno(e)) => self.fail(e),
-            Err(Fail::Park(want)) => return Some((want, self)),
-        }
-        None
-    }
-
-    fn fail(self, e: Errno) {
-        self.reply.error(fuse_errno(e));
-    }
-}
-
-/// readdirplus.
-pub(super) struct ListAttributes {
-    pub(super) handle: u64,
-    pub(super) from: u64,
-    pub(super) reply: ReplyDirectoryPlus,
-}
-
-impl Job for ListAttributes {
-    fn purpose(&self) -> Purpose {
-        Purpose::Use
-    }
-
-    fn run(mut self, fs: &Fs) -> Option<(crate::keys::Want, Self)> {
-        let reply = &mut self.reply;
-        let listed = fs.list(self.handle, self.from, Detail::Attributes, &mut |e| {
+    fn run(mut self, fs: &Fs) -> Option<(Want, Self)> {
+        let detail = self.listing.detail();
+        let listing = &mut self.listing;
+        let listed = fs.list(self.handle, self.from, detail, &mut |entry| {
             // Without attributes the kernel would take zeros for them: such an entry (a
             // damaged symlink) is looked up on its own, and answers its errno then.
-            let (attr, ttl, ino) = match &e.attr {
-                Some(attr) => (convert::attr(attr), TTL, INodeNo(e.ino)),
-                None => return true,
-            };
-            let full = reply.add(ino, e.next, &e.name, &ttl, &attr, Generation(0));
-            !full
+            if detail == Detail::Attributes && entry.attr.is_none() {
+                return true;
+            }
+            listing.add(entry)
         });
         match listed {
-            Ok(()) => self.reply.ok(),
-            Err(Fail::Errno(e)) => self.fail(e),
+            Ok(()) => self.listing.send(),
+            Err(Fail::Errno(e)) => self.listing.fail(e),
             Err(Fail::Park(want)) => return Some((want, self)),
         }
         None
     }
 
     fn fail(self, e: Errno) {
-        self.reply.error(fuse_errno(e));
+        self.listing.fail(e);
     }
 }

@@ -5,8 +5,13 @@ mod convert;
 mod job;
 mod listing;
 mod mountpoint;
+mod replies;
+mod requests;
+mod terms;
+mod uring;
 mod watch;
 
-pub use adapter::{Adapter, PageCache};
+pub use adapter::Adapter;
 pub use job::Shared;
-pub use mountpoint::{Exposure, MountError, Mounted, Options, mount};
+pub use mountpoint::{Exposure, MountError, Mounted, Options, Transport, mount};
+pub use terms::PageCache;

@@ -9,12 +9,16 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 
 use fuser::{Config, Notifier, Session, SessionACL};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::Adapter;
+use super::adapter::Offer;
+use super::uring::{self, Rings};
 
 /// Who may use the mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +36,21 @@ pub struct Options {
     pub exposure: Exposure,
     /// Worker threads.
     pub threads: usize,
+    /// How requests come from the kernel.
+    pub transport: Transport,
     /// Flags such as `nosuid`, `noexec`, `ro`.
     pub flags: Vec<String>,
+}
+
+/// How requests come from the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Over io_uring where that can be had, else over /dev/fuse.
+    Best,
+    /// Over io_uring, or not at all.
+    Uring,
+    /// Over /dev/fuse.
+    Device,
 }
 
 /// Why there is no mount.
@@ -48,11 +65,15 @@ pub enum MountError {
     /// The kernel said no.
     #[error("{0}: {1}")]
     Kernel(&'static str, #[source] io::Error),
+    /// io_uring was demanded.
+    #[error("FUSE over io_uring is not to be had: {0}")]
+    NoRings(#[source] io::Error),
 }
 
 /// A mount that answers.
 pub struct Mounted {
     session: Session<Adapter>,
+    rings: Vec<JoinHandle<()>>,
 }
 
 impl Mounted {
@@ -66,7 +87,18 @@ impl Mounted {
     /// # Errors
     /// Of the FUSE device.
     pub fn serve(self) -> io::Result<()> {
-        self.session.run()
+        let served = self.session.run();
+        for ring in self.rings {
+            if ring.join().is_err() {
+                log::error!("a ring's thread panicked");
+            }
+        }
+        served
+    }
+
+    /// Whether requests come over io_uring.
+    pub fn is_over_rings(&self) -> bool {
+        !self.rings.is_empty()
     }
 }
 
@@ -75,11 +107,14 @@ impl Mounted {
 /// # Errors
 /// [`MountError`].
 pub fn mount(
-    adapter: Adapter,
+    mut adapter: Adapter,
     source: &Path,
     at: &Path,
     options: &Options,
 ) -> Result<Mounted, MountError> {
+    let rings = rings(options.transport)?;
+    adapter.offer(if rings.is_some() { Offer::Rings } else { Offer::Nothing });
+    let requests = adapter.requests();
     let device = if rustix::process::geteuid().is_root() {
         mount_as_root(source, at, options)?
     } else {
@@ -93,7 +128,38 @@ pub fn mount(
         let _ = rustix::mount::unmount(at, UnmountFlags::DETACH);
         MountError::Kernel("the kernel's FUSE did not answer", e)
     })?;
-    Ok(Mounted { session })
+    let over_rings = requests.over_rings.load(Ordering::Relaxed);
+    let rings = match rings {
+        Some(rings) if over_rings => {
+            let at = at.to_owned();
+            // FORCE aborts the connection: whoever waits is answered ENOTCONN.
+            let broken = move || {
+                let _ = rustix::mount::unmount(&at, UnmountFlags::FORCE);
+            };
+            rings.start(&session, &requests, options.threads, broken)
+        }
+        _ if options.transport == Transport::Uring => Err(io::ErrorKind::Unsupported.into()),
+        _ => Ok(Vec::new()),
+    };
+    let rings = rings.map_err(|e| {
+        let _ = rustix::mount::unmount(at, UnmountFlags::DETACH);
+        MountError::NoRings(e)
+    })?;
+    Ok(Mounted { session, rings })
+}
+
+fn rings(transport: Transport) -> Result<Option<Rings>, MountError> {
+    if transport == Transport::Device {
+        return Ok(None);
+    }
+    match uring::allow().and_then(|()| Rings::new()) {
+        Ok(rings) => Ok(Some(rings)),
+        Err(e) if transport == Transport::Uring => Err(MountError::NoRings(e)),
+        Err(e) => {
+            log::info!("requests come over /dev/fuse: {e}");
+            Ok(None)
+        }
+    }
 }
 
 fn mount_as_root(source: &Path, at: &Path, options: &Options) -> Result<OwnedFd, MountError> {

@@ -3,9 +3,8 @@
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
-use fuser::Request;
-
 use super::job::Shared;
+use super::terms::Who;
 use crate::fs::Errno;
 use crate::keys::audit::{By, Operation, Subject, Trail};
 use crate::secret::scrub_stack;
@@ -29,42 +28,42 @@ impl Shared {
     /// Watches a request about an inode; `None` where there is no log.
     pub(super) fn watch(
         self: &Arc<Self>,
-        req: &Request,
+        who: Who,
         operation: Operation,
         ino: u64,
     ) -> Option<Watch> {
         let trail = self.trail.as_ref()?;
-        Some(self.watched(trail, req, operation, Target::Inode(ino)))
+        Some(self.watched(trail, who, operation, Target::Inode(ino)))
     }
 
     /// Watches a request about a name.
     pub(super) fn watch_entry(
         self: &Arc<Self>,
-        req: &Request,
+        who: Who,
         operation: Operation,
         (parent, name): (u64, &OsStr),
     ) -> Option<Watch> {
         let trail = self.trail.as_ref()?;
-        Some(self.watched(trail, req, operation, Target::Entry(parent, name.to_owned())))
+        Some(self.watched(trail, who, operation, Target::Entry(parent, name.to_owned())))
     }
 
     /// Watches a change of content that may give a file its key; `None` where it has one.
-    pub(super) fn watch_write(self: &Arc<Self>, req: &Request, ino: u64) -> Option<Watch> {
+    pub(super) fn watch_write(self: &Arc<Self>, who: Who, ino: u64) -> Option<Watch> {
         let trail = self.trail.as_ref()?;
         match self.fs.known_file(ino) {
             Some(_) => None,
-            None => Some(self.watched(trail, req, Operation::Write, Target::Inode(ino))),
+            None => Some(self.watched(trail, who, Operation::Write, Target::Inode(ino))),
         }
     }
 
     fn watched(
         self: &Arc<Self>,
         trail: &Arc<Trail>,
-        req: &Request,
+        who: Who,
         operation: Operation,
         target: Target,
     ) -> Watch {
-        let by = By::Program { uid: req.uid(), pid: req.pid() };
+        let by = By::Program { uid: who.uid, pid: who.pid };
         Watch { shared: self.clone(), trail: trail.clone(), operation, by, target }
     }
 }

@@ -1,0 +1,248 @@
+//! From a request in a slot to [`Requests`], by its opcode.
+
+use std::cell::RefCell;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
+use super::abi::{self, Head, Out};
+use super::slot::{Page, Slot};
+use crate::fs::{Attr, Detail, SyncWhat};
+use crate::fuse::convert;
+use crate::fuse::job::Kill;
+use crate::fuse::requests::Requests;
+use crate::fuse::terms::{Attribute, Opened};
+use crate::keys::Purpose;
+use crate::secret::wipe;
+
+/// `enum fuse_opcode` of linux/fuse.h: those that have an answer here. FORGET, INTERRUPT and
+/// DESTROY come over /dev/fuse.
+mod op {
+    pub const LOOKUP: u32 = 1;
+    pub const GETATTR: u32 = 3;
+    pub const SETATTR: u32 = 4;
+    pub const READLINK: u32 = 5;
+    pub const SYMLINK: u32 = 6;
+    pub const MKNOD: u32 = 8;
+    pub const MKDIR: u32 = 9;
+    pub const UNLINK: u32 = 10;
+    pub const RMDIR: u32 = 11;
+    pub const RENAME: u32 = 12;
+    pub const LINK: u32 = 13;
+    pub const OPEN: u32 = 14;
+    pub const READ: u32 = 15;
+    pub const WRITE: u32 = 16;
+    pub const STATFS: u32 = 17;
+    pub const RELEASE: u32 = 18;
+    pub const FSYNC: u32 = 20;
+    pub const SETXATTR: u32 = 21;
+    pub const GETXATTR: u32 = 22;
+    pub const LISTXATTR: u32 = 23;
+    pub const REMOVEXATTR: u32 = 24;
+    pub const OPENDIR: u32 = 27;
+    pub const READDIR: u32 = 28;
+    pub const RELEASEDIR: u32 = 29;
+    pub const FSYNCDIR: u32 = 30;
+    pub const CREATE: u32 = 35;
+    pub const FALLOCATE: u32 = 43;
+    pub const READDIRPLUS: u32 = 44;
+    pub const RENAME2: u32 = 45;
+    pub const LSEEK: u32 = 46;
+    pub const COPY_FILE_RANGE: u32 = 47;
+}
+
+/// Kinds of requests that take about as long as each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Waiting for a disk to have it all.
+    Sync,
+    /// Content to the store.
+    Write,
+    /// Content from the store, a little.
+    Read,
+    /// Content from the store, much.
+    LargeRead,
+    /// All else.
+    Other,
+}
+
+impl Kind {
+    pub(super) const COUNT: usize = 5;
+}
+
+/// The kind of a request.
+pub(super) fn kind(head: &Head) -> Kind {
+    match head.opcode {
+        op::FSYNC | op::FSYNCDIR => Kind::Sync,
+        op::WRITE | op::FALLOCATE | op::COPY_FILE_RANGE => Kind::Write,
+        op::READ if head.u32(16) >= LARGE => Kind::LargeRead,
+        op::READ => Kind::Read,
+        _ => Kind::Other,
+    }
+}
+
+/// Of a read: as much as the kernel reads ahead at once.
+const LARGE: u32 = 128 << 10;
+
+thread_local! {
+    /// A request's names and values, copied out of the slot that its reply goes into.
+    static BROUGHT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Answers the request in a slot, now or when its key has come.
+pub(super) fn dispatch(requests: &Requests, slot: Slot) {
+    match slot.head().opcode {
+        op::READ => read(requests, slot),
+        op::WRITE => write(requests, slot),
+        op::READDIR => list(requests, slot, Detail::Names),
+        op::READDIRPLUS => list(requests, slot, Detail::Attributes),
+        _ => BROUGHT.with_borrow_mut(|brought| {
+            brought.clear();
+            brought.extend_from_slice(slot.payload());
+            by_name(requests, slot, brought);
+            wipe(brought);
+        }),
+    }
+}
+
+fn read(requests: &Requests, slot: Slot) {
+    let (node, offset, size) = (slot.head().node, slot.head().u64(8), slot.head().u32(16));
+    requests.read(node, offset, size, slot);
+}
+
+fn write(requests: &Requests, slot: Slot) {
+    const CACHE: u32 = 1 << 0;
+    const KILL_SUIDGID: u32 = 1 << 2;
+    let head = slot.head();
+    let flags = head.u32(20);
+    let purpose = if flags & CACHE != 0 { Purpose::Save } else { Purpose::Use };
+    let kill = if flags & KILL_SUIDGID != 0 { Kill::Privileges } else { Kill::Nothing };
+    let (who, at) = (head.who, (head.node, head.u64(8)));
+    requests.write_from(who, at, (purpose, kill), slot);
+}
+
+fn list(requests: &Requests, slot: Slot, detail: Detail) {
+    let head = slot.head();
+    let (handle, from, limit) = (head.u64(0), head.u64(8), head.u32(16) as usize);
+    requests.list(handle, from, Page { slot, detail, limit, len: 0 });
+}
+
+fn entry(out: &mut Out, attr: Attr) {
+    out.entry(&attr);
+}
+
+fn attributes(out: &mut Out, attr: Attr) {
+    out.attributes(&attr);
+}
+
+fn opened(out: &mut Out, opened: Opened) {
+    out.opened(opened);
+}
+
+fn done(_: &mut Out, (): ()) {}
+
+fn attribute(out: &mut Out, answer: Attribute) {
+    match answer {
+        Attribute::Size(n) => {
+            out.u32(n);
+            out.u32(0);
+        }
+        Attribute::Bytes(bytes) => {
+            out.bytes(&bytes);
+        }
+    }
+}
+
+fn written(out: &mut Out, n: u32) {
+    out.u32(n);
+    out.u32(0);
+}
+
+/// Replies through a slot.
+macro_rules! to {
+    ($slot:ident, $fill:expr) => {
+        move |outcome| $slot.answer(outcome, $fill)
+    };
+}
+
+/// Requests that make, find and remove names.
+fn by_name(requests: &Requests, slot: Slot, brought: &[u8]) {
+    let head = *slot.head();
+    let (who, node) = (head.who, head.node);
+    let [name, other] = abi::names(brought);
+    match head.opcode {
+        op::LOOKUP => requests.lookup(who, node, name, to!(slot, entry)),
+        op::SYMLINK => requests.symlink(who, (node, name), other, to!(slot, entry)),
+        op::MKNOD => {
+            let what = (head.u32(0), head.u32(8), convert::rdev_in(head.u32(4)));
+            requests.mknod(who, (node, name), what, to!(slot, entry));
+        }
+        op::MKDIR => {
+            requests.mkdir(who, (node, name), (head.u32(0), head.u32(4)), to!(slot, entry));
+        }
+        op::UNLINK => requests.unlink(node, name, to!(slot, done)),
+        op::RMDIR => requests.rmdir(node, name, to!(slot, done)),
+        op::RENAME | op::RENAME2 => {
+            let flags = if head.opcode == op::RENAME2 { head.u32(8) } else { 0 };
+            requests.rename((node, name), (head.u64(0), other), flags, to!(slot, done));
+        }
+        op::LINK => requests.link(who, head.u64(0), (node, name), to!(slot, entry)),
+        op::CREATE => {
+            let how = (head.u32(4), head.u32(8), head.i32(0));
+            let fill = |out: &mut Out, (attr, opened): (Attr, _)| {
+                out.entry(&attr);
+                out.opened(opened);
+            };
+            requests.create(who, (node, name), how, to!(slot, fill));
+        }
+        op::GETXATTR => requests.getxattr(node, name, head.u32(0), to!(slot, attribute)),
+        op::REMOVEXATTR => requests.removexattr(node, name, to!(slot, done)),
+        op::SETXATTR => {
+            let (name, value) = abi::name_and_rest(brought);
+            let value = &value[..value.len().min(head.u32(0) as usize)];
+            requests.setxattr(node, (name, value), head.i32(4), to!(slot, done));
+        }
+        _ => by_node(requests, slot),
+    }
+}
+
+/// Requests about an inode or what is open.
+fn by_node(requests: &Requests, slot: Slot) {
+    let head = *slot.head();
+    let (who, node) = (head.who, head.node);
+    match head.opcode {
+        op::GETATTR => requests.getattr(node, to!(slot, attributes)),
+        op::SETATTR => requests.setattr(who, node, head.change(), to!(slot, attributes)),
+        op::READLINK => {
+            let fill = |out: &mut Out, target: OsString| {
+                out.bytes(target.as_bytes());
+            };
+            requests.readlink(node, to!(slot, fill));
+        }
+        op::OPEN => requests.open(who, node, head.i32(0), to!(slot, opened)),
+        op::OPENDIR => requests.opendir(node, to!(slot, opened)),
+        op::RELEASE => requests.release(node, head.u64(0), to!(slot, done)),
+        op::RELEASEDIR => requests.releasedir(head.u64(0), to!(slot, done)),
+        op::FSYNC => {
+            let what = if head.u32(8) & 1 != 0 { SyncWhat::Data } else { SyncWhat::All };
+            requests.fsync(node, what, to!(slot, done));
+        }
+        op::FSYNCDIR => requests.fsyncdir(node, to!(slot, done)),
+        op::STATFS => requests.statfs(to!(slot, |out: &mut Out, s| out.statfs(&s))),
+        op::LISTXATTR => requests.listxattr(node, head.u32(0), to!(slot, attribute)),
+        op::FALLOCATE => {
+            let what = (head.u64(8), head.u64(16), head.i32(24));
+            requests.fallocate(who, node, what, to!(slot, done));
+        }
+        op::LSEEK => {
+            let (offset, whence) = (head.u64(8).cast_signed(), head.i32(16));
+            let fill = |out: &mut Out, at: i64| out.u64(at.cast_unsigned());
+            requests.lseek(node, offset, whence, to!(slot, fill));
+        }
+        op::COPY_FILE_RANGE => {
+            let (from, to) = ((node, head.u64(8)), (head.u64(16), head.u64(32)));
+            requests.copy_file_range(who, from, to, head.u64(40), to!(slot, written));
+        }
+        // FLUSH among them: see the other adapter.
+        _ => slot.error(libc::ENOSYS),
+    }
+}
