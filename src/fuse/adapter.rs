@@ -24,7 +24,9 @@ use crate::keys::Purpose;
 
 /// The kernel's and our limit for one write, and so for one read.
 pub(super) const MAX_WRITE: u32 = 1 << 20;
+/// Requests that the kernel makes on its own at once. Over rings each lies in memory of ours.
 const BACKGROUND: u16 = 64;
+const BACKGROUND_OVER_RINGS: u16 = 16;
 
 /// The adapter.
 pub struct Adapter {
@@ -102,15 +104,15 @@ impl Filesystem for Adapter {
                 log::warn!("this kernel's FUSE lacks {missing:?}");
             }
         }
-        if self.rings == Offer::Rings {
-            let taken = config.add_capabilities(InitFlags::FUSE_OVER_IO_URING).is_ok();
-            self.requests.over_rings.store(taken, Ordering::Relaxed);
-        }
+        let over_rings = self.rings == Offer::Rings
+            && config.add_capabilities(InitFlags::FUSE_OVER_IO_URING).is_ok();
+        self.requests.over_rings.store(over_rings, Ordering::Relaxed);
+        let background = if over_rings { BACKGROUND_OVER_RINGS } else { BACKGROUND };
         // Each returns the nearest possible value where the kernel allows less.
         let _ = config.set_max_write(MAX_WRITE);
         let _ = config.set_max_readahead(MAX_WRITE);
-        let _ = config.set_max_background(BACKGROUND);
-        let _ = config.set_congestion_threshold(BACKGROUND);
+        let _ = config.set_max_background(background);
+        let _ = config.set_congestion_threshold(background);
         Ok(())
     }
 

@@ -13,8 +13,8 @@ use super::terms::{
 use super::watch::Watch;
 use crate::disk::{FsStat, XattrHow};
 use crate::fs::{
-    Attr, Change, Errno, Fail, Fs, Made, OpenFor, Outcome, Reach, RenameHow, Sought,
-    SyncWhat, errno,
+    Attr, Change, Errno, Fail, Fs, Made, OpenFor, Outcome, Reach, RenameHow, Sought, SyncWhat,
+    errno,
 };
 use crate::keys::Purpose;
 use crate::keys::audit::Operation;

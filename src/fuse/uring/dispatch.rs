@@ -59,8 +59,8 @@ pub(super) enum Kind {
     Write,
     /// Content from the store, a little.
     Read,
-    /// Content from the store, much.
-    LargeRead,
+    /// Much content that the kernel reads ahead or saves on its own, several requests at once.
+    Bulk,
     /// All else.
     Other,
 }
@@ -73,15 +73,18 @@ impl Kind {
 pub(super) fn kind(head: &Head) -> Kind {
     match head.opcode {
         op::FSYNC | op::FSYNCDIR => Kind::Sync,
+        op::WRITE if head.u32(16) >= LARGE && head.u32(20) & WRITE_CACHE != 0 => Kind::Bulk,
         op::WRITE | op::FALLOCATE | op::COPY_FILE_RANGE => Kind::Write,
-        op::READ if head.u32(16) >= LARGE => Kind::LargeRead,
+        op::READ if head.u32(16) >= LARGE => Kind::Bulk,
         op::READ => Kind::Read,
         _ => Kind::Other,
     }
 }
 
-/// Of a read: as much as the kernel reads ahead at once.
+/// As much as the kernel reads ahead at once, at least.
 const LARGE: u32 = 128 << 10;
+/// FUSE_WRITE_CACHE: pages that the kernel saves, and no write of a program's.
+const WRITE_CACHE: u32 = 1 << 0;
 
 thread_local! {
     /// A request's names and values, copied out of the slot that its reply goes into.
@@ -110,11 +113,10 @@ fn read(requests: &Requests, slot: Slot) {
 }
 
 fn write(requests: &Requests, slot: Slot) {
-    const CACHE: u32 = 1 << 0;
     const KILL_SUIDGID: u32 = 1 << 2;
     let head = slot.head();
     let flags = head.u32(20);
-    let purpose = if flags & CACHE != 0 { Purpose::Save } else { Purpose::Use };
+    let purpose = if flags & WRITE_CACHE != 0 { Purpose::Save } else { Purpose::Use };
     let kill = if flags & KILL_SUIDGID != 0 { Kill::Privileges } else { Kill::Nothing };
     let (who, at) = (head.who, (head.node, head.u64(8)));
     requests.write_from(who, at, (purpose, kill), slot);

@@ -1,8 +1,8 @@
 //! Who answers a request: the thread of its lane, or a helper where it may take long.
 //!
 //! While a lane's thread waits for a disk, its core's queue stands still. So kinds of requests
-//! that took long lately go to helpers, until they are quick again; and so do large reads, most
-//! of which the kernel makes ahead of the program, several at once.
+//! that took long lately go to helpers, until they are quick again; and so does what the
+//! kernel reads ahead and saves on its own, several requests at once from one core.
 
 use std::collections::VecDeque;
 use std::io;
@@ -72,7 +72,7 @@ impl Helpers {
     /// Answers a request here, or has a helper do it.
     pub(super) fn serve(&self, slot: Slot) {
         let kind = dispatch::kind(slot.head());
-        if kind == Kind::LargeRead || self.0.paces[kind as usize].is_long() {
+        if kind == Kind::Bulk || self.0.paces[kind as usize].is_long() {
             self.0.queue.lock().0.push_back(slot);
             self.0.work.notify_one();
         } else {
