@@ -12,7 +12,9 @@ use std::time::Duration;
 
 pub use counting::Counting;
 pub use export::{ExportError, cat, export};
-pub use fsck::{Checked, Finding, Fsck, FsckError, Kind, Place, Repaired, Seen, What};
+pub use fsck::{
+    BadHeader, Checked, Finding, Fsck, FsckError, Kind, NoKey, Place, Repaired, Seen, Text, What,
+};
 pub use rewrap::{Done, Left, Order, Owner, Plan, Rewrap, RewrapError, Way};
 
 use crate::disk::device::{self, Device};

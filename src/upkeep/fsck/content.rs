@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::finding::{BadHeader, What};
+use super::finding::{BadHeader, What, errno};
 use super::walk::{FileJob, xattrs};
 use super::{Job, key};
 use crate::content::{
@@ -64,7 +64,7 @@ impl<'a> Reader<'a> {
         let opened = file.dir.open(&file.entry, Open::Read);
         let outcome = match &opened {
             Ok(open) => self.content(open, file.stat.size),
-            Err(e) => Err(What::Unreadable(e.into())),
+            Err(e) => Err(What::Unreadable(errno(e))),
         };
         if let Err(what) = outcome {
             job.tell(&file.place, what);
@@ -109,7 +109,7 @@ impl<'a> Reader<'a> {
         count: u64,
         cipher: Option<&Arc<ContentCipher>>,
     ) -> Result<Bad, What> {
-        let unreadable = |e: std::io::Error| What::Unreadable((&e).into());
+        let unreadable = |e: std::io::Error| What::Unreadable(errno(&e));
         let mut bad = Bad::default();
         let mut record = 0;
         while record < count && !self.job.is_stopped() {
@@ -159,7 +159,7 @@ fn head(file: &File, size: u64) -> Result<Head, What> {
     if size < HEADER as u64 {
         return Ok(Head::Empty);
     }
-    let got = file.read_at(&mut head, 0).map_err(|e| What::Unreadable((&e).into()))?;
+    let got = file.read_at(&mut head, 0).map_err(|e| What::Unreadable(errno(&e)))?;
     if got < HEADER {
         return Ok(Head::Empty);
     }

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::fs::Errno;
 use crate::ids::{BranchId, LinkId};
 use crate::kms::KeyArn;
 
@@ -110,7 +111,7 @@ pub enum NoKey {
     #[error("its wrapped key does not open, or opens to another file's key")]
     Wrong,
     /// The page of its line cannot be read.
-    #[error("its wrapped key cannot be read: {0}")]
+    #[error("its wrapped key cannot be read: {}", shown(.0))]
     Unreadable(Errno),
 }
 
@@ -130,21 +131,14 @@ impl From<&KeyArn> for Text {
     }
 }
 
-/// Why the backing filesystem gives something not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Errno(pub i32);
-
-impl From<&io::Error> for Errno {
-    fn from(e: &io::Error) -> Self {
-        // Our own checks alone have no errno: something is too long for what it is.
-        Self(e.raw_os_error().unwrap_or(libc::EFBIG))
-    }
+/// The errno of the backing filesystem. Our own checks alone have none: something is too long for
+/// what it is.
+pub(super) fn errno(e: &io::Error) -> Errno {
+    Errno(e.raw_os_error().unwrap_or(libc::EFBIG))
 }
 
-impl fmt::Display for Errno {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        io::Error::from_raw_os_error(self.0).fmt(f)
-    }
+fn shown(e: &Errno) -> io::Error {
+    io::Error::from_raw_os_error(e.0)
 }
 
 /// What was found.
@@ -181,7 +175,7 @@ pub enum What {
     #[error("it is not of this format")]
     Stranger,
     /// The backing filesystem does not give it.
-    #[error("it cannot be read: {0}")]
+    #[error("it cannot be read: {}", shown(.0))]
     Unreadable(Errno),
     /// Lines of a page that do not parse.
     #[error("{0} damaged lines")]

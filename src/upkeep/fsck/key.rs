@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::finding::{NoKey, Text};
+use super::finding::{NoKey, Text, errno};
 use super::{FsckError, Job, MOST_REFUSED};
 use crate::content::ContentCipher;
 use crate::ids::FileId;
@@ -88,7 +88,7 @@ fn lines(job: &Job<'_>, file: FileId) -> Result<Vec<Line>, NoKey> {
         Ok(page) => page.unwrap_or_default(),
         // Its folder is missing, which is told with it.
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Err(NoKey::NoLine),
-        Err(e) => return Err(NoKey::Unreadable((&e).into())),
+        Err(e) => return Err(NoKey::Unreadable(errno(&e))),
     };
     let lines: Vec<Line> = page.readable().filter(|l| l.slot == file.slot()).collect();
     if lines.is_empty() { Err(NoKey::NoLine) } else { Ok(lines) }

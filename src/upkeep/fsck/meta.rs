@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use super::Job;
-use super::finding::{Place, What};
+use super::finding::{Place, What, errno};
 use super::repair::{Repair, Slots};
 use crate::durable;
 use crate::ids::{BranchId, FileId, LinkId, PageId};
@@ -43,7 +43,7 @@ pub(super) fn check(job: &Job<'_>) {
                 if e.raw_os_error() == Some(libc::ENOENT) {
                     job.tell_repairable(place, What::NoFolder, Repair::Folder(folder));
                 } else {
-                    job.tell(&place, What::Unreadable((&e).into()));
+                    job.tell(&place, What::Unreadable(errno(&e)));
                 }
             }
         }
@@ -92,7 +92,7 @@ fn check_page(job: &Job<'_>, id: PageId, place: Place, branches: &mut Branches) 
         Ok(page) => page.unwrap_or_default(),
         Err(e) => {
             branches.is_unsure = true;
-            return job.tell(&place, What::Unreadable((&e).into()));
+            return job.tell(&place, What::Unreadable(errno(&e)));
         }
     };
     if page.is_empty() {
@@ -137,7 +137,7 @@ fn check_branch(job: &Job<'_>, id: BranchId, place: Place, branches: &Branches) 
         Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
             job.tell(&place, What::BadBranch);
         }
-        Err(e) => job.tell(&place, What::Unreadable((&e).into())),
+        Err(e) => job.tell(&place, What::Unreadable(errno(&e))),
     }
 }
 

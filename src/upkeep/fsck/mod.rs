@@ -15,8 +15,6 @@ mod key;
 mod meta;
 mod repair;
 mod stack;
-#[cfg(test)]
-mod tests;
 mod volume;
 mod walk;
 
@@ -28,7 +26,7 @@ use std::sync::mpsc;
 
 use parking_lot::Mutex;
 
-pub use finding::{BadHeader, Errno, Finding, Kind, NoKey, Place, Text, What};
+pub use finding::{BadHeader, Finding, Kind, NoKey, Place, Text, What};
 pub use repair::{Checked, Repaired};
 
 use crate::disk;

@@ -4,10 +4,10 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::finding::{Errno, Finding, Kind};
+use super::finding::{Finding, Kind, errno};
 use super::{Fsck, FsckError, Seen};
 use crate::disk::{Dir, FileKind};
-use crate::fs::DIR_ID;
+use crate::fs::{DIR_ID, Errno};
 use crate::ids::{BranchId, DirId, LinkId, PageId, SLOTS};
 use crate::store::{Copy, Folder, Store, StoreError};
 
@@ -166,9 +166,9 @@ impl Fsck {
             let outcome = match repair {
                 // One sweep is for all.
                 Repair::Temporary => {
-                    *swept.get_or_insert_with(|| repair.run(&self.store).map_err(|e| (&e).into()))
+                    *swept.get_or_insert_with(|| repair.run(&self.store).map_err(|e| errno(&e)))
                 }
-                repair => repair.run(&self.store).map_err(|e| (&e).into()),
+                repair => repair.run(&self.store).map_err(|e| errno(&e)),
             };
             match outcome {
                 Ok(()) => repaired.done += 1,

@@ -1,7 +1,7 @@
 //! The two copies of `volume.json`: which of them opens the volume, and what is wrong with the
 //! other.
 
-use super::finding::{Finding, Place, Text, What};
+use super::finding::{Finding, Place, Text, What, errno};
 use super::repair::{Repair, Todo};
 use crate::keys::{self, OpenError, Volume};
 use crate::kms::{KeyService, Verdict};
@@ -98,7 +98,7 @@ fn missing_or_damaged(copy: Copy, e: &StoreError) -> What {
     match (e, copy) {
         (StoreError::NotAStore, Copy::First) => What::CopyMissing,
         (StoreError::NotAStore, Copy::Second) => What::SecondMissing,
-        (StoreError::Io(_, e), _) => What::Unreadable(e.into()),
+        (StoreError::Io(_, e), _) => What::Unreadable(errno(e)),
         (StoreError::BadVolumeFile(e), _) => What::CopyDamaged(Text(e.to_string().into())),
         (e, _) => What::CopyDamaged(Text(e.to_string().into())),
     }

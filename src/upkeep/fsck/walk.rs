@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::mpsc::SyncSender;
 
 use super::Job;
-use super::finding::{Place, What};
+use super::finding::{Place, Text, What, errno};
 use super::repair::Repair;
 use super::stack::Stack;
 use crate::disk::{Dir, Directory, Entry, FileKind, Stat};
@@ -57,7 +57,7 @@ impl<'a> Walk<'a> {
                 Ok(Some(_)) => {}
                 Ok(None) => self.stack.pop(),
                 Err(e) => {
-                    self.job.tell(&self.stack.here(), What::Unreadable((&e).into()));
+                    self.job.tell(&self.stack.here(), What::Unreadable(errno(&e)));
                     self.stack.pop();
                 }
             }
@@ -94,12 +94,12 @@ impl<'a> Walk<'a> {
                         return None;
                     }
                     Ok(false) => What::NoDirId,
-                    Err(e) => What::Unreadable((&e).into()),
+                    Err(e) => What::Unreadable(errno(&e)),
                 }
             }
             // What is no symlink.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => What::BadDirId,
-            Err(e) => What::Unreadable((&e).into()),
+            Err(e) => What::Unreadable(errno(&e)),
         };
         self.job.tell(here, what);
         None
@@ -110,7 +110,7 @@ impl<'a> Walk<'a> {
             Ok(dir) => dir,
             Err(e) => {
                 let place = self.stack.place(&entry.name, None);
-                return self.job.tell(&place, What::Unreadable((&e).into()));
+                return self.job.tell(&place, What::Unreadable(errno(&e)));
             }
         };
         let name = match self.role(&dir, &entry.name) {
@@ -120,7 +120,7 @@ impl<'a> Walk<'a> {
         let place = self.stack.place(&entry.name, name.as_ref());
         let stat = match dir.stat(&entry.name) {
             Ok(stat) => stat,
-            Err(e) => return self.job.tell(&place, What::Unreadable((&e).into())),
+            Err(e) => return self.job.tell(&place, What::Unreadable(errno(&e))),
         };
         if stat.dev != self.job.fsck.store.device() {
             return self.job.tell(&place, What::OtherDevice);
@@ -128,7 +128,7 @@ impl<'a> Walk<'a> {
         if stat.kind() == FileKind::Dir {
             match dir.open_dir(&entry.name) {
                 Ok(below) => self.enter((entry.name.clone(), name), below),
-                Err(e) => self.job.tell(&place, What::Unreadable((&e).into())),
+                Err(e) => self.job.tell(&place, What::Unreadable(errno(&e))),
             }
             return;
         }
@@ -174,7 +174,7 @@ impl<'a> Walk<'a> {
                     .map_err(|_| What::BadName),
                 Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Err(What::NoRecord),
                 Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Err(What::BadName),
-                Err(e) => Err(What::Unreadable((&e).into())),
+                Err(e) => Err(What::Unreadable(errno(&e))),
             }
         } else {
             names::decrypt(&self.job.names, id, bytes).map_err(|_| What::BadName)
@@ -202,7 +202,7 @@ impl<'a> Walk<'a> {
         let job = self.job;
         let text = match dir.readlink(entry) {
             Ok(text) => text,
-            Err(e) => return job.tell(place, What::Unreadable((&e).into())),
+            Err(e) => return job.tell(place, What::Unreadable(errno(&e))),
         };
         let opened = match names::parse_link(text.as_bytes()) {
             Ok(LinkText::Inline(sealed)) => names::open_inline(&job.names, &sealed),
@@ -213,7 +213,7 @@ impl<'a> Walk<'a> {
                     Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
                         return job.tell(place, What::NoBody(id));
                     }
-                    Err(e) => return job.tell(place, What::Unreadable((&e).into())),
+                    Err(e) => return job.tell(place, What::Unreadable(errno(&e))),
                 }
             }
             Err(bad) => Err(bad),
@@ -226,12 +226,11 @@ impl<'a> Walk<'a> {
 
 /// The `user.*` attributes of an entry.
 pub(super) fn xattrs(job: &Job<'_>, dir: &dyn Directory, entry: &OsStr, place: &Place) {
-    use super::finding::Text;
     let all = match dir.xattrs(entry) {
         Ok(all) => all,
         // The store's filesystem has none.
         Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => return,
-        Err(e) => return job.tell(place, What::Unreadable((&e).into())),
+        Err(e) => return job.tell(place, What::Unreadable(errno(&e))),
     };
     for name in all.into_iter().filter(|n| n.as_bytes().starts_with(b"user.")) {
         if !names::is_sealed_xattr(&name) {
@@ -241,7 +240,7 @@ pub(super) fn xattrs(job: &Job<'_>, dir: &dyn Directory, entry: &OsStr, place: &
         match dir.xattr(entry, &name) {
             Ok(bytes) if names::open_xattr(&job.names, &name, &bytes).is_ok() => {}
             Ok(_) => job.tell(place, What::Xattr(Text(name))),
-            Err(e) => job.tell(place, What::Unreadable((&e).into())),
+            Err(e) => job.tell(place, What::Unreadable(errno(&e))),
         }
     }
 }
