@@ -36,6 +36,8 @@ pub(super) fn open(
     let what = match other {
         Ok(other) if *other == opened.file => None,
         Ok(other) => Some(compare(&opened, other, service)?),
+        // What cannot be read now may be newer than this one.
+        Err(e @ StoreError::Io(..)) => Some((missing_or_damaged(copy.other(), e), false)),
         Err(e) => Some((missing_or_damaged(copy.other(), e), true)),
     };
     let mut found = Vec::new();

@@ -190,11 +190,14 @@ impl<'a> Walk<'a> {
 
     /// A record of a long name: its entry has to be there.
     fn record(&self, dir: &Dir, record: &OsString, entry: &OsStr) {
-        let is_absent = dir.stat(entry).is_err_and(|e| e.raw_os_error() == Some(libc::ENOENT));
-        if is_absent {
-            let place = self.stack.place(record, None);
-            let repair = Repair::Record(self.stack.path(Some(record)));
-            self.job.tell_repairable(place, What::UnusedRecord, repair);
+        let place = self.stack.place(record, None);
+        match dir.stat(entry) {
+            Ok(_) => {}
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+                let repair = Repair::Record(self.stack.path(Some(record)));
+                self.job.tell_repairable(place, What::UnusedRecord, repair);
+            }
+            Err(e) => self.job.tell(&place, What::Unreadable(errno(&e))),
         }
     }
 
