@@ -1,5 +1,7 @@
 //! Regular files: header, key, and every record.
 
+use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,6 +12,7 @@ use crate::content::{
     ContentCipher, FirstPage, HEADER, PAGE, capacity, is_hole, parse_header, start_of,
 };
 use crate::disk::{File, Open};
+use crate::fs::Errno;
 use crate::ids::FileId;
 use crate::secret::wipe;
 
@@ -32,6 +35,8 @@ enum Head {
 struct Bad {
     count: u64,
     first: Option<u64>,
+    /// The first that the backing filesystem does not give.
+    unreadable: Option<(u64, Errno)>,
 }
 
 /// Reads files, one after another, with buffers of its own.
@@ -63,7 +68,7 @@ impl<'a> Reader<'a> {
         }
         let opened = file.dir.open(&file.entry, Open::Read);
         let outcome = match &opened {
-            Ok(open) => self.content(open, file.stat.size),
+            Ok(open) => self.content(open, file),
             Err(e) => Err(What::Unreadable(errno(e))),
         };
         if let Err(what) = outcome {
@@ -71,8 +76,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn content(&mut self, file: &File, size: u64) -> Result<(), What> {
-        let count = size / PAGE;
+    fn content(&mut self, file: &File, told: &FileJob) -> Result<(), What> {
+        let size = told.stat.size;
         let head = head(file, size)?;
         let cipher = match head {
             Head::Empty => return Ok(()),
@@ -92,7 +97,11 @@ impl<'a> Reader<'a> {
             Some(Ok(cipher)) => Some(cipher),
             None => None,
         };
-        let bad = self.records(file, count, cipher.as_ref())?;
+        let bad = self.records(file, size / PAGE, cipher.as_ref())?;
+        if let Some((record, why)) = bad.unreadable {
+            let offset = start_of(record);
+            self.job.tell(&told.place, What::UnreadableFrom { offset, why });
+        }
         match (bad.first, cipher) {
             (None, _) => Ok(()),
             (Some(_), None) => Err(What::NoHeader),
@@ -109,7 +118,7 @@ impl<'a> Reader<'a> {
         count: u64,
         cipher: Option<&Arc<ContentCipher>>,
     ) -> Result<Bad, What> {
-        let unreadable = |e: std::io::Error| What::Unreadable(errno(&e));
+        let unreadable = |e: io::Error| What::Unreadable(errno(&e));
         let mut bad = Bad::default();
         let mut record = 0;
         while record < count && !self.job.is_stopped() {
@@ -118,20 +127,41 @@ impl<'a> Reader<'a> {
                 None => break,
             }
             let pages = count.saturating_sub(record).min(PIECE);
-            let len = pages as usize * PAGE_LEN;
-            let got = file.read_at(&mut self.pages[..len], record * PAGE).map_err(unreadable)?;
-            self.pages[got..len].fill(0);
-            for i in 0..pages {
-                if !self.is_good(record + i, i as usize, cipher) {
-                    bad.count += 1;
-                    bad.first.get_or_insert(record + i);
+            if let Err(e) = self.piece(file, record..record + pages, cipher, &mut bad) {
+                // Of a broken disk only some sectors are lost.
+                let mut lost = None;
+                for page in record..record + pages {
+                    if self.piece(file, page..page + 1, cipher, &mut bad).is_err() {
+                        lost = lost.or(Some(page));
+                    }
                 }
+                bad.unreadable.get_or_insert((lost.unwrap_or(record), errno(&e)));
             }
-            self.job.bytes.fetch_add(got as u64, Ordering::Relaxed);
-            (self.job.progress)(got as u64);
             record += pages;
         }
         Ok(bad)
+    }
+
+    /// Reads some records, and opens each.
+    fn piece(
+        &mut self,
+        file: &File,
+        records: Range<u64>,
+        cipher: Option<&Arc<ContentCipher>>,
+        bad: &mut Bad,
+    ) -> io::Result<()> {
+        let len = (records.end - records.start) as usize * PAGE_LEN;
+        let got = file.read_at(&mut self.pages[..len], records.start * PAGE)?;
+        self.pages[got..len].fill(0);
+        for (at, record) in records.enumerate() {
+            if !self.is_good(record, at, cipher) {
+                bad.count += 1;
+                bad.first.get_or_insert(record);
+            }
+        }
+        self.job.bytes.fetch_add(got as u64, Ordering::Relaxed);
+        (self.job.progress)(got as u64);
+        Ok(())
     }
 
     fn is_good(&mut self, record: u64, at: usize, cipher: Option<&Arc<ContentCipher>>) -> bool {

@@ -177,6 +177,14 @@ pub enum What {
     /// The backing filesystem does not give it.
     #[error("it cannot be read: {}", shown(.0))]
     Unreadable(Errno),
+    /// The backing filesystem does not give some of a file's content; the rest is checked.
+    #[error("from offset {offset} it cannot be read: {}", shown(.why))]
+    UnreadableFrom {
+        /// Where the first content begins that it does not give.
+        offset: u64,
+        /// Why.
+        why: Errno,
+    },
     /// Lines of a page that do not parse.
     #[error("{0} damaged lines")]
     BadLines(usize),
@@ -294,7 +302,7 @@ impl What {
             Self::NoFolder => "folder-missing",
             Self::Temporary => "temporary-file",
             Self::Stranger => "unknown-entry",
-            Self::Unreadable(_) => "unreadable",
+            Self::Unreadable(_) | Self::UnreadableFrom { .. } => "unreadable",
             Self::BadLines(_) => "lines-damaged",
             Self::SameSlot(_) => "lines-same-slot",
             Self::UnusedLines(_) => "lines-unused",
