@@ -1,7 +1,7 @@
 //! `kmsfs fsck` on stores that real mounts have written.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -156,6 +156,32 @@ fn what_a_killed_daemon_leaves_is_repaired_and_nothing_is_lost() {
     let mount = store.mount(&[]);
     assert_eq!(fs::read(mount.at("more")).expect("readable"), b"more");
     assert_eq!(fs::read(mount.at("dir/file")).expect("readable"), vec![7; 300_000]);
+}
+
+/// Root repairs a store of another user's: what is replaced must be that user's still, or their
+/// daemon could not read its own keys.
+#[test]
+fn what_root_repairs_stays_its_owners() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = furnished(&[]);
+    let page = files(&store.path().join(".kmsfs/keys")).remove(0);
+    let line = fs::read_to_string(&page).expect("a page").lines().next().expect("one").to_owned();
+    let slots = (0..64).map(|n| format!("{{\"slot\":{n},"));
+    let text = fs::read_to_string(&page).expect("a page");
+    let free = slots.into_iter().find(|slot| !text.contains(slot)).expect("one is");
+    let rest = line.split_once(',').expect("members").1;
+    fs::write(&page, format!("{text}{free}{rest}\n")).expect("written");
+    fs::remove_file(store.path().join(".kmsfs/volume.json.bak")).expect("there");
+    run(Command::new("chown").args(["-R", "nobody:nogroup"]).arg(store.path()));
+    let (_, summary, code) = findings(&store, &["--repair", "--yes"]);
+    assert_eq!((code, summary["repaired"].as_u64()), (Some(0), Some(2)), "{summary}");
+    let owners = |p: &PathBuf| fs::symlink_metadata(p).expect("there").uid();
+    let all = files(&store.path());
+    let nobody = owners(&store.path());
+    assert!(nobody != 0 && all.contains(&store.path().join(".kmsfs/volume.json.bak")));
+    assert!(all.iter().all(|p| owners(p) == nobody));
 }
 
 #[test]

@@ -52,9 +52,12 @@ pub enum FsckError {
     /// The volume's keys were dropped.
     #[error("the keys of the volume are gone")]
     Closed,
-    /// What was written to the store before cannot be made durable, so nothing was repaired.
+    /// What was written to the store cannot be made durable; nothing is removed before it is.
     #[error("syncfs of the store: {0}")]
     Sync(#[source] std::io::Error),
+    /// Root cannot write as the store's owner.
+    #[error("the owner of the store: {0}")]
+    Owner(#[source] std::io::Error),
 }
 
 /// What was looked at.

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::finding::{Finding, Kind, errno};
 use super::{Fsck, FsckError, Seen};
+use crate::disk::identity::{self, Owners};
 use crate::disk::{Dir, FileKind};
 use crate::fs::{DIR_ID, Errno};
 use crate::ids::{BranchId, DirId, LinkId, PageId, SLOTS};
-use crate::store::{Copy, Folder, Store, StoreError};
+use crate::store::{Copy, Folder, META, Store, StoreError};
 
 /// Some slots of a page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -148,7 +149,7 @@ impl Fsck {
     /// and why it could not be repaired, if so.
     ///
     /// # Errors
-    /// `Sync`: nothing was done. What is done stays done.
+    /// `Sync`, `Owner`. What is done stays done.
     pub fn repair(
         &self,
         checked: &Checked,
@@ -160,6 +161,20 @@ impl Fsck {
         }
         // What a killed daemon unlinked may be on the disk still, and its key has to be, too.
         self.store.sync().map_err(FsckError::Sync)?;
+        let owner = self.store.root().stat(OsStr::new(META)).map_err(FsckError::Owner)?;
+        assume(owner.uid, owner.gid).map_err(FsckError::Owner)?;
+        self.run(checked, &mut repaired, told);
+        assume(0, 0).map_err(FsckError::Owner)?;
+        self.store.sync().map_err(FsckError::Sync)?;
+        Ok(repaired)
+    }
+
+    fn run(
+        &self,
+        checked: &Checked,
+        repaired: &mut Repaired,
+        told: &mut dyn FnMut(&Finding, Option<Errno>),
+    ) {
         let mut swept = None;
         for Todo { finding, repair } in &checked.todo {
             let Some(repair) = repair else { continue };
@@ -179,9 +194,13 @@ impl Fsck {
             }
             told(finding, outcome.err());
         }
-        self.store.sync().map_err(FsckError::Sync)?;
-        Ok(repaired)
     }
+}
+
+/// What root writes from here on belongs to this user, as what it replaces does: the daemon of an
+/// ordinary user could not read it else.
+fn assume(uid: u32, gid: u32) -> io::Result<()> {
+    identity::assume(Owners::detect(), uid, gid)
 }
 
 /// Opens the directory that a path of the tree lies in; the path was walked a moment ago.
