@@ -38,11 +38,13 @@ pub enum Exit {
     Busy = 9,
     /// Locked by an operator.
     Locked = 10,
+    /// `fsck` found damage.
+    Damaged = 20,
     /// The mount helper failed.
     Helper = 32,
 }
 
-const ALL: [Exit; 12] = [
+const ALL: [Exit; 13] = [
     Exit::Ok,
     Exit::Failed,
     Exit::Usage,
@@ -54,6 +56,7 @@ const ALL: [Exit; 12] = [
     Exit::NotMounted,
     Exit::Busy,
     Exit::Locked,
+    Exit::Damaged,
     Exit::Helper,
 ];
 

@@ -1,15 +1,14 @@
 //! `kmsfs key`.
 
-use std::io::{BufRead, IsTerminal};
-use std::path::Path;
 use std::sync::Arc;
 
 use clap::Subcommand;
 
-use super::failure::{Exit, Failure};
+use super::confirm::confirm;
+use super::failure::Failure;
 use super::mount::open_keystore;
 use super::options::{KmsArg, KmsArgs};
-use super::printing::{question, say};
+use super::printing::say;
 use super::provider;
 use crate::kms::local::LocalKms;
 use crate::kms::{KeyAdmin, KeyInfo, KeyRef};
@@ -162,7 +161,7 @@ pub fn run(command: &KeyCommand, kms: KmsArg, args: &KmsArgs) -> Result<(), Fail
         KeyCommand::ScheduleDeletion { key, pending_window_days, yes } => {
             let info = admin.describe(&key_ref(key))?;
             if !yes {
-                confirm(&info)?;
+                ask_for(&info)?;
             }
             let at = admin.schedule_deletion(&key_ref(key), *pending_window_days)?;
             say!("{} will be deleted at {at} (seconds since 1970)", info.id);
@@ -203,19 +202,6 @@ fn describe(key: &KeyInfo) {
     }
 }
 
-fn confirm(key: &KeyInfo) -> Result<(), Failure> {
-    let nothing = || Failure::new(Exit::Usage, format!("{}: nothing was done", key.id));
-    if !std::io::stdin().is_terminal() {
-        return Err(nothing().hint("without a terminal, say --yes"));
-    }
-    question!(
-        "When it is deleted, everything under {0} is lost for good. Type {0} to go on: ",
-        key.id
-    );
-    let mut typed = String::new();
-    std::io::stdin()
-        .lock()
-        .read_line(&mut typed)
-        .map_err(|e| Failure::io(Path::new("stdin"), &e))?;
-    if typed.trim_end_matches('\n') == key.id { Ok(()) } else { Err(nothing()) }
+fn ask_for(key: &KeyInfo) -> Result<(), Failure> {
+    confirm(&key.id, "When it is deleted, everything under it is lost for good.", &key.id)
 }

@@ -2,10 +2,12 @@
 
 mod bench;
 mod config;
+mod confirm;
 mod cost;
 mod demo;
 mod export;
 mod failure;
+mod fsck;
 mod init;
 mod key;
 mod keystore;
@@ -80,6 +82,8 @@ enum Verb {
     Shred(shred::Shred),
     /// Put every wrapped key of a store under another master key
     Rewrap(rewrap::RewrapArgs),
+    /// Check all of a store that is not mounted, and repair what loses nothing
+    Fsck(fsck::FsckArgs),
     /// Measure what this machine does: cipher, folder, mount
     Bench(bench::Bench),
     /// Manage master keys
@@ -144,6 +148,7 @@ pub fn main() -> ExitCode {
         Verb::Unlock { mountpoint } => status::unlock(&mountpoint),
         Verb::Shred(args) => shred::run(&args),
         Verb::Rewrap(args) => rewrap::run(&args),
+        Verb::Fsck(args) => fsck::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Program(args) => demo::program(&args),

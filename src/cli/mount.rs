@@ -14,7 +14,7 @@ use super::options::{KmsArgs, duration};
 use super::passphrase::PassphraseSource;
 use super::printing::tell;
 use super::{known, logging, provider, unmount};
-use crate::control::{Server, mounts};
+use crate::control::{Ask, Server, ask, mounts};
 use crate::daemon::{Daemon, Settings};
 use crate::disk::identity::Owners;
 use crate::fs::{Access, FsSettings};
@@ -146,7 +146,7 @@ fn check(args: &Mount) -> Result<(), Failure> {
             .hint("choose an empty folder: mkdir DIR && kmsfs mount STORE DIR")
     };
     if mounts().is_ok_and(|all| all.iter().any(|m| m.mountpoint == *at)) {
-        if fs::metadata(at).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN)) {
+        if is_dead(at) {
             tell!("kmsfs: {}: detaching a dead mount, whose daemon is gone", at.display());
             unmount::detach(at)?;
         } else {
@@ -168,6 +168,21 @@ fn check(args: &Mount) -> Result<(), Failure> {
         Ok(_) => Err(wrong("the folder is not empty, and the mount would hide what it holds")),
         Err(e) => Err(wrong(&e.to_string())),
     }
+}
+
+/// Whether the daemon of the mount at `at` is gone. Just after its end the kernel may not know
+/// yet; then nobody answers at the control socket either.
+fn is_dead(at: &Path) -> bool {
+    for _ in 0..40 {
+        if fs::metadata(at).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN)) {
+            return true;
+        }
+        if matches!(ask(at, Ask::Status), Ok(Some(_))) {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    false
 }
 
 /// Opens a keystore, asking for its passphrase where it is sealed.

@@ -1,13 +1,13 @@
 //! `kmsfs shred`.
 
-use std::io::{BufRead, IsTerminal};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::confirm::confirm;
 use super::failure::{Exit, Failure};
-use super::printing::{question, say, tell};
+use super::printing::{say, tell};
 use crate::control::{Answer, Ask, ask, mounts};
 
 /// Arguments of `shred`.
@@ -28,7 +28,7 @@ pub struct Shred {
 pub fn run(args: &Shred) -> Result<(), Failure> {
     for path in &args.paths {
         if !args.yes {
-            confirm(path)?;
+            ask_for(path)?;
         }
         shred(path)?;
         say!("shredded {}", path.display());
@@ -37,20 +37,10 @@ pub fn run(args: &Shred) -> Result<(), Failure> {
     Ok(())
 }
 
-fn confirm(path: &Path) -> Result<(), Failure> {
+fn ask_for(path: &Path) -> Result<(), Failure> {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::new(Exit::Usage, format!("{}: nothing was done", path.display()))
-            .hint("without a terminal, say --yes"));
-    }
-    question!("The content of {} will be lost for good. Type {name} to go on: ", path.display());
-    let mut typed = String::new();
-    std::io::stdin().lock().read_line(&mut typed).map_err(|e| Failure::io(path, &e))?;
-    if typed.trim_end_matches('\n') == name {
-        Ok(())
-    } else {
-        Err(Failure::new(Exit::Usage, format!("{}: nothing was done", path.display())))
-    }
+    let warning = format!("The content of {} will be lost for good.", path.display());
+    confirm(&path.display().to_string(), &warning, &name)
 }
 
 fn shred(path: &Path) -> Result<(), Failure> {

@@ -28,6 +28,7 @@ pub use errno::{Errno, Fail, Outcome, errno};
 pub use handles::{OpenFor, SyncWhat};
 pub use holes::Sought;
 pub use listing::{Detail, Listed};
+pub use names::DIR_ID;
 pub use rename::RenameHow;
 pub use table::{Node, ROOT, Table};
 pub use xattrs::XattrSet;

@@ -12,7 +12,7 @@ use crate::names::{self, DiskName, VolumeKeys};
 use crate::store::{META, Names};
 
 /// The symlink that holds a directory's id.
-pub(super) const DIR_ID: &str = ".kmsfs.dir";
+pub const DIR_ID: &str = ".kmsfs.dir";
 
 const NAME_MAX: usize = 255;
 

@@ -131,7 +131,10 @@ impl Volume {
 
     /// Asks the KMS for the canary: the cheapest call that a disabled key, a policy and a lost
     /// grant all refuse.
-    pub(super) fn unwrap_canary(&self, service: &dyn KeyService) -> Result<Unwrapped, KmsError> {
+    ///
+    /// # Errors
+    /// Of the KMS.
+    pub fn unwrap_canary(&self, service: &dyn KeyService) -> Result<Unwrapped, KmsError> {
         let wrap = self.wrap.lock().clone();
         service.decrypt(&KeyRef::from(&wrap.master), &wrap.canary, &Context::canary(self.id()))
     }
@@ -190,7 +193,17 @@ fn unlock(file: &VolumeFile, service: &dyn KeyService) -> Result<VolumeKeys, Ope
 /// # Errors
 /// [`OpenError`].
 pub fn open(store: &Store, service: &dyn KeyService) -> Result<(Volume, VolumeKeys), OpenError> {
-    let file = store.read_volume()?;
+    open_file(store.read_volume()?, service)
+}
+
+/// Opens the volume of this `volume.json`.
+///
+/// # Errors
+/// `Kms`, `Changed`.
+pub fn open_file(
+    file: VolumeFile,
+    service: &dyn KeyService,
+) -> Result<(Volume, VolumeKeys), OpenError> {
     let keys = unlock(&file, service)?;
     Ok((Volume::of(file), keys))
 }

@@ -13,8 +13,8 @@ use crate::ids::{LinkId, PageId};
 
 /// The name of the metadata folder, invisible in the mount.
 pub const META: &str = ".kmsfs";
-const VOLUME: &str = "volume.json";
-const BACKUP: &str = "volume.json.bak";
+pub(super) const VOLUME: &str = "volume.json";
+pub(super) const BACKUP: &str = "volume.json.bak";
 pub(super) const MODE: u32 = 0o600;
 const MAX_VOLUME_FILE: usize = 64 << 10;
 /// 64 lines of the longest wrapped key, with room for damaged lines that are kept.
@@ -49,8 +49,8 @@ fn at(what: &'static str) -> impl Fn(io::Error) -> StoreError {
 pub struct Store {
     root: Dir,
     pub(super) meta: Dir,
-    keys: Dir,
-    links: Dir,
+    pub(super) keys: Dir,
+    pub(super) links: Dir,
     dev: u64,
 }
 
@@ -130,7 +130,13 @@ impl Store {
     /// # Errors
     /// `Busy`, `Io`.
     pub fn lock(&self) -> Result<File, StoreError> {
-        let file = self.meta.open(OsStr::new("lock"), Open::ReadWrite).map_err(at("lock"))?;
+        let open = |how| self.meta.open(OsStr::new("lock"), how);
+        let file = match open(Open::ReadWrite) {
+            // A store that cannot be written is read all the same.
+            Err(e) if e.raw_os_error() == Some(libc::EROFS) => open(Open::Read),
+            other => other,
+        };
+        let file = file.map_err(at("lock"))?;
         match file.lock(Wait::Try) {
             Ok(()) => Ok(file),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(StoreError::Busy),
@@ -158,7 +164,7 @@ impl Store {
         }
     }
 
-    fn read_copy(&self, name: &str) -> Result<VolumeFile, StoreError> {
+    pub(super) fn read_copy(&self, name: &str) -> Result<VolumeFile, StoreError> {
         match disk::read_all(&*self.meta, OsStr::new(name), MAX_VOLUME_FILE) {
             Ok(bytes) => Ok(VolumeFile::parse(&bytes)?),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Err(StoreError::NotAStore),

@@ -3,12 +3,14 @@
 
 mod branch;
 mod census;
+mod folders;
 mod layout;
 mod sidecar;
 mod volume_file;
 
 pub use branch::{BranchFile, DamagedBranch};
 pub use census::{BranchCount, Census, Counts};
+pub use folders::{Copy, Folder};
 pub use layout::{META, Store, StoreError};
 pub use sidecar::{DamagedLine, Line, Page, WrapKind};
 pub use volume_file::{BadVolumeFile, DataKeys, Names, Provider, Settings, VolumeFile, Wrap};

@@ -2,6 +2,7 @@
 
 mod counting;
 mod export;
+mod fsck;
 mod rewrap;
 
 use std::num::NonZeroUsize;
@@ -11,18 +12,29 @@ use std::time::Duration;
 
 pub use counting::Counting;
 pub use export::{ExportError, cat, export};
+pub use fsck::{
+    BadHeader, Checked, Finding, Fsck, FsckError, Kind, NoKey, Place, Repaired, Seen, Text, What,
+};
 pub use rewrap::{Done, Left, Order, Owner, Plan, Rewrap, RewrapError, Way};
 
 use crate::disk::device::{self, Device};
 use crate::disk::identity::Owners;
 use crate::fs::{Access, Errno, Fail, Fs, FsSettings, Outcome};
-use crate::keys::{self, Accepted, Keyring, Limits, OpenError, Services};
+use crate::keys::{self, Accepted, Keyring, Limits, OpenError, Services, Volume};
+use crate::names::VolumeKeys;
 use crate::store::{Store, StoreError};
 
 /// Keys cached by an offline job.
 const CACHE: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not zero");
 /// A request that wants another key each time is given up.
 const MOST_RUNS: usize = 16;
+
+/// A keyring without a monitor.
+fn keyring(volume: Volume, names: VolumeKeys, store: Arc<Store>, services: Services) -> Keyring {
+    let limits =
+        Limits { cache: CACHE, ttl: Duration::from_secs(900), rate: None, patience: Duration::MAX };
+    Keyring::new(volume, names, store, services, limits)
+}
 
 /// A volume opened without a mount. Its calls wait for the KMS.
 pub struct Offline {
@@ -68,13 +80,7 @@ impl Offline {
         if volume.accepted() == Accepted::Target {
             volume.find_target(&*services.work)?;
         }
-        let limits = Limits {
-            cache: CACHE,
-            ttl: Duration::from_secs(900),
-            rate: None,
-            patience: Duration::MAX,
-        };
-        let keyring = Arc::new(Keyring::new(volume, names, store.clone(), services, limits));
+        let keyring = Arc::new(keyring(volume, names, store.clone(), services));
         let settings = FsSettings { access, owners: Owners::Daemon, directories: 64 };
         let fs = Fs::new(store, keyring, device, settings).map_err(io("the store's root"))?;
         Ok(Self { fs, _lock: lock })

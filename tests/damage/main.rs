@@ -9,6 +9,7 @@ mod simulated;
 
 mod branch;
 mod content;
+mod fsck;
 mod sidecar;
 mod volume_file;
 

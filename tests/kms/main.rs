@@ -10,6 +10,8 @@ mod demo;
 #[cfg(feature = "aws")]
 mod faults;
 #[cfg(feature = "aws")]
+mod fsck;
+#[cfg(feature = "aws")]
 mod measure;
 #[cfg(feature = "aws")]
 mod mounted;

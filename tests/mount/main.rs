@@ -13,6 +13,7 @@ mod command_line;
 mod cycles;
 mod damage;
 mod demo;
+mod fsck;
 mod full_disk;
 mod killswitch;
 mod memory;

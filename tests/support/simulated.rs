@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use kmsfs::disk::device::{Device, Writeback};
 use kmsfs::disk::sim::Sim;
@@ -15,7 +15,7 @@ use kmsfs::keys::{self, OpenError};
 use kmsfs::kms::local::{LocalKms, Sealing};
 use kmsfs::kms::{KeyAdmin, KeyRef};
 use kmsfs::store::{DataKeys, Names, Provider, Settings, Store};
-use kmsfs::upkeep::Offline;
+use kmsfs::upkeep::{Checked, Finding, Fsck, Offline};
 
 pub const WHO: Caller = Caller { uid: 0, gid: 0, umask: 0o022 };
 
@@ -39,15 +39,25 @@ pub fn kms() -> Arc<LocalKms> {
 
 /// `kmsfs init`.
 pub fn init(sim: &Sim) -> Result<(), OpenError> {
-    init_with(sim, DataKeys::PerFile)
+    init_with(sim, Names::Encrypted, DataKeys::PerFile)
 }
 
-fn init_with(sim: &Sim, data_keys: DataKeys) -> Result<(), OpenError> {
+fn init_with(sim: &Sim, names: Names, data_keys: DataKeys) -> Result<(), OpenError> {
     let store = Store::init(sim.root())?;
-    let settings = Settings::new(VolumeId([7; 16]), Names::Encrypted, data_keys);
+    let settings = Settings::new(VolumeId([7; 16]), names, data_keys);
     let provider = Provider::Local { keystore: "/keystore".to_owned() };
     keys::create(&store, &**KMS, provider, KeyRef("alias/test".to_owned()), settings)?;
     Ok(())
+}
+
+/// `kmsfs fsck`: what it found, and what can be repaired.
+pub fn fsck(sim: &Sim) -> Result<(Fsck, Checked, Vec<Finding>), String> {
+    let store = Store::open(sim.root()).map_err(|e| e.to_string())?;
+    let fsck = Fsck::over(store, KMS.clone()).map_err(|e| e.to_string())?;
+    let found = Mutex::new(Vec::new());
+    let told = |finding: &Finding| found.lock().expect("not poisoned").push(finding.clone());
+    let checked = fsck.check(&told, &|_| {}).map_err(|e| e.to_string())?;
+    Ok((fsck, checked, found.into_inner().expect("not poisoned")))
 }
 
 /// What is seen in a volume, by inode number.
@@ -72,8 +82,13 @@ impl Volume {
 
     /// An empty volume whose data keys are wrapped by branch keys.
     pub fn under_branches() -> Self {
+        Self::with(Names::Encrypted, DataKeys::Branch)
+    }
+
+    /// An empty volume with these settings.
+    pub fn with(names: Names, data_keys: DataKeys) -> Self {
         let sim = Sim::new();
-        init_with(&sim, DataKeys::Branch).expect("made");
+        init_with(&sim, names, data_keys).expect("made");
         Self::mount(sim).expect("an empty volume")
     }
 
