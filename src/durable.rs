@@ -5,12 +5,13 @@ use std::io;
 
 use data_encoding::HEXLOWER;
 
-use crate::disk::{Directory, Open, Replace};
+use crate::disk::{Directory, Open, Replace, Stat};
 use crate::secret::random_bytes;
 
 const SUFFIX: &str = ".tmp-";
 
-/// Writes `bytes` to `name` in `dir`: temporary file, fsync, rename, fsync of the folder.
+/// Writes `bytes` to `name` in `dir`: temporary file, fsync, rename, fsync of the folder. A file
+/// that is replaced stays its owner's, also where root does it.
 ///
 /// # Errors
 /// The first failing step's; the temporary file is then removed and the old file still whole.
@@ -18,7 +19,8 @@ pub fn replace(dir: &dyn Directory, name: &OsStr, bytes: &[u8], mode: u32) -> io
     let mut temp = name.to_owned();
     temp.push(SUFFIX);
     temp.push(HEXLOWER.encode(&random_bytes::<6>()));
-    let written = write_synced(dir, &temp, bytes, mode)
+    let old = dir.stat(name).ok();
+    let written = write_synced(dir, &temp, bytes, mode, old.as_ref())
         .and_then(|()| dir.rename(&temp, dir, name, Replace::Over));
     if let Err(e) = written {
         // The first error is the one to report; a temporary file left behind is swept later.
@@ -28,9 +30,20 @@ pub fn replace(dir: &dyn Directory, name: &OsStr, bytes: &[u8], mode: u32) -> io
     dir.sync()
 }
 
-fn write_synced(dir: &dyn Directory, name: &OsStr, bytes: &[u8], mode: u32) -> io::Result<()> {
+fn write_synced(
+    dir: &dyn Directory,
+    name: &OsStr,
+    bytes: &[u8],
+    mode: u32,
+    old: Option<&Stat>,
+) -> io::Result<()> {
     let file = dir.open(name, Open::Create(mode))?;
     file.write_at(bytes, 0)?;
+    if let Some(old) = old
+        && file.stat()?.uid != old.uid
+    {
+        file.set_owner(Some(old.uid), Some(old.gid))?;
+    }
     file.sync_all()
 }
 

@@ -152,7 +152,7 @@ fn rings(transport: Transport) -> Result<Option<Rings>, MountError> {
     if transport == Transport::Device {
         return Ok(None);
     }
-    match uring::allow().and_then(|()| Rings::new()) {
+    match Rings::new().and_then(|rings| uring::allow().map(|()| rings)) {
         Ok(rings) => Ok(Some(rings)),
         Err(e) if transport == Transport::Uring => Err(MountError::NoRings(e)),
         Err(e) => {

@@ -20,3 +20,4 @@ mod memory;
 mod posix;
 mod rewrap;
 mod terminal;
+mod transports;

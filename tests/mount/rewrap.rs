@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -271,6 +272,26 @@ fn a_volume_file_of_another_volume_is_not_followed() {
     fill(&mount, 3..6);
     check(&mount, 0..6);
     fs::write(&own, saved).expect("put back");
+}
+
+/// Root rewrapped a store of somebody else's: the pages that it replaced were root's from then on,
+/// and the user's own daemon could not read them.
+#[test]
+fn what_root_rewraps_stays_its_owners() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let [_, new] = two_keys(&store);
+    let mount = store.mount(&[]);
+    fill(&mount, 0..3);
+    mount.unmount();
+    run(Command::new("chown").args(["-R", "nobody:nogroup"]).arg(store.path()));
+    run(&mut rewrap(&store, &new));
+    let meta = files(&store.path().join(".kmsfs"));
+    let nobody = fs::metadata(store.path()).expect("there").uid();
+    let strange = meta.iter().filter(|f| fs::metadata(f).expect("there").uid() != nobody);
+    assert_eq!(strange.count(), 0);
 }
 
 #[test]

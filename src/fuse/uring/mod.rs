@@ -115,9 +115,10 @@ impl Rings {
                 let _ = begun.send(outcome);
                 drop(begun);
                 let Some(running) = running else { return };
-                if let Err(e) = ring::run(running, |slot| helpers.serve(slot)) {
-                    log::error!("the ring of core {core} failed, the mount ends: {e}");
-                    broken();
+                let ended = Ended(broken);
+                match ring::run(running, |slot| helpers.serve(slot)) {
+                    Ok(()) => std::mem::forget(ended),
+                    Err(e) => log::error!("the ring of core {core} failed, the mount ends: {e}"),
                 }
             };
             threads.push(std::thread::Builder::new().name("kmsfs-ring".to_owned()).spawn(work)?);
@@ -125,6 +126,15 @@ impl Rings {
         drop(begun);
         all_begun.iter().collect::<io::Result<()>>()?;
         Ok(threads)
+    }
+}
+
+/// Calls it where a ring's thread ends before the mount does, by a panic too.
+struct Ended<F: Fn()>(F);
+
+impl<F: Fn()> Drop for Ended<F> {
+    fn drop(&mut self) {
+        (self.0)();
     }
 }
 
