@@ -104,8 +104,7 @@ impl Volume {
         if self.accepted == Accepted::Target {
             return *master == *self.target.lock();
         }
-        let home = |arn: &KeyArn| arn.0.rsplit_once(":key/").map(|(home, _)| home.to_owned());
-        home(master).is_some() && home(master) == home(&self.wrap.lock().master)
+        master.home().is_some() && master.home() == self.wrap.lock().master.home()
     }
 
     /// Asks once what each heartbeat asks, so that a damaged canary, or a key that may not make

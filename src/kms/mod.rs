@@ -35,6 +35,13 @@ impl fmt::Display for KeyRef {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyArn(pub String);
 
+impl KeyArn {
+    /// Who issues it: a keystore, or an account in a region; `None` for what is no key's ARN.
+    pub fn home(&self) -> Option<&str> {
+        self.0.rsplit_once(":key/").map(|(home, _)| home)
+    }
+}
+
 impl fmt::Display for KeyArn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -171,6 +171,12 @@ impl<'a> Out<'a> {
         self.bytes(&n.to_ne_bytes());
     }
 
+    /// `struct fuse_write_out` and `struct fuse_getxattr_out`: a number, and its padding.
+    pub(super) fn number(&mut self, n: u32) {
+        self.u32(n);
+        self.u32(0);
+    }
+
     pub(super) fn u64(&mut self, n: u64) {
         self.bytes(&n.to_ne_bytes());
     }

@@ -144,10 +144,7 @@ fn done(_: &mut Out, (): ()) {}
 
 fn attribute(out: &mut Out, answer: Attribute) {
     match answer {
-        Attribute::Size(n) => {
-            out.u32(n);
-            out.u32(0);
-        }
+        Attribute::Size(n) => out.number(n),
         Attribute::Bytes(bytes) => {
             out.bytes(&bytes);
         }
@@ -155,8 +152,7 @@ fn attribute(out: &mut Out, answer: Attribute) {
 }
 
 fn written(out: &mut Out, n: u32) {
-    out.u32(n);
-    out.u32(0);
+    out.number(n);
 }
 
 /// Replies through a slot.

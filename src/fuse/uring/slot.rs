@@ -57,6 +57,10 @@ impl Slot {
 
     /// Sends what lies in the payload.
     fn send(mut self, outcome: Result<usize, Errno>) {
+        self.finish(outcome);
+    }
+
+    fn finish(&mut self, outcome: Result<usize, Errno>) {
         self.sent = true;
         abi::reply(self.lane.memory.headers_mut(self.index), self.head.unique, outcome);
         let plain = outcome.unwrap_or(0);
@@ -67,9 +71,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         if !self.sent {
-            let failed = Err(Errno(libc::EIO));
-            abi::reply(self.lane.memory.headers_mut(self.index), self.head.unique, failed);
-            super::ring::commit(&self.lane, self.index, self.head.commit_id, 0);
+            self.finish(Err(Errno(libc::EIO)));
         }
     }
 }
@@ -110,10 +112,7 @@ impl Source for Slot {
     fn reply(self, outcome: Result<u32, Errno>) {
         let brought = self.payload().len();
         self.lane.memory.forget(self.index, brought);
-        self.answer(outcome, |out, n| {
-            out.u32(n);
-            out.u32(0);
-        });
+        self.answer(outcome, |out, n| out.number(n));
     }
 }
 

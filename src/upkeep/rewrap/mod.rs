@@ -21,8 +21,8 @@ use crate::kms::{Context, KeyArn, KeyRef, KmsError};
 use crate::names::VolumeKeys;
 use crate::store::{Census, Counts, Provider, Store, StoreError, VolumeFile, Wrap};
 
+use way::Target;
 pub use way::Way;
-use way::{Target, home};
 
 /// In which order it goes. See the module's description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +153,7 @@ impl Rewrap {
 
     /// In which order it goes.
     pub fn order(&self) -> Order {
-        if home(&self.target) == home(&self.file.wrap.master) {
+        if self.target.home() == self.file.wrap.master.home() {
             Order::VolumeFirst
         } else {
             Order::LinesFirst
@@ -238,8 +238,8 @@ impl Rewrap {
     /// Whether a line under this master key is to be rewrapped. One that names a key from
     /// elsewhere is nobody's: no mount takes it, and no KMS is asked about it.
     fn is_to_do(&self, master: &KeyArn) -> bool {
-        let homes = [home(&self.target), home(&self.file.wrap.master)];
-        *master != self.target && homes.contains(&home(master))
+        let homes = [self.target.home(), self.file.wrap.master.home()];
+        *master != self.target && homes.contains(&master.home())
     }
 }
 

@@ -20,11 +20,6 @@ pub enum Way {
     },
 }
 
-/// Who issues a master key's ARN: a keystore, or an account in a region; empty for what is none.
-pub(super) fn home(arn: &KeyArn) -> &str {
-    arn.0.rsplit_once(":key/").map_or("", |(home, _)| home)
-}
-
 impl Way {
     /// How many calls side by side are worth it.
     pub(super) fn parallelism(&self) -> usize {
@@ -107,6 +102,6 @@ impl Target {
     }
 
     fn is_home(&self, arn: &KeyArn) -> bool {
-        matches!(self, Self::Known(target) if home(target) == home(arn))
+        matches!(self, Self::Known(target) if target.home() == arn.home())
     }
 }
