@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, InitFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
 use super::convert;
+use super::handshake::{Offer, negotiate};
 use super::job::{Kill, Shared};
 use super::replies::{attribute, create, entry, fuse_errno, opened, statfs};
 use super::requests::Requests;
@@ -22,25 +23,10 @@ use super::terms::{PageCache, TTL, Who};
 use crate::fs::{Attr, Change, SyncWhat};
 use crate::keys::Purpose;
 
-/// The kernel's and our limit for one write, and so for one read.
-pub(super) const MAX_WRITE: u32 = 1 << 20;
-/// Requests that the kernel makes on its own at once. Over rings each lies in memory of ours.
-const BACKGROUND: u16 = 64;
-const BACKGROUND_OVER_RINGS: u16 = 16;
-
 /// The adapter.
 pub struct Adapter {
     requests: Arc<Requests>,
     rings: Offer,
-}
-
-/// Whether the kernel is told that there are rings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Offer {
-    /// It is.
-    Rings,
-    /// It is not.
-    Nothing,
 }
 
 /// Replies an outcome through a pair of functions.
@@ -86,33 +72,8 @@ impl Adapter {
 #[allow(clippy::too_many_arguments)] // The trait's own.
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let mut wanted = vec![
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-            InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
-        ];
-        // The two belong together: with DONT_MASK alone, default ACLs would be applied twice.
-        wanted.push(InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK);
-        if self.requests.cache == PageCache::WriteBack {
-            wanted.push(InitFlags::FUSE_WRITEBACK_CACHE);
-        }
-        for capability in wanted {
-            if let Err(missing) = config.add_capabilities(capability) {
-                log::warn!("this kernel's FUSE lacks {missing:?}");
-            }
-        }
-        let over_rings = self.rings == Offer::Rings
-            && config.add_capabilities(InitFlags::FUSE_OVER_IO_URING).is_ok();
-        self.requests.over_rings.store(over_rings, Ordering::Relaxed);
-        let background = if over_rings { BACKGROUND_OVER_RINGS } else { BACKGROUND };
-        // Each returns the nearest possible value where the kernel allows less.
-        let _ = config.set_max_write(MAX_WRITE);
-        let _ = config.set_max_readahead(MAX_WRITE);
-        let _ = config.set_max_background(background);
-        let _ = config.set_congestion_threshold(background);
+        let agreed = negotiate(config, self.requests.cache, self.rings);
+        self.requests.over_rings.store(agreed == Offer::Rings, Ordering::Relaxed);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod convert;
+mod handshake;
 mod job;
 mod listing;
 mod mountpoint;

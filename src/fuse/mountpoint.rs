@@ -17,7 +17,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::Adapter;
-use super::adapter::Offer;
+use super::handshake::Offer;
 use super::uring::{self, Rings};
 
 /// Who may use the mount.

@@ -24,7 +24,7 @@ use std::thread::JoinHandle;
 use io_uring::{IoUring, cqueue, squeue};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::adapter::MAX_WRITE;
+use super::handshake::MAX_WRITE;
 use super::job::MOST_PARKED;
 use super::requests::Requests;
 use helpers::Helpers;
