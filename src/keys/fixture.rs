@@ -8,7 +8,10 @@ use super::{Keyring, Limits, Services};
 use crate::disk::sim::Sim;
 use crate::ids::VolumeId;
 use crate::kms::local::{LocalKms, Sealing};
-use crate::kms::{KeyAdmin, KeyRef, KeyService};
+use crate::kms::{
+    Context, Generated, KeyAdmin, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Wrapped,
+};
+use crate::secret::Key;
 use crate::store::{DataKeys, Names, Provider, Settings, Store};
 
 const ALIAS: &str = "alias/test";
@@ -64,4 +67,40 @@ pub(super) fn keyring_over(sim: &Sim, service: Arc<dyn KeyService>) -> Arc<Keyri
     };
     let services = Services { work: service.clone(), beats: service };
     Arc::new(Keyring::new(volume, names, store, services, limits))
+}
+
+/// The keystore, with something around each Decrypt: it is given the context and the call itself.
+pub(super) struct Around<F>(pub(super) F);
+
+impl<F> KeyService for Around<F>
+where
+    F: Fn(&Context, &dyn Fn() -> Result<Unwrapped, KmsError>) -> Result<Unwrapped, KmsError>
+        + Send
+        + Sync,
+{
+    fn generate(&self, key: &KeyRef, context: &Context) -> Result<Generated, KmsError> {
+        kms().generate(key, context)
+    }
+
+    fn decrypt(
+        &self,
+        key: &KeyRef,
+        wrapped: &Wrapped,
+        context: &Context,
+    ) -> Result<Unwrapped, KmsError> {
+        (self.0)(context, &|| kms().decrypt(key, wrapped, context))
+    }
+
+    fn reencrypt(
+        &self,
+        wrapped: &Wrapped,
+        from: (&KeyRef, &Context),
+        to: (&KeyRef, &Context),
+    ) -> Result<Rewrapped, KmsError> {
+        kms().reencrypt(wrapped, from, to)
+    }
+
+    fn encrypt(&self, to: &KeyRef, plain: &Key, context: &Context) -> Result<Rewrapped, KmsError> {
+        kms().encrypt(to, plain, context)
+    }
 }

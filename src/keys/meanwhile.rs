@@ -4,63 +4,40 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::fixture::{branch_volume, keyring_over, kms, volume};
+use super::fixture::{Around, branch_volume, keyring_over, kms, volume};
 use super::{Accepted, KeyFail, Keyring, Reason, Want};
 use crate::disk::sim::Sim;
 use crate::ids::FileId;
 use crate::kms::{
-    Context, Generated, KeyAdmin, KeyArn, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped,
-    Verdict, Wrapped,
+    Context, KeyAdmin, KeyArn, KeyRef, KeyService, KmsError, Unwrapped, Verdict, Wrapped,
 };
-use crate::secret::Key;
 use crate::store::{BranchFile, Line, Store, WrapKind};
 
 type Hook = Box<dyn FnOnce() -> Result<(), KmsError> + Send>;
 
-/// The keystore, with something that happens just before its next Decrypt.
-#[derive(Default)]
-struct Meanwhile(Mutex<Option<Hook>>);
+/// Something that happens just before the next Decrypt.
+#[derive(Clone, Default)]
+struct Meanwhile(Arc<Mutex<Option<Hook>>>);
 
 impl Meanwhile {
     fn before_the_next(&self, hook: impl FnOnce() -> Result<(), KmsError> + Send + 'static) {
         *self.0.lock() = Some(Box::new(hook));
     }
-}
 
-impl KeyService for Meanwhile {
-    fn generate(&self, key: &KeyRef, context: &Context) -> Result<Generated, KmsError> {
-        kms().generate(key, context)
-    }
-
-    fn decrypt(
-        &self,
-        key: &KeyRef,
-        wrapped: &Wrapped,
-        context: &Context,
-    ) -> Result<Unwrapped, KmsError> {
-        let hook = self.0.lock().take();
-        hook.map_or(Ok(()), |hook| hook())?;
-        kms().decrypt(key, wrapped, context)
-    }
-
-    fn reencrypt(
-        &self,
-        wrapped: &Wrapped,
-        from: (&KeyRef, &Context),
-        to: (&KeyRef, &Context),
-    ) -> Result<Rewrapped, KmsError> {
-        kms().reencrypt(wrapped, from, to)
-    }
-
-    fn encrypt(&self, to: &KeyRef, plain: &Key, context: &Context) -> Result<Rewrapped, KmsError> {
-        kms().encrypt(to, plain, context)
+    fn kms(&self) -> Arc<dyn KeyService> {
+        let meanwhile = self.clone();
+        Arc::new(Around(move |_: &Context, call: &dyn Fn() -> Result<Unwrapped, KmsError>| {
+            let hook = meanwhile.0.lock().take();
+            hook.map_or(Ok(()), |hook| hook())?;
+            call()
+        }))
     }
 }
 
 /// A keyring on this volume, its KMS, and a file whose key is not cached.
-fn one_file(disk: &Sim) -> (Arc<Keyring>, Arc<Meanwhile>, FileId) {
-    let service = Arc::new(Meanwhile::default());
-    let keyring = keyring_over(disk, service.clone());
+fn one_file(disk: &Sim) -> (Arc<Keyring>, Meanwhile, FileId) {
+    let service = Meanwhile::default();
+    let keyring = keyring_over(disk, service.kms());
     keyring.supply(Want::Fresh).expect("filled");
     let file = keyring.fresh().expect("filled").file();
     keyring.drop_data_keys();
@@ -141,8 +118,8 @@ fn a_key_that_is_being_fetched_while_its_line_is_shredded_is_not_kept() {
 #[test]
 fn a_key_that_is_being_fetched_while_all_are_dropped_is_not_kept() {
     for disk in [volume(), branch_volume()] {
-        let service = Arc::new(Meanwhile::default());
-        let mut keyring = keyring_over(&disk, service.clone());
+        let service = Meanwhile::default();
+        let mut keyring = keyring_over(&disk, service.kms());
         let volume = &mut Arc::get_mut(&mut keyring).expect("nobody else's").volume;
         volume.accept(Accepted::Target);
         keyring.supply(Want::Fresh).expect("filled");

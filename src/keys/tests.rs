@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::branch::BranchKey;
-use super::fixture::{branch_volume, keyring, keyring_over, kms, volume};
+use super::fixture::{Around, branch_volume, keyring, keyring_over, kms, volume};
 use super::{KeyFail, Keyring, Phase, Reason, Want, fetch};
 use crate::clock::Moment;
 use crate::content::check;
@@ -280,45 +280,6 @@ fn a_full_disk_under_the_branch_keys_is_told_as_one() {
     assert_eq!(files(&keyring, 1).len(), 1);
 }
 
-/// A KMS that answers about one branch key only when it is told to, and says that it was asked.
-struct Hangs {
-    about: Context,
-    asked: Sender<()>,
-    go_on: Mutex<Receiver<()>>,
-}
-
-impl KeyService for Hangs {
-    fn generate(&self, key: &KeyRef, context: &Context) -> Result<Generated, KmsError> {
-        kms().generate(key, context)
-    }
-
-    fn decrypt(
-        &self,
-        key: &KeyRef,
-        wrapped: &Wrapped,
-        context: &Context,
-    ) -> Result<Unwrapped, KmsError> {
-        if *context == self.about {
-            self.asked.send(()).expect("the test listens");
-            self.go_on.lock().recv().expect("the test says when");
-        }
-        kms().decrypt(key, wrapped, context)
-    }
-
-    fn reencrypt(
-        &self,
-        _: &Wrapped,
-        _: (&KeyRef, &Context),
-        _: (&KeyRef, &Context),
-    ) -> Result<Rewrapped, KmsError> {
-        Err(KmsError::new(Verdict::Invalid, "Code", "why"))
-    }
-
-    fn encrypt(&self, _: &KeyRef, _: &Key, _: &Context) -> Result<Rewrapped, KmsError> {
-        Err(KmsError::new(Verdict::Invalid, "Code", "why"))
-    }
-}
-
 /// While the KMS hangs on one branch key, all who want it share the one call, and no fetch thread
 /// waits for another's: the files of other branch keys are served.
 #[test]
@@ -329,7 +290,16 @@ fn a_call_for_a_branch_key_that_hangs_holds_up_its_own_files_alone() {
     let branch = branches_of(&store, &slow).into_iter().next().expect("one");
     let ((asked, was_asked), (let_go, go_on)) = (channel(), channel());
     let about = Context::branch(counted(&disk).0.volume().id(), branch);
-    let keyring = keyring_over(&disk, Arc::new(Hangs { about, asked, go_on: Mutex::new(go_on) }));
+    // It answers about one branch key only when it is told to, and says that it was asked.
+    let go_on = Mutex::new(go_on);
+    let hangs = move |context: &Context, call: &dyn Fn() -> Result<Unwrapped, KmsError>| {
+        if *context == about {
+            asked.send(()).expect("the test listens");
+            go_on.lock().recv().expect("the test says when");
+        }
+        call()
+    };
+    let keyring = keyring_over(&disk, Arc::new(Around(hangs)));
     let threads: Vec<_> = (0..4)
         .map(|_| {
             let keyring = keyring.clone();
