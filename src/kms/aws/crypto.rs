@@ -65,8 +65,9 @@ fn check(what: &str, demanded: &KeyRef, answered: &KeyArn) -> Result<(), KmsErro
     Err(KmsError::new(Verdict::ThisKey, "IncorrectKeyException", why))
 }
 
-/// At 20 ms a call: 1,600 calls a second, more than the default budget.
-const PARALLELISM: usize = 32;
+/// All keys of a sidecar page at once: it waits for the network once. At 20 ms a call that is
+/// 3,200 calls a second, more than the default budget.
+const PARALLELISM: usize = 64;
 
 /// A fifth of the smallest quota that a region has for these calls, 5,500 a second.
 const FAIR_RATE: NonZeroU32 = NonZeroU32::new(1000).expect("1000 is not zero");
