@@ -17,6 +17,7 @@ use crate::support::{Store, full_size, skipped, wait_for};
 const ROLES: &str = "cycles::a_role";
 const PAGES: usize = 64;
 const PAGE: usize = 4096;
+const LINE: usize = 20;
 /// The stamp of each writer: how many of its numbers were acknowledged.
 const LOGGED: usize = 0;
 const MAPPED: usize = 1;
@@ -26,8 +27,9 @@ fn append(folder: &Path, stamps: &Stamps) {
     let log = OpenOptions::new().create(true).append(true).open(folder.join("log"));
     let mut log = log.expect("the mount is open");
     for n in stamps.get(LOGGED).. {
-        // One write: a line is there whole or not at all.
-        let line = format!("{n:019}\n");
+        // The kernel splits a write at a page's end: a lock in between leaves the line's first
+        // half, which the next line's newline ends.
+        let line = format!("\n{n:019}");
         if log.write_all(line.as_bytes()).and_then(|()| log.sync_data()).is_err() {
             return;
         }
@@ -63,6 +65,12 @@ fn a_role() {
     }
 }
 
+/// What lies where a line should be, or not far behind: lines may be there twice.
+fn around(log: &[u8], n: u64) -> String {
+    let at = (n as usize * LINE).min(log.len());
+    log[at..(at + 20 * LINE).min(log.len())].escape_ascii().to_string()
+}
+
 /// Every number that was acknowledged is in its place, or a later one in the map.
 fn check(root: &Path, stamps: &Stamps, cycle: usize) {
     let logged = stamps.get(LOGGED);
@@ -70,7 +78,7 @@ fn check(root: &Path, stamps: &Stamps, cycle: usize) {
     let lines: std::collections::HashSet<_> = log.split(|b| *b == b'\n').collect();
     for n in 0..logged {
         let there = lines.contains(format!("{n:019}").as_bytes());
-        assert!(there, "line {n} of {logged} is lost in cycle {cycle}");
+        assert!(there, "line {n} of {logged} is lost in cycle {cycle}: {}", around(&log, n));
     }
     let mapped = stamps.get(MAPPED);
     let file = File::open(root.join("map")).expect("opened");
