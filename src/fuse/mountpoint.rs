@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use fuser::{Config, Notifier, Session, SessionACL};
+use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
@@ -69,6 +70,10 @@ pub enum MountError {
     #[error("FUSE over io_uring is not to be had: {0}")]
     NoRings(#[source] io::Error),
 }
+
+/// Two requests of the largest size ahead of a program that reads one after the other. A random
+/// fault in a map reads as much around it, until the kernel has seen a hundred of them.
+const READ_AHEAD: u32 = 2 << 20;
 
 /// A mount that answers.
 pub struct Mounted {
@@ -128,6 +133,9 @@ pub fn mount(
         let _ = rustix::mount::unmount(at, UnmountFlags::DETACH);
         MountError::Kernel("the kernel's FUSE did not answer", e)
     })?;
+    if let Err(e) = read_ahead(at) {
+        log::info!("the kernel reads ahead no more than it does by itself: {e}");
+    }
     let over_rings = requests.over_rings.load(Ordering::Relaxed);
     let rings = match rings {
         Some(rings) if over_rings => {
@@ -146,6 +154,17 @@ pub fn mount(
         MountError::NoRings(e)
     })?;
     Ok(Mounted { session, rings })
+}
+
+/// The kernel reads 128 KiB ahead on FUSE, whatever it is asked for when it is mounted: root can
+/// have more (`sysfs-class-bdi` in the kernel's ABI documentation). The number of the mount is known
+/// to the kernel; nobody answers requests yet.
+fn read_ahead(at: &Path) -> io::Result<()> {
+    let known = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let stat = statx(rustix::fs::CWD, at, known, StatxFlags::TYPE)?;
+    let (major, minor) = (stat.stx_dev_major, stat.stx_dev_minor);
+    let knob = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    std::fs::write(knob, (READ_AHEAD >> 10).to_string())
 }
 
 fn rings(transport: Transport) -> Result<Option<Rings>, MountError> {

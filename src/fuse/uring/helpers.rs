@@ -1,8 +1,9 @@
-//! Who answers a request: the thread of its lane, or a helper where it may take long.
+//! Who answers a request: the thread of its lane, a bulk worker, or a helper where it may take
+//! long.
 //!
-//! While a lane's thread waits for a disk, its core's queue stands still. So kinds of requests
-//! that took long lately go to helpers, until they are quick again; and so does what the
-//! kernel reads ahead and saves on its own, several requests at once from one core.
+//! While a lane's thread waits for a disk, its core's queue stands still; while a bulk worker
+//! does, so do the entries that came with it. So kinds of requests that took long lately go to
+//! helpers, which have no entries, until they are quick again.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,12 +13,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::bulk::Bulk;
 use super::dispatch::{self, Kind, dispatch};
 use super::slot::Slot;
 use crate::fuse::requests::Requests;
 
 /// Handing a request over and its reply back takes some 20 µs: longer than this is worth it.
 const LONG: Duration = Duration::from_micros(250);
+/// The same for a megabyte, which takes a core half a millisecond to open or seal.
+const LONG_BULK: Duration = Duration::from_millis(4);
 /// A measured time counts for so much of the average.
 const SHARE: u64 = 8;
 
@@ -32,9 +36,16 @@ impl Pace {
         self.0.store(old - old / SHARE + took / SHARE, Ordering::Relaxed);
     }
 
-    fn is_long(&self) -> bool {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed)) > LONG
+    fn is_longer(&self, than: Duration) -> bool {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed)) > than
     }
+}
+
+/// Who answers.
+enum Way {
+    Lane,
+    Bulk,
+    Helper,
 }
 
 struct Shared {
@@ -42,19 +53,25 @@ struct Shared {
     paces: [Pace; Kind::COUNT],
     queue: Mutex<(VecDeque<Slot>, bool)>,
     work: Condvar,
+    bulk: Arc<Bulk>,
 }
 
-/// See the module's description. They end when this is dropped.
+/// See the module's description.
 pub(super) struct Helpers(Arc<Shared>);
 
 impl Helpers {
     /// Starts so many.
-    pub(super) fn start(requests: &Arc<Requests>, count: usize) -> io::Result<Self> {
+    pub(super) fn start(
+        requests: &Arc<Requests>,
+        count: usize,
+        bulk: &Arc<Bulk>,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             requests: requests.clone(),
             paces: Default::default(),
             queue: Mutex::default(),
             work: Condvar::new(),
+            bulk: bulk.clone(),
         });
         let helpers = Self(shared.clone());
         for _ in 0..count {
@@ -69,26 +86,54 @@ impl Helpers {
         Ok(helpers)
     }
 
-    /// Answers a request here, or has a helper do it.
+    /// Of a lane's thread: answers a request here, or has another do it.
     pub(super) fn serve(&self, slot: Slot) {
-        let kind = dispatch::kind(slot.head());
-        if kind == Kind::Bulk || self.0.paces[kind as usize].is_long() {
-            self.0.queue.lock().0.push_back(slot);
-            self.0.work.notify_one();
-        } else {
-            self.0.run(slot);
+        match self.0.way(&slot) {
+            Way::Lane => self.0.run(slot),
+            Way::Bulk => self.0.bulk.push(slot),
+            Way::Helper => self.0.push(slot),
         }
     }
-}
 
-impl Drop for Helpers {
-    fn drop(&mut self) {
+    /// Of a bulk worker: has the right one answer a request that came to its ring.
+    pub(super) fn sort(&self, slot: Slot) {
+        match self.0.way(&slot) {
+            Way::Lane => slot.lane().hand(slot),
+            Way::Bulk => self.0.bulk.keep(slot),
+            Way::Helper => self.0.push(slot),
+        }
+    }
+
+    /// Ends helpers and bulk workers.
+    pub(super) fn close(&self) {
         self.0.queue.lock().1 = true;
         self.0.work.notify_all();
+        self.0.bulk.close();
+    }
+
+    /// Answers a request here.
+    pub(super) fn run(&self, slot: Slot) {
+        self.0.run(slot);
     }
 }
 
 impl Shared {
+    fn way(&self, slot: &Slot) -> Way {
+        let kind = dispatch::kind(slot.head());
+        let pace = &self.paces[kind as usize];
+        match kind {
+            Kind::Bulk if pace.is_longer(LONG_BULK) => Way::Helper,
+            Kind::Bulk => Way::Bulk,
+            _ if pace.is_longer(LONG) => Way::Helper,
+            _ => Way::Lane,
+        }
+    }
+
+    fn push(&self, slot: Slot) {
+        self.queue.lock().0.push_back(slot);
+        self.work.notify_one();
+    }
+
     fn run(&self, slot: Slot) {
         let (kind, began) = (dispatch::kind(slot.head()), Instant::now());
         dispatch(&self.requests, slot);
@@ -117,10 +162,10 @@ mod tests {
     fn what_waited_for_a_disk_is_handed_over_until_it_is_quick_again() {
         let pace = Pace::default();
         (0..100).for_each(|_| pace.note(Duration::from_micros(20)));
-        assert!(!pace.is_long());
+        assert!(!pace.is_longer(LONG));
         pace.note(Duration::from_millis(5));
-        assert!(pace.is_long(), "one long wait tells of a disk");
+        assert!(pace.is_longer(LONG), "one long wait tells of a disk");
         (0..40).for_each(|_| pace.note(Duration::from_micros(20)));
-        assert!(!pace.is_long());
+        assert!(!pace.is_longer(LONG));
     }
 }

@@ -3,14 +3,19 @@
 //! The kernel has a queue of requests for each core, and a thread here for each queue. A program
 //! and the thread that answers it run in turn on one core, which costs half of what waking
 //! another core does, and one system call a request less. What may take long goes to helpers
-//! (see [`Helpers`]), for a thread that waits holds up its core's queue. Mounting, FORGET and
-//! notifications stay with fuser, over /dev/fuse.
+//! (see [`Helpers`]), for a thread that waits holds up its core's queue, and what comes a megabyte
+//! at a time to bulk workers (see [`Bulk`]). Mounting, FORGET and notifications stay with fuser,
+//! over /dev/fuse.
 
 mod abi;
+mod bell;
+mod bulk;
+mod cores;
 mod dispatch;
 mod helpers;
 mod lane;
 mod memory;
+mod policy;
 mod ring;
 mod slot;
 
@@ -18,17 +23,20 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use io_uring::{IoUring, cqueue, squeue};
-use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::handshake::MAX_WRITE;
 use super::job::MOST_PARKED;
 use super::requests::Requests;
+use bulk::Bulk;
+use cores::{cores, pin, share};
 use helpers::Helpers;
-use lane::Lane;
+use lane::{Lane, Lanes};
+use policy::Chooser;
+use ring::{Attached, Event, Parts, Serves, Wait};
 
 /// Entries of a queue beyond those that parked requests may hold.
 const WORKING: usize = 32;
@@ -38,7 +46,9 @@ const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
 
 /// Rings that are ready before the kernel is told that there are any.
 pub(super) struct Rings {
-    lanes: Vec<(Lane, IoUring<squeue::Entry128, cqueue::Entry>, usize)>,
+    lanes: Lanes,
+    /// Of each lane, with its core.
+    rings: Vec<(IoUring<squeue::Entry128, cqueue::Entry>, usize)>,
 }
 
 /// Whether the kernel's FUSE takes rings. Root allows it where it is not allowed yet: it is a
@@ -51,19 +61,6 @@ pub(super) fn allow() -> io::Result<()> {
     if is_on()? { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
-/// The numbers in a list of the kernel's (`0-3,8`).
-fn numbers(list: &str) -> Vec<usize> {
-    let range = |part: &str| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        Some(first.parse().ok()?..=last.parse().ok()?)
-    };
-    list.trim().split(',').filter_map(range).flatten().collect()
-}
-
-fn cores(which: &str) -> io::Result<Vec<usize>> {
-    Ok(numbers(&fs::read_to_string(format!("/sys/devices/system/cpu/{which}"))?))
-}
-
 impl Rings {
     /// For every core that there may be.
     ///
@@ -71,8 +68,8 @@ impl Rings {
     /// Where io_uring is not to be had.
     pub(super) fn new() -> io::Result<Self> {
         let (possible, online) = (cores("possible")?, cores("online")?);
-        let mut lanes = Vec::new();
-        for core in &online {
+        let (mut lanes, mut rings) = (Vec::new(), Vec::new());
+        for (number, core) in (0u16..).zip(&online) {
             let mut queues = vec![queue(*core)?; MOST_PARKED + WORKING];
             // The kernel begins when every queue has an entry.
             if lanes.is_empty() {
@@ -80,14 +77,14 @@ impl Rings {
                     queues.extend([queue(*absent)?; ABSENT]);
                 }
             }
-            let uring = ring::build(queues.len())?;
-            lanes.push((Lane::new(queues, MAX_WRITE as usize)?, uring, *core));
+            rings.push((ring::build(queues.len() + 1)?, *core));
+            lanes.push(Arc::new(Lane::new(number, queues, MAX_WRITE as usize)?));
         }
-        Ok(Self { lanes })
+        Ok(Self { lanes: lanes.into(), rings })
     }
 
-    /// Starts the threads. The kernel sends requests when each has registered its entries.
-    /// `broken` is called when a ring fails later: its core's programs would wait for ever.
+    /// Starts the threads. The kernel sends requests when each lane has registered its entries.
+    /// `broken` is called when a ring fails later: its programs would wait for ever.
     ///
     /// # Errors
     /// When a thread cannot be started, or the kernel does not take its entries. The mount is
@@ -99,33 +96,118 @@ impl Rings {
         helpers: usize,
         broken: impl Fn() + Clone + Send + 'static,
     ) -> io::Result<Vec<JoinHandle<()>>> {
-        let helpers = Arc::new(Helpers::start(requests, helpers)?);
-        let (mut threads, (begun, all_begun)) = (Vec::new(), channel());
-        for (lane, uring, core) in self.lanes {
-            let device: OwnedFd = device.as_fd().try_clone_to_owned()?;
-            let (helpers, begun, broken) = (helpers.clone(), begun.clone(), broken.clone());
-            let work = move || {
-                pin(core);
-                let running = ring::begin(uring, Arc::new(lane), device);
-                let (running, outcome) = match running {
-                    Ok(running) => (Some(running), Ok(())),
-                    Err(e) => (None, Err(e)),
-                };
-                // Whoever started us waits until each has said so and let go.
-                let _ = begun.send(outcome);
-                drop(begun);
-                let Some(running) = running else { return };
-                let ended = Ended(broken);
-                match ring::run(running, |slot| helpers.serve(slot)) {
-                    Ok(()) => std::mem::forget(ended),
-                    Err(e) => log::error!("the ring of core {core} failed, the mount ends: {e}"),
-                }
-            };
+        let workers = self.rings.len().clamp(2, helpers.max(2));
+        let online: Vec<usize> = self.rings.iter().map(|(_, core)| *core).collect();
+        let bulk = Bulk::new(workers)?;
+        let helpers = Arc::new(Helpers::start(requests, helpers, &bulk)?);
+        let (begun, all_begun) = channel();
+        let thread = Thread { helpers, lanes: self.lanes, begun, broken };
+        let mut threads = Vec::new();
+        for (number, (uring, core)) in (0u16..).zip(self.rings) {
+            let (thread, device) = (thread.clone(), device.as_fd().try_clone_to_owned()?);
+            let work = move || thread.serve_lane(number, uring, core, device);
             threads.push(std::thread::Builder::new().name("kmsfs-ring".to_owned()).spawn(work)?);
         }
-        drop(begun);
+        for worker in 0..workers {
+            let (thread, device) = (thread.clone(), device.as_fd().try_clone_to_owned()?);
+            let (bulk, on) = (bulk.clone(), share(&online, worker, workers));
+            let work = move || thread.serve_bulk(worker, &on, &bulk, device);
+            threads.push(std::thread::Builder::new().name("kmsfs-bulk".to_owned()).spawn(work)?);
+        }
+        drop(thread);
         all_begun.iter().collect::<io::Result<()>>()?;
         Ok(threads)
+    }
+}
+
+/// What each thread of a ring is given.
+#[derive(Clone)]
+struct Thread<F: Fn()> {
+    helpers: Arc<Helpers>,
+    lanes: Lanes,
+    begun: Sender<io::Result<()>>,
+    broken: F,
+}
+
+impl<F: Fn()> Thread<F> {
+    fn serve_lane(
+        self,
+        number: u16,
+        uring: IoUring<squeue::Entry128, cqueue::Entry>,
+        core: usize,
+        device: OwnedFd,
+    ) {
+        pin(&[core]);
+        let lane = self.lanes[usize::from(number)].clone();
+        let (serves, bell) = (Serves::Lane(number), lane.bell.clone());
+        let lanes = self.lanes.clone();
+        let attached = ring::attach(Parts { uring, serves, bell, lanes, device });
+        self.run(attached, |helpers, attached| {
+            let _closes = Closes(&lane, helpers);
+            serve(&lane, helpers, attached)
+        });
+    }
+
+    fn serve_bulk(self, worker: usize, on: &[usize], bulk: &Bulk, device: OwnedFd) {
+        pin(on);
+        let attached = bulk.attach(worker, self.lanes.clone(), device);
+        self.run(attached, |helpers, attached| {
+            bulk.work(worker, attached, |slot| helpers.sort(slot), |slot| helpers.run(slot))
+        });
+    }
+
+    fn run(
+        self,
+        attached: io::Result<Attached>,
+        work: impl FnOnce(&Helpers, &Attached) -> io::Result<()>,
+    ) {
+        let Self { helpers, begun, broken, .. } = self;
+        let (attached, outcome) = match attached {
+            Ok(attached) => (Some(attached), Ok(())),
+            Err(e) => (None, Err(e)),
+        };
+        // Whoever started us waits until each has said so and let go.
+        let _ = begun.send(outcome);
+        drop(begun);
+        let Some(attached) = attached else { return };
+        let ended = Ended(broken);
+        match work(&helpers, &attached) {
+            Ok(()) => std::mem::forget(ended),
+            Err(e) => log::error!("a ring failed, the mount ends: {e}"),
+        }
+    }
+}
+
+/// Serves a lane until the connection is gone.
+fn serve(lane: &Lane, helpers: &Helpers, attached: &Attached) -> io::Result<()> {
+    let mut chooser = Chooser::new();
+    loop {
+        let event = ring::next(attached, Wait::Forever)?;
+        if let Some(chooser) = &mut chooser {
+            chooser.look();
+        }
+        match event {
+            Some(Event::Request(slot)) => helpers.serve(slot),
+            Some(Event::Bell) => {
+                let (ready, slots) = lane.take();
+                let count = ready.len();
+                ready.into_iter().for_each(|r| ring::commit(lane, r));
+                lane.note_sent(count);
+                slots.into_iter().for_each(|slot| helpers.run(slot));
+            }
+            Some(Event::Gone) => return Ok(()),
+            None => {}
+        }
+    }
+}
+
+/// Where a lane's thread ends, by a panic too, nobody may wait for it, or for the others.
+struct Closes<'a>(&'a Lane, &'a Helpers);
+
+impl Drop for Closes<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+        self.1.close();
     }
 }
 
@@ -138,25 +220,6 @@ impl<F: Fn()> Drop for Ended<F> {
     }
 }
 
-/// In a cpuset without this core the thread runs elsewhere, only slower.
-fn pin(core: usize) {
-    let mut set = CpuSet::new();
-    set.set(core);
-    let _ = sched_setaffinity(None, &set);
-}
-
 fn queue(core: usize) -> io::Result<u16> {
     u16::try_from(core).map_err(|_| io::ErrorKind::Unsupported.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::numbers;
-
-    #[test]
-    fn lists_of_cores_are_read() {
-        assert_eq!(numbers("0-3,8\n"), [0, 1, 2, 3, 8]);
-        assert_eq!(numbers("0\n"), [0]);
-        assert_eq!(numbers("\n"), [] as [usize; 0]);
-    }
 }

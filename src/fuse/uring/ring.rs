@@ -1,72 +1,118 @@
-//! The thread of a lane and its io_uring.
+//! A thread's io_uring, and the entries whose commands lie in it.
 //!
 //! Completions run on this thread alone, and only while it waits for them (DEFER_TASKRUN): so
 //! between the commit of a reply and the next wait no request comes into an entry, but for one
 //! that waited already and was announced with the commit itself.
+//!
+//! An entry's next request comes to the ring that its last reply was committed with. A lane's
+//! thread commits its lane's; a bulk worker those of every lane.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 
 use super::abi;
-use super::lane::{Lane, Ready};
+use super::bell::Bell;
+use super::lane::{Lane, Lanes, Place, Ready};
 use super::slot::Slot;
 
 /// `enum fuse_uring_cmd` of linux/fuse.h.
 const REGISTER: u32 = 1;
 const COMMIT_AND_FETCH: u32 = 2;
-/// What is not an entry's index: the bell.
+/// What is not an entry's place: the bell.
 const BELL: u64 = u64::MAX;
 
 type Uring = IoUring<squeue::Entry128, cqueue::Entry>;
 
-/// A ring that can speak to FUSE, to be enabled by the one thread that will use it.
+/// A ring that can speak to FUSE, to be enabled by the one thread that will use it. `entries`
+/// is how many commands can wait to be submitted at once.
 pub(super) fn build(entries: usize) -> io::Result<Uring> {
-    // Room for every entry's command and the bell.
-    let size = u32::try_from(entries + 1).unwrap_or(u32::MAX).next_power_of_two();
+    let size = u32::try_from(entries).unwrap_or(u32::MAX).next_power_of_two();
     let mut builder: io_uring::Builder<squeue::Entry128, cqueue::Entry> = IoUring::builder();
     builder.setup_single_issuer().setup_defer_taskrun().setup_r_disabled().build(size)
 }
 
-/// A lane's ring, on its thread.
+/// Whose entries a ring's thread commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Serves {
+    Lane(u16),
+    Every,
+}
+
+/// How long to wait for an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    Never,
+    Forever,
+}
+
+/// What a ring's thread is told.
+pub(super) enum Event {
+    /// Somebody has something for it.
+    Bell,
+    Request(Slot),
+    /// Unmounted, or the connection was aborted.
+    Gone,
+}
+
+/// What a thread needs to have a ring.
+pub(super) struct Parts {
+    pub(super) uring: Uring,
+    pub(super) serves: Serves,
+    pub(super) bell: Arc<Bell>,
+    pub(super) lanes: Lanes,
+    pub(super) device: OwnedFd,
+}
+
+/// A ring, on its thread.
 struct Ring {
-    uring: Uring,
-    lane: Arc<Lane>,
-    device: OwnedFd,
+    parts: Parts,
     rung: Box<[u8; 8]>,
     /// Announced and not yet looked at.
-    announced: Vec<(u64, i32)>,
+    announced: VecDeque<(u64, i32)>,
 }
 
 thread_local! {
     static RING: RefCell<Option<Ring>> = const { RefCell::new(None) };
 }
 
-/// Sends the reply that lies in an entry; `len` bytes of its payload are content or names.
-pub(super) fn commit(lane: &Arc<Lane>, index: usize, commit_id: u64, len: usize) {
-    let ready = Ready { index, commit_id, len };
+/// Sends the reply that lies in an entry.
+pub(super) fn commit(lane: &Lane, ready: Ready) {
     RING.with_borrow_mut(|ring| match ring {
-        Some(ring) if Arc::ptr_eq(&ring.lane, lane) => ring.commit(ready),
+        Some(ring) if ring.serves(lane) => ring.commit(ready),
         _ => lane.put(ready),
     });
 }
 
 impl Ring {
+    fn serves(&self, lane: &Lane) -> bool {
+        match self.parts.serves {
+            Serves::Lane(number) => number == lane.number,
+            Serves::Every => true,
+        }
+    }
+
+    fn lane(&self, place: Place) -> &Arc<Lane> {
+        &self.parts.lanes[usize::from(place.lane)]
+    }
+
     /// An entry's command. The second `struct iovec` of a registration goes where the library
     /// has no field for it: `len`, 24 bytes into `struct io_uring_sqe`.
     #[allow(unsafe_code)]
-    fn command(&self, op: u32, index: usize, commit_id: u64) -> squeue::Entry128 {
-        let command = abi::command(self.lane.queues[index], commit_id);
-        let fd = types::Fd(self.device.as_raw_fd());
+    fn command(&self, op: u32, place: Place, commit_id: u64) -> squeue::Entry128 {
+        let (lane, index) = (self.lane(place), place.index as usize);
+        let command = abi::command(lane.queues[index], commit_id);
+        let fd = types::Fd(self.parts.device.as_raw_fd());
         let built = opcode::UringCmd80::new(fd, op).cmd(command);
         if op != REGISTER {
-            return built.build().user_data(index as u64);
+            return built.build().user_data(place.data());
         }
-        let place = self.lane.memory.place(index);
-        let mut entry = built.addr(Some(place)).build().user_data(index as u64);
+        let at = lane.memory.place(index);
+        let mut entry = built.addr(Some(at)).build().user_data(place.data());
         // SAFETY: Entry128 is the kernel's structure of 128 bytes and nothing else; any four
         // bytes are a value of its field `len`.
         unsafe { std::ptr::from_mut(&mut entry).cast::<u8>().add(24).cast::<u32>().write(2) };
@@ -75,56 +121,75 @@ impl Ring {
 
     #[allow(unsafe_code)]
     fn push(&mut self, entry: &squeue::Entry128) {
-        // SAFETY: what it points to (the lane's memory and places, the bell's number) lives as
+        // SAFETY: what it points to (the lanes' memory and places, the bell's number) lives as
         // long as the ring.
-        let pushed = unsafe { self.uring.submission().push(entry) };
-        pushed.expect("there is room for each entry's one command, and the bell");
+        let pushed = unsafe { self.parts.uring.submission().push(entry) };
+        pushed.expect("each is submitted at once, and registrations find room for all");
     }
 
-    fn submit(&self, wait: usize) -> io::Result<()> {
+    /// Submits what was pushed; looks at completions where it waits for one.
+    fn submit(&mut self, wait: Option<Wait>) -> io::Result<()> {
+        let mut waits = EnterFlags::GETEVENTS;
+        // Else a core whose thread waits for requests would count as waiting for a disk.
+        if self.parts.uring.params().is_feature_no_iowait() {
+            waits |= EnterFlags::NO_IOWAIT;
+        }
         loop {
-            match self.uring.submit_and_wait(wait) {
+            let outcome = match wait {
+                None => self.parts.uring.submit(),
+                // A wait with a timeout of zero would arm a timer, which costs more.
+                Some(Wait::Never) => self.enter(0, EnterFlags::GETEVENTS),
+                Some(Wait::Forever) => self.enter(1, waits),
+            };
+            match outcome {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 other => return other.map(drop),
             }
         }
     }
 
+    /// Submits, has completions that are due run, and waits until there are so many.
+    #[allow(unsafe_code)]
+    fn enter(&mut self, wanted: u32, flags: EnterFlags) -> io::Result<usize> {
+        let pushed = u32::try_from(self.parts.uring.submission().len()).unwrap_or(u32::MAX);
+        // SAFETY: no argument structure is given, so none has to be valid.
+        unsafe { self.parts.uring.submitter().enter::<()>(pushed, wanted, flags.bits(), None) }
+    }
+
     /// Moves what was announced out of the kernel's queue.
     fn collect(&mut self) {
-        let Self { uring, announced, .. } = self;
-        announced.extend(uring.completion().map(|c| (c.user_data(), c.result())));
+        let Self { parts, announced, .. } = self;
+        announced.extend(parts.uring.completion().map(|c| (c.user_data(), c.result())));
     }
 
     /// The reply is with the program when this returns; what it said is wiped, unless the
     /// entry has its next request already.
-    fn commit(&mut self, Ready { index, commit_id, len }: Ready) {
-        let entry = self.command(COMMIT_AND_FETCH, index, commit_id);
+    fn commit(&mut self, Ready { place, commit_id, len }: Ready) {
+        let entry = self.command(COMMIT_AND_FETCH, place, commit_id);
         self.push(&entry);
-        if let Err(e) = self.submit(0) {
+        if let Err(e) = self.submit(None) {
             log::error!("a reply cannot be sent: {e}");
             return;
         }
         self.collect();
-        if len > 0 && !self.announced.iter().any(|(data, _)| *data == index as u64) {
-            self.lane.memory.forget(index, len);
+        if len > 0 && !self.announced.iter().any(|(data, _)| *data == place.data()) {
+            self.lane(place).memory.forget(place.index as usize, len);
         }
     }
 
     fn listen(&mut self) {
-        let fd = types::Fd(self.lane.bell.as_raw_fd());
-        let read = opcode::Read::new(fd, self.rung.as_mut_ptr(), 8).build().user_data(BELL);
-        self.push(&read.into());
+        let read = opcode::Read::new(self.parts.bell.fd(), self.rung.as_mut_ptr(), 8);
+        self.push(&read.build().user_data(BELL).into());
     }
 
-    fn register(&mut self) -> io::Result<()> {
-        self.uring.submitter().register_enable_rings()?;
-        for index in 0..self.lane.memory.entries() {
-            let entry = self.command(REGISTER, index, 0);
+    /// Registers the entries of a lane with the kernel.
+    fn register(&mut self, lane: u16) -> io::Result<()> {
+        let entries = self.parts.lanes[usize::from(lane)].memory.entries();
+        for index in 0..u32::try_from(entries).unwrap_or(u32::MAX) {
+            let entry = self.command(REGISTER, Place { lane, index }, 0);
             self.push(&entry);
         }
-        self.listen();
-        self.submit(0)?;
+        self.submit(None)?;
         self.collect();
         match self.announced.iter().find(|(_, result)| *result < 0) {
             Some((_, e)) => Err(io::Error::from_raw_os_error(-e)),
@@ -132,65 +197,60 @@ impl Ring {
         }
     }
 
-    /// The next announcement, waited for.
-    fn next(&mut self) -> io::Result<(u64, i32)> {
-        while self.announced.is_empty() {
-            self.submit(1)?;
+    fn next(&mut self, wait: Wait) -> io::Result<Option<Event>> {
+        if self.announced.is_empty() {
+            self.submit(Some(wait))?;
             self.collect();
         }
-        Ok(self.announced.remove(0))
-    }
-
-    fn answer_the_bell(&mut self) {
-        let ready = self.lane.take();
-        let count = ready.len();
-        ready.into_iter().for_each(|r| self.commit(r));
-        self.lane.note_sent(count);
-        self.listen();
-    }
-}
-
-/// Closes the lane also where its thread panics.
-struct Ends(Arc<Lane>);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        self.0.close();
-    }
-}
-
-/// A lane that this thread may serve.
-pub(super) struct Running(Arc<Lane>, Ends);
-
-/// Makes this thread the lane's, and registers its entries with the kernel.
-pub(super) fn begin(uring: Uring, lane: Arc<Lane>, device: OwnedFd) -> io::Result<Running> {
-    let ends = Ends(lane.clone());
-    let (rung, announced) = (Box::new([0; 8]), Vec::new());
-    let mut ring = Ring { uring, lane: lane.clone(), device, rung, announced };
-    ring.register()?;
-    RING.set(Some(ring));
-    Ok(Running(lane, ends))
-}
-
-/// Serves a lane until the connection is gone: `serve` is given each request.
-pub(super) fn run(Running(lane, _ends): Running, serve: impl Fn(Slot)) -> io::Result<()> {
-    let outcome = loop {
-        let next = RING.with_borrow_mut(|ring| ring.as_mut().map(Ring::next));
-        match next.expect("set above, and taken only below") {
-            Err(e) => break Err(e),
-            Ok((BELL, _)) => RING.with_borrow_mut(|ring| {
-                ring.as_mut().expect("set above").answer_the_bell();
-            }),
-            Ok((index, 0)) => {
-                let index = usize::try_from(index).expect("an index, and no bell");
-                serve(Slot::new(lane.clone(), index));
+        match self.announced.pop_front() {
+            None => Ok(None),
+            Some((BELL, _)) => {
+                self.listen();
+                Ok(Some(Event::Bell))
             }
-            // Unmounted, or the connection was aborted.
-            Ok((_, e)) if e == -libc::ENOTCONN || e == -libc::ECANCELED => break Ok(()),
-            Ok((_, e)) => break Err(io::Error::from_raw_os_error(-e)),
+            Some((data, 0)) => {
+                let place = Place::of(data);
+                Ok(Some(Event::Request(Slot::new(self.lane(place).clone(), place))))
+            }
+            Some((_, e)) if e == -libc::ENOTCONN || e == -libc::ECANCELED => Ok(Some(Event::Gone)),
+            Some((_, e)) => Err(io::Error::from_raw_os_error(-e)),
         }
-    };
-    // Before the memory that it points into.
-    drop(RING.take());
-    outcome
+    }
+}
+
+/// While it lives, this thread has its ring.
+pub(super) struct Attached(());
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        drop(RING.take());
+    }
+}
+
+/// Gives this thread a ring, and registers the entries of the lane that it serves.
+pub(super) fn attach(parts: Parts) -> io::Result<Attached> {
+    let serves = parts.serves;
+    let mut ring = Ring { parts, rung: Box::new([0; 8]), announced: VecDeque::new() };
+    ring.parts.uring.submitter().register_enable_rings()?;
+    // Best effort: the kernel then need not look the descriptor up each time.
+    let _ = ring.parts.uring.submitter().register_ring_fd();
+    if let Serves::Lane(number) = serves {
+        ring.register(number)?;
+    }
+    ring.listen();
+    RING.set(Some(ring));
+    Ok(Attached(()))
+}
+
+/// What this thread is told next, or `None` where there is nothing and it is not to wait.
+pub(super) fn next(_: &Attached, wait: Wait) -> io::Result<Option<Event>> {
+    RING.with_borrow_mut(|ring| {
+        let ring = ring.as_mut().expect("it is there as long as `Attached` is");
+        loop {
+            match ring.next(wait)? {
+                None if wait == Wait::Forever => {}
+                event => return Ok(event),
+            }
+        }
+    })
 }

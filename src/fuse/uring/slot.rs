@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::abi::{self, Head, Out};
-use super::lane::Lane;
+use super::lane::{Lane, Place, Ready};
 use crate::fs::{Detail, Errno, Fail, Listed, Outcome};
 use crate::fuse::job::{Sink, Source};
 use crate::fuse::listing::Listing;
@@ -14,16 +14,25 @@ use crate::secret::wipe;
 /// for ever.
 pub(super) struct Slot {
     lane: Arc<Lane>,
-    index: usize,
+    place: Place,
     head: Head,
     sent: bool,
 }
 
 impl Slot {
     /// The request that the kernel has put into an entry.
-    pub(super) fn new(lane: Arc<Lane>, index: usize) -> Self {
-        let head = Head::parse(lane.memory.headers(index));
-        Self { lane, index, head, sent: false }
+    pub(super) fn new(lane: Arc<Lane>, place: Place) -> Self {
+        let head = Head::parse(lane.memory.headers(place.index as usize));
+        Self { lane, place, head, sent: false }
+    }
+
+    /// The lane that its entry is of.
+    pub(super) fn lane(&self) -> Arc<Lane> {
+        self.lane.clone()
+    }
+
+    fn index(&self) -> usize {
+        self.place.index as usize
     }
 
     pub(super) fn head(&self) -> &Head {
@@ -32,12 +41,12 @@ impl Slot {
 
     /// What came behind the headers.
     pub(super) fn payload(&self) -> &[u8] {
-        let all = self.lane.memory.payload(self.index);
+        let all = self.lane.memory.payload(self.index());
         &all[..self.head.payload.min(all.len())]
     }
 
     fn room(&mut self) -> &mut [u8] {
-        self.lane.memory.payload_mut(self.index)
+        self.lane.memory.payload_mut(self.index())
     }
 
     /// Replies with what `fill` puts together, or an errno.
@@ -62,9 +71,10 @@ impl Slot {
 
     fn finish(&mut self, outcome: Result<usize, Errno>) {
         self.sent = true;
-        abi::reply(self.lane.memory.headers_mut(self.index), self.head.unique, outcome);
-        let plain = outcome.unwrap_or(0);
-        super::ring::commit(&self.lane, self.index, self.head.commit_id, plain);
+        abi::reply(self.lane.memory.headers_mut(self.index()), self.head.unique, outcome);
+        let (place, commit_id) = (self.place, self.head.commit_id);
+        let ready = Ready { place, commit_id, len: outcome.unwrap_or(0) };
+        super::ring::commit(&self.lane, ready);
     }
 }
 
@@ -111,7 +121,7 @@ impl Source for Slot {
 
     fn reply(self, outcome: Result<u32, Errno>) {
         let brought = self.payload().len();
-        self.lane.memory.forget(self.index, brought);
+        self.lane.memory.forget(self.index(), brought);
         self.answer(outcome, |out, n| out.number(n));
     }
 }

@@ -1,0 +1,26 @@
+//! Wakes a thread that waits on its ring.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use io_uring::types::Fd;
+use rustix::event::{EventfdFlags, eventfd};
+
+/// See the module's description.
+pub(super) struct Bell(OwnedFd);
+
+impl Bell {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC)?))
+    }
+
+    pub(super) fn ring(&self) {
+        // It cannot fail but by overflow, and then the thread is awake.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    /// What the thread reads from.
+    pub(super) fn fd(&self) -> Fd {
+        Fd(self.0.as_raw_fd())
+    }
+}
