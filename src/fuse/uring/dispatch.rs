@@ -59,6 +59,8 @@ pub(super) enum Kind {
     Write,
     /// Content from the store, a little.
     Read,
+    /// Much content to the store, for a program that waits.
+    LargeWrite,
     /// Much content that the kernel reads ahead or saves on its own, several requests at once.
     Bulk,
     /// All else.
@@ -66,7 +68,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const COUNT: usize = 5;
+    pub(super) const COUNT: usize = 6;
 }
 
 /// The kind of a request.
@@ -74,6 +76,7 @@ pub(super) fn kind(head: &Head) -> Kind {
     match head.opcode {
         op::FSYNC | op::FSYNCDIR => Kind::Sync,
         op::WRITE if head.u32(16) >= LARGE && head.u32(20) & WRITE_CACHE != 0 => Kind::Bulk,
+        op::WRITE if head.u32(16) >= LARGE => Kind::LargeWrite,
         op::WRITE | op::FALLOCATE | op::COPY_FILE_RANGE => Kind::Write,
         op::READ if head.u32(16) >= LARGE => Kind::Bulk,
         op::READ => Kind::Read,

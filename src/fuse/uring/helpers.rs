@@ -21,7 +21,7 @@ use crate::fuse::requests::Requests;
 /// Handing a request over and its reply back takes some 20 µs: longer than this is worth it.
 const LONG: Duration = Duration::from_micros(250);
 /// The same for a megabyte, which takes a core half a millisecond to open or seal.
-const LONG_BULK: Duration = Duration::from_millis(4);
+const LONG_LARGE: Duration = Duration::from_millis(4);
 /// A measured time counts for so much of the average.
 const SHARE: u64 = 8;
 
@@ -120,11 +120,13 @@ impl Helpers {
 impl Shared {
     fn way(&self, slot: &Slot) -> Way {
         let kind = dispatch::kind(slot.head());
-        let pace = &self.paces[kind as usize];
+        let long = match kind {
+            Kind::Bulk | Kind::LargeWrite => LONG_LARGE,
+            _ => LONG,
+        };
         match kind {
-            Kind::Bulk if pace.is_longer(LONG_BULK) => Way::Helper,
+            _ if self.paces[kind as usize].is_longer(long) => Way::Helper,
             Kind::Bulk => Way::Bulk,
-            _ if pace.is_longer(LONG) => Way::Helper,
             _ => Way::Lane,
         }
     }
