@@ -24,6 +24,14 @@ struct Jobs {
     closed: bool,
 }
 
+/// What a worker does next.
+enum Turn {
+    Run(Slot),
+    /// It is woken for a request.
+    Wait,
+    End,
+}
+
 /// What the workers share.
 pub(super) struct Bulk {
     jobs: Mutex<Jobs>,
@@ -44,7 +52,7 @@ impl Bulk {
         self.wake(&mut jobs, 1);
     }
 
-    /// Of a worker: it or another will answer a request; see `share`.
+    /// Of a worker: it or another will answer a request; see `turn`.
     pub(super) fn keep(&self, slot: Slot) {
         self.jobs.lock().waiting.push_back(slot);
     }
@@ -54,26 +62,21 @@ impl Bulk {
         jobs.idle.drain(left..).for_each(|idle| self.bells[idle].ring());
     }
 
-    /// This worker is awake, and takes one of those that wait; others may have the rest.
-    fn share(&self, worker: usize) {
+    /// What a worker that is awake does next. It takes one of the requests that wait; others may
+    /// have the rest.
+    fn turn(&self, worker: usize) -> Turn {
         let mut jobs = self.jobs.lock();
         jobs.idle.retain(|idle| *idle != worker);
-        let rest = jobs.waiting.len().saturating_sub(1);
-        self.wake(&mut jobs, rest);
-    }
-
-    /// The next request; or `None`, and then the worker is woken for one.
-    fn pop(&self, worker: usize) -> Option<Slot> {
-        let mut jobs = self.jobs.lock();
-        let slot = jobs.waiting.pop_front();
-        if slot.is_none() {
-            jobs.idle.push(worker);
+        if jobs.closed {
+            return Turn::End;
         }
-        slot
-    }
-
-    fn is_closed(&self) -> bool {
-        self.jobs.lock().closed
+        let Some(slot) = jobs.waiting.pop_front() else {
+            jobs.idle.push(worker);
+            return Turn::Wait;
+        };
+        let rest = jobs.waiting.len();
+        self.wake(&mut jobs, rest);
+        Turn::Run(slot)
     }
 
     /// Ends the workers.
@@ -102,20 +105,22 @@ impl Bulk {
         sort: impl Fn(Slot),
         run: impl Fn(Slot),
     ) -> io::Result<()> {
-        while !self.is_closed() {
+        loop {
             while let Some(event) = ring::next(attached, Wait::Never)? {
                 if let Event::Request(slot) = event {
                     sort(slot);
                 }
             }
-            self.share(worker);
-            if let Some(slot) = self.pop(worker) {
-                run(slot);
-            } else if let Some(Event::Request(slot)) = ring::next(attached, Wait::Forever)? {
-                sort(slot);
+            match self.turn(worker) {
+                Turn::Run(slot) => run(slot),
+                Turn::Wait => {
+                    if let Some(Event::Request(slot)) = ring::next(attached, Wait::Forever)? {
+                        sort(slot);
+                    }
+                }
+                Turn::End => return Ok(()),
             }
         }
-        Ok(())
     }
 }
 

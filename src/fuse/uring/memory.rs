@@ -31,7 +31,7 @@ pub(super) struct Memory {
     base: NonNull<u8>,
     size: usize,
     payload: usize,
-    places: Vec<[Iovec; 2]>,
+    iovecs: Vec<[Iovec; 2]>,
     /// Whether most of a payload's pages may be in memory.
     full: Vec<AtomicBool>,
     full_count: AtomicUsize,
@@ -61,28 +61,28 @@ impl Memory {
         // SAFETY: the mapping that was made just now; it is left out of core dumps.
         let _ = unsafe { madvise(base, size, Advice::LinuxDontDump) };
         let base = NonNull::new(base.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let place = |index: usize| {
+        let iovecs = |index: usize| {
             let at = base.as_ptr() as u64 + (index * (PAGE + payload)) as u64;
             let headers = Iovec { base: at, len: HEADERS as u64 };
             [headers, Iovec { base: at + PAGE as u64, len: payload as u64 }]
         };
         let full = (0..entries).map(|_| AtomicBool::new(false)).collect();
-        let (places, full_count) = ((0..entries).map(place).collect(), AtomicUsize::new(0));
-        Ok(Self { base, size, payload, places, full, full_count })
+        let (iovecs, full_count) = ((0..entries).map(iovecs).collect(), AtomicUsize::new(0));
+        Ok(Self { base, size, payload, iovecs, full, full_count })
     }
 
     /// The address of an entry's two `struct iovec`.
-    pub(super) fn place(&self, index: usize) -> u64 {
-        self.places[index].as_ptr() as u64
+    pub(super) fn iovecs(&self, index: usize) -> u64 {
+        self.iovecs[index].as_ptr() as u64
     }
 
     /// How many entries there are.
     pub(super) fn entries(&self) -> usize {
-        self.places.len()
+        self.iovecs.len()
     }
 
     fn at(&self, index: usize, offset: usize) -> *mut u8 {
-        assert!(index < self.places.len(), "the kernel names entries that were registered");
+        assert!(index < self.iovecs.len(), "the kernel names entries that were registered");
         // SAFETY: within the mapping, for the index is of an entry.
         unsafe { self.base.as_ptr().add(index * (PAGE + self.payload) + offset) }
     }

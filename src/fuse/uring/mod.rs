@@ -26,8 +26,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
-use io_uring::{IoUring, cqueue, squeue};
-
 use super::handshake::MAX_WRITE;
 use super::job::MOST_PARKED;
 use super::requests::Requests;
@@ -35,8 +33,8 @@ use bulk::Bulk;
 use cores::{cores, pin, share};
 use helpers::Helpers;
 use lane::{Lane, Lanes};
-use policy::Chooser;
-use ring::{Attached, Event, Parts, Serves, Wait};
+use policy::{Chooser, Permit};
+use ring::{Attached, Event, Parts, Serves, Uring, Wait};
 
 /// Entries of a queue beyond those that parked requests may hold.
 const WORKING: usize = 32;
@@ -48,7 +46,7 @@ const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
 pub(super) struct Rings {
     lanes: Lanes,
     /// Of each lane, with its core.
-    rings: Vec<(IoUring<squeue::Entry128, cqueue::Entry>, usize)>,
+    rings: Vec<(Uring, usize)>,
 }
 
 /// Whether the kernel's FUSE takes rings. Root allows it where it is not allowed yet: it is a
@@ -101,7 +99,8 @@ impl Rings {
         let bulk = Bulk::new(workers)?;
         let helpers = Arc::new(Helpers::start(requests, helpers, &bulk)?);
         let (begun, all_begun) = channel();
-        let thread = Thread { helpers, lanes: self.lanes, begun, broken };
+        let permit = Permit::ask();
+        let thread = Thread { helpers, lanes: self.lanes, permit, begun, broken };
         let mut threads = Vec::new();
         for (number, (uring, core)) in (0u16..).zip(self.rings) {
             let (thread, device) = (thread.clone(), device.as_fd().try_clone_to_owned()?);
@@ -125,26 +124,21 @@ impl Rings {
 struct Thread<F: Fn()> {
     helpers: Arc<Helpers>,
     lanes: Lanes,
+    permit: Option<Permit>,
     begun: Sender<io::Result<()>>,
     broken: F,
 }
 
 impl<F: Fn()> Thread<F> {
-    fn serve_lane(
-        self,
-        number: u16,
-        uring: IoUring<squeue::Entry128, cqueue::Entry>,
-        core: usize,
-        device: OwnedFd,
-    ) {
+    fn serve_lane(self, number: u16, uring: Uring, core: usize, device: OwnedFd) {
         pin(&[core]);
         let lane = self.lanes[usize::from(number)].clone();
         let (serves, bell) = (Serves::Lane(number), lane.bell.clone());
-        let lanes = self.lanes.clone();
+        let (lanes, permit) = (self.lanes.clone(), self.permit);
         let attached = ring::attach(Parts { uring, serves, bell, lanes, device });
         self.run(attached, |helpers, attached| {
             let _closes = Closes(&lane, helpers);
-            serve(&lane, helpers, attached)
+            serve(&lane, helpers, permit, attached)
         });
     }
 
@@ -179,8 +173,13 @@ impl<F: Fn()> Thread<F> {
 }
 
 /// Serves a lane until the connection is gone.
-fn serve(lane: &Lane, helpers: &Helpers, attached: &Attached) -> io::Result<()> {
-    let mut chooser = Chooser::new();
+fn serve(
+    lane: &Lane,
+    helpers: &Helpers,
+    permit: Option<Permit>,
+    attached: &Attached,
+) -> io::Result<()> {
+    let mut chooser = permit.and_then(Chooser::new);
     loop {
         let event = ring::next(attached, Wait::Forever)?;
         if let Some(chooser) = &mut chooser {

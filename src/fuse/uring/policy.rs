@@ -55,6 +55,24 @@ fn parse(uptime: &str) -> Option<(f64, f64)> {
     Some((up.parse().ok()?, idle.parse().ok()?))
 }
 
+/// Threads may change their policy, and change it back.
+#[derive(Clone, Copy)]
+pub(super) struct Permit(());
+
+impl Permit {
+    /// `None` where the daemon has another policy than the ordinary one, as whoever started it
+    /// wished, or its threads may not leave SCHED_IDLE again (that takes CAP_SYS_NICE).
+    pub(super) fn ask() -> Option<Self> {
+        if !Policy::Ordinary.is_had() {
+            return None;
+        }
+        // A thread of its own tries it: it may not come back.
+        let comes_back = || Policy::Idle.take() && Policy::Ordinary.take();
+        let tried = std::thread::Builder::new().spawn(comes_back).ok()?.join();
+        tried.is_ok_and(|back| back).then_some(Self(()))
+    }
+}
+
 /// Chooses this thread's policy. It knows what the machine did lately, and not what it will do.
 pub(super) struct Chooser {
     uptime: File,
@@ -64,16 +82,9 @@ pub(super) struct Chooser {
 }
 
 impl Chooser {
-    /// For this thread; `None` where it has another policy than the ordinary one, as whoever
-    /// started the daemon wished, or may not leave SCHED_IDLE again (that takes CAP_SYS_NICE).
-    pub(super) fn new() -> Option<Self> {
-        if !Policy::Ordinary.is_had() {
-            return None;
-        }
-        // A thread of its own tries it: it may not come back.
-        let comes_back = || Policy::Idle.take() && Policy::Ordinary.take();
-        let tried = std::thread::Builder::new().spawn(comes_back).ok()?.join();
-        let uptime = File::open("/proc/uptime").ok().filter(|_| tried.is_ok_and(|back| back))?;
+    /// For this thread; `None` where the machine does not say how idle it is.
+    pub(super) fn new(_: Permit) -> Option<Self> {
+        let uptime = File::open("/proc/uptime").ok()?;
         let last = read(&uptime)?;
         Some(Self { uptime, looked: Instant::now(), last, policy: Policy::Ordinary })
     }
@@ -121,7 +132,7 @@ mod tests {
     #[test]
     fn root_may_leave_the_idle_policy_again() {
         std::thread::spawn(|| {
-            if let Some(mut chooser) = Chooser::new() {
+            if let Some(mut chooser) = Permit::ask().and_then(Chooser::new) {
                 assert!(Policy::Idle.take() && Policy::Idle.is_had());
                 chooser.policy = Policy::Idle;
                 chooser.looked -= EVERY;

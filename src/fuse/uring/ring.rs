@@ -26,7 +26,8 @@ const COMMIT_AND_FETCH: u32 = 2;
 /// What is not an entry's place: the bell.
 const BELL: u64 = u64::MAX;
 
-type Uring = IoUring<squeue::Entry128, cqueue::Entry>;
+/// A ring whose commands have room for what FUSE wants to be told.
+pub(super) type Uring = IoUring<squeue::Entry128, cqueue::Entry>;
 
 /// A ring that can speak to FUSE, to be enabled by the one thread that will use it. `entries`
 /// is how many commands can wait to be submitted at once.
@@ -111,7 +112,7 @@ impl Ring {
         if op != REGISTER {
             return built.build().user_data(place.data());
         }
-        let at = lane.memory.place(index);
+        let at = lane.memory.iovecs(index);
         let mut entry = built.addr(Some(at)).build().user_data(place.data());
         // SAFETY: Entry128 is the kernel's structure of 128 bytes and nothing else; any four
         // bytes are a value of its field `len`.
