@@ -98,6 +98,9 @@ pub struct Entry {
 pub trait OpenFile: Send + Sync + Debug {
     /// Reads at `at`; fewer bytes than asked mean the end of the file.
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize>;
+    /// Reads as `read_at` does what is in memory; `None` where it is not: then the disk has been
+    /// asked for it, and a `read_at` will find it sooner (preadv2(2), RWF_NOWAIT).
+    fn read_at_hand(&self, buf: &mut [u8], at: u64) -> io::Result<Option<usize>>;
     /// Writes all of `buf` at `at`.
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()>;
     /// Cuts or extends the file.

@@ -119,6 +119,17 @@ impl OpenFile for RealFile {
         Ok(done)
     }
 
+    fn read_at_hand(&self, buf: &mut [u8], at: u64) -> io::Result<Option<usize>> {
+        let len = buf.len();
+        let flags = rustix::io::ReadWriteFlags::NOWAIT;
+        match rustix::io::preadv2(&self.0, &mut [io::IoSliceMut::new(buf)], at, flags) {
+            Ok(n) if n == len => Ok(Some(n)),
+            Err(rustix::io::Errno::AGAIN) => Ok(None),
+            // Part of it, or a filesystem that cannot do this (tmpfs).
+            _ => self.read_at(buf, at).map(Some),
+        }
+    }
+
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
         let mut done = 0;
         while done < buf.len() {

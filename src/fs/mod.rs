@@ -20,6 +20,7 @@ mod table;
 mod xattrs;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 pub use attr::{Attr, Change, SetTime};
 pub use data::Reach;
@@ -71,6 +72,8 @@ pub struct Fs {
     names: Names,
     writeback: Writeback,
     root_ino: u64,
+    /// Removed files whose header the disk was asked for.
+    headers_asked: AtomicUsize,
 }
 
 impl Fs {
@@ -96,6 +99,7 @@ impl Fs {
             names,
             writeback: device.writeback,
             root_ino,
+            headers_asked: AtomicUsize::new(0),
         })
     }
 

@@ -44,11 +44,26 @@ impl Tail {
 pub fn file_id(file: &dyn OpenFile) -> Outcome<Option<FileId>> {
     let mut head = [0; HEADER];
     let n = file.read_at(&mut head, 0)?;
-    if n < HEADER {
+    id_in(&head[..n])
+}
+
+/// As [`file_id`] where the header is in memory. `None` where it is not, and the disk has been
+/// asked for it.
+///
+/// # Errors
+/// As [`file_id`].
+pub fn file_id_at_hand(file: &dyn OpenFile) -> Outcome<Option<Option<FileId>>> {
+    let mut head = [0; HEADER];
+    let Some(n) = file.read_at_hand(&mut head, 0)? else { return Ok(None) };
+    id_in(&head[..n]).map(Some)
+}
+
+fn id_in(head: &[u8]) -> Outcome<Option<FileId>> {
+    let Some(head) = head.first_chunk::<HEADER>() else {
         // Cut within its header it is as empty as one cut within its first record.
         return Ok(None);
-    }
-    match parse_header(&head) {
+    };
+    match parse_header(head) {
         Ok(FirstPage::Keyed(Header { file })) => Ok(Some(file)),
         Ok(FirstPage::Keyless) => Ok(None),
         Err(_) => Err(errno(libc::EBADMSG)),

@@ -2,16 +2,22 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Fs;
 use super::errno::{Outcome, errno};
 use super::names::{DIR_ID, entry_of, is_absent};
 use super::records;
 use super::table::Node;
-use crate::disk::{Dir, Directory, FileKind, Open, Stat};
+use crate::disk::{Dir, Directory, FileKind, Open, OpenFile, Stat};
+use crate::ids::FileId;
 use crate::names::LinkText;
 use crate::secret::give_back;
 use crate::store::Names;
+
+/// So many removed files may wait for their header: each holds a descriptor, and the daemon
+/// lives with 1,024 of them.
+const MOST_ASKED: usize = 256;
 
 impl Fs {
     /// unlink(2).
@@ -59,10 +65,27 @@ impl Fs {
         }
         if node.kind == FileKind::File
             && content.id.is_none()
+            && !content.header_asked
             && let Some(file) = content.file.clone()
         {
-            content.id = records::file_id(&*file).ok().flatten();
+            match self.id_of_doomed(&*file) {
+                Some(id) => content.id = id,
+                None => content.header_asked = true,
+            }
         }
+    }
+
+    /// The id of a file about to go, which only its sidecar line's removal needs. `None` where
+    /// the disk was asked for the header, and it is to be read when the kernel forgets the inode:
+    /// a removal of many cold files would otherwise wait for the disk once for each.
+    fn id_of_doomed(&self, file: &dyn OpenFile) -> Option<Option<FileId>> {
+        if self.headers_asked.fetch_add(1, Ordering::Relaxed) < MOST_ASKED
+            && let Ok(None) = records::file_id_at_hand(file)
+        {
+            return None;
+        }
+        self.headers_asked.fetch_sub(1, Ordering::Relaxed);
+        Some(records::file_id(file).ok().flatten())
     }
 
     /// After an entry is gone: the inode's name is taken from it.
@@ -162,14 +185,17 @@ impl Fs {
             }
             return;
         }
-        if node.place().is_some() {
-            return;
-        }
         let content = node.content.read();
         // Names that the kernel never looked up count too: only the inode knows of them.
-        let dead = content.file.as_ref().is_some_and(|f| f.stat().is_ok_and(|s| s.nlink == 0));
-        if let Some(id) = content.id.filter(|_| dead) {
+        if node.place().is_none()
+            && let Some(file) = &content.file
+            && file.stat().is_ok_and(|s| s.nlink == 0)
+            && let Some(id) = content.id.or_else(|| records::file_id(&**file).ok().flatten())
+        {
             self.keyring.bury(id);
+        }
+        if content.header_asked {
+            self.headers_asked.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

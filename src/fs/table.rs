@@ -28,6 +28,8 @@ pub struct Content {
     pub id: Option<FileId>,
     /// What is known of the last record's padding.
     pub tail: Tail,
+    /// Whether a removal left the header to be read when the kernel forgets the inode.
+    pub header_asked: bool,
     /// Opens that are not released yet.
     pub openers: u32,
     /// Those for writing.

@@ -18,6 +18,7 @@ mod history;
 mod init;
 mod model;
 mod random;
+mod removal;
 mod scripts;
 mod tree;
 

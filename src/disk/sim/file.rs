@@ -60,6 +60,11 @@ impl OpenFile for SimFile {
         self.with(|w| Ok(w.content(self.ino)?.read(buf, at)))
     }
 
+    /// A disk on which nothing is ever at hand.
+    fn read_at_hand(&self, _buf: &mut [u8], _at: u64) -> io::Result<Option<usize>> {
+        Ok(None)
+    }
+
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
         self.writing(|w| {
             let mut space = w.space;

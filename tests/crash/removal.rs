@@ -1,0 +1,63 @@
+//! The sidecar lines of removed files go, whenever their headers were read.
+
+use std::ffi::OsStr;
+
+use kmsfs::disk::sim::Sim;
+use kmsfs::fs::{OpenFor, ROOT};
+use kmsfs::store::Store;
+
+use crate::simulated::{Volume, WHO};
+
+/// More than may wait for their headers at once.
+const MANY: usize = 300;
+
+fn name(n: usize) -> String {
+    format!("f{n}")
+}
+
+/// How many lines the sidecar has.
+fn lines(sim: &Sim) -> usize {
+    let store = Store::open(sim.root()).expect("a store");
+    let pages = (0..=255).flat_map(|shard| store.pages(shard).expect("listed"));
+    let count = |page| store.read_page(page).expect("readable").map_or(0, |p| p.readable().count());
+    pages.map(count).sum()
+}
+
+/// `rm -rf` of a tree on a disk, after its caches were dropped, took a millisecond a file: each
+/// unlink read the file's header first, to know whose sidecar line to remove. Now the header is
+/// read when the kernel forgets the inode, by which time the disk has been asked for many.
+#[test]
+fn cold_files_give_their_lines_up_when_they_are_forgotten() {
+    let volume = Volume::new();
+    for n in 0..MANY {
+        volume.create(&name(n)).expect("made");
+        volume.write(&name(n), 0, b"something").expect("written");
+    }
+    let sim = volume.unmount();
+    let before = lines(&sim);
+    let volume = Volume::mount(sim).expect("a good volume");
+    let lookup = |n: usize| {
+        let attr = volume.run(|fs| fs.lookup(ROOT, OsStr::new(&name(n))));
+        attr.expect("there").0.ino
+    };
+    let inodes: Vec<u64> = (0..MANY).map(lookup).collect();
+    // One is in use beyond its last name, and one keeps another name.
+    let (used, linked) = (inodes[0], inodes[1]);
+    volume.run(|fs| fs.open(used, OpenFor::Reading)).expect("opened");
+    volume.run(|fs| fs.link(linked, ROOT, OsStr::new("other"), WHO)).expect("linked");
+    for n in 0..MANY {
+        volume.run(|fs| fs.unlink(ROOT, OsStr::new(&name(n)))).expect("removed");
+    }
+    for ino in &inodes[1..] {
+        volume.fs().forget(*ino, 1);
+    }
+    volume.fs().keyring().sweep().expect("swept");
+    assert_eq!(lines(&volume.sim), before - (MANY - 2));
+    let read = volume.run(|fs| fs.read(used, 0, &mut [0; 9]));
+    assert_eq!(read, Ok(9));
+    volume.run(|fs| fs.release(used, OpenFor::Reading)).expect("released");
+    volume.fs().forget(used, 1);
+    assert_eq!(volume.read("other").as_deref(), Ok(&b"something"[..]));
+    volume.fs().keyring().sweep().expect("swept");
+    assert_eq!(lines(&volume.sim), before - (MANY - 1));
+}
