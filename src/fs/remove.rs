@@ -79,13 +79,16 @@ impl Fs {
     /// the disk was asked for the header, and it is to be read when the kernel forgets the inode:
     /// a removal of many cold files would otherwise wait for the disk once for each.
     fn id_of_doomed(&self, file: &dyn OpenFile) -> Option<Option<FileId>> {
-        if self.headers_asked.fetch_add(1, Ordering::Relaxed) < MOST_ASKED
-            && let Ok(None) = records::file_id_at_hand(file)
-        {
+        let found = if self.headers_asked.fetch_add(1, Ordering::Relaxed) < MOST_ASKED {
+            records::file_id_at_hand(file)
+        } else {
+            records::file_id(file).map(Some)
+        };
+        if let Ok(None) = found {
             return None;
         }
         self.headers_asked.fetch_sub(1, Ordering::Relaxed);
-        Some(records::file_id(file).ok().flatten())
+        Some(found.ok().flatten().flatten())
     }
 
     /// After an entry is gone: the inode's name is taken from it.
@@ -190,9 +193,14 @@ impl Fs {
         if node.place().is_none()
             && let Some(file) = &content.file
             && file.stat().is_ok_and(|s| s.nlink == 0)
-            && let Some(id) = content.id.or_else(|| records::file_id(&**file).ok().flatten())
         {
-            self.keyring.bury(id);
+            let id = match content.id {
+                None if content.header_asked => records::file_id(&**file).ok().flatten(),
+                known => known,
+            };
+            if let Some(id) = id {
+                self.keyring.bury(id);
+            }
         }
         if content.header_asked {
             self.headers_asked.fetch_sub(1, Ordering::Relaxed);
