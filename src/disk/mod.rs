@@ -13,6 +13,7 @@ mod real;
 pub mod sim;
 mod stat;
 mod sys;
+mod xattrs;
 
 use std::any::Any;
 use std::ffi::{OsStr, OsString};
@@ -117,8 +118,14 @@ pub trait OpenFile: Send + Sync + Debug {
     fn range(&self, how: Range, at: u64, len: u64) -> io::Result<()>;
     /// The first offset ≥ `at` with data; `None` past the last.
     fn seek_data(&self, at: u64) -> io::Result<Option<u64>>;
-    /// The attributes.
+    /// The attributes. The filesystem then gives the next write a time of its own, which costs
+    /// more than one that nobody asked about (multigrain timestamps); where the size or the mode
+    /// is enough, ask for that.
     fn stat(&self) -> io::Result<Stat>;
+    /// The size on disk, in bytes.
+    fn size(&self) -> io::Result<u64>;
+    /// The permissions and the type, as in [`Stat`].
+    fn mode(&self) -> io::Result<u32>;
     /// fchmod(2).
     fn set_mode(&self, mode: u32) -> io::Result<()>;
     /// fchown(2).

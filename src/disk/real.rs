@@ -15,7 +15,7 @@ use rustix::fs::{
 
 use super::{
     Dir, Directory, Entry, File, FileKind, FsStat, Open, OpenFile, Range, Replace, Stat, Time,
-    TimeChange, Wait, XattrHow, sys,
+    TimeChange, Wait, XattrHow, sys, xattrs,
 };
 
 #[derive(Debug)]
@@ -81,28 +81,6 @@ fn xattr_flags(how: XattrHow) -> XattrFlags {
         XattrHow::Create => XattrFlags::CREATE,
         XattrHow::Replace => XattrFlags::REPLACE,
     }
-}
-
-/// Calls `get` with growing buffers until the value fits; an attribute is at most 64 KiB.
-fn sized(get: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> io::Result<Vec<u8>> {
-    let mut buf = vec![0; 256];
-    loop {
-        match get(&mut buf) {
-            Ok(n) => {
-                buf.truncate(n);
-                return Ok(buf);
-            }
-            Err(rustix::io::Errno::RANGE) if buf.len() <= 1 << 16 => buf.resize(buf.len() * 16, 0),
-            Err(e) => return Err(e.into()),
-        }
-    }
-}
-
-fn split_names(list: &[u8]) -> Vec<OsString> {
-    list.split(|&b| b == 0)
-        .filter(|n| !n.is_empty())
-        .map(|n| OsString::from_vec(n.to_vec()))
-        .collect()
 }
 
 impl OpenFile for RealFile {
@@ -183,6 +161,16 @@ impl OpenFile for RealFile {
         Ok(stat_of(&rfs::fstat(&self.0)?))
     }
 
+    fn size(&self) -> io::Result<u64> {
+        // The descriptor's own position, which this moves, is used by nobody.
+        Ok(rfs::seek(&self.0, SeekFrom::End(0))?)
+    }
+
+    fn mode(&self) -> io::Result<u32> {
+        let wanted = rfs::StatxFlags::TYPE | rfs::StatxFlags::MODE;
+        Ok(rfs::statx(&self.0, c"", AtFlags::EMPTY_PATH, wanted)?.stx_mode.into())
+    }
+
     fn set_mode(&self, mode: u32) -> io::Result<()> {
         Ok(rfs::fchmod(&self.0, Mode::from_raw_mode(mode))?)
     }
@@ -196,7 +184,7 @@ impl OpenFile for RealFile {
     }
 
     fn xattr(&self, name: &OsStr) -> io::Result<Vec<u8>> {
-        sized(|buf| rfs::fgetxattr(&self.0, name, buf))
+        xattrs::value(|buf| rfs::fgetxattr(&self.0, name, buf))
     }
 
     fn set_xattr(&self, name: &OsStr, value: &[u8], how: XattrHow) -> io::Result<()> {
@@ -204,7 +192,7 @@ impl OpenFile for RealFile {
     }
 
     fn xattrs(&self) -> io::Result<Vec<OsString>> {
-        Ok(split_names(&sized(|buf| rfs::flistxattr(&self.0, buf))?))
+        xattrs::names(|buf| rfs::flistxattr(&self.0, buf))
     }
 
     fn remove_xattr(&self, name: &OsStr) -> io::Result<()> {
@@ -327,7 +315,7 @@ impl Directory for RealDir {
 
     fn xattr(&self, name: &OsStr, attr: &OsStr) -> io::Result<Vec<u8>> {
         let path = self.proc_path(name);
-        sized(|buf| rfs::lgetxattr(&path, attr, buf))
+        xattrs::value(|buf| rfs::lgetxattr(&path, attr, buf))
     }
 
     fn set_xattr(&self, name: &OsStr, attr: &OsStr, value: &[u8], how: XattrHow) -> io::Result<()> {
@@ -336,7 +324,7 @@ impl Directory for RealDir {
 
     fn xattrs(&self, name: &OsStr) -> io::Result<Vec<OsString>> {
         let path = self.proc_path(name);
-        Ok(split_names(&sized(|buf| rfs::llistxattr(&path, buf))?))
+        xattrs::names(|buf| rfs::llistxattr(&path, buf))
     }
 
     fn remove_xattr(&self, name: &OsStr, attr: &OsStr) -> io::Result<()> {

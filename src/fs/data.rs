@@ -208,7 +208,7 @@ impl Fs {
     pub fn kill_privileges(&self, ino: u64) -> Outcome<()> {
         let node = self.node(ino)?;
         let file = self.backing(&node, OpenFor::Writing)?;
-        match without_privileges(file.stat()?.mode) {
+        match without_privileges(file.mode()?) {
             Some(mode) => Ok(file.set_mode(mode)?),
             None => Ok(()),
         }

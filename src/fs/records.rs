@@ -86,7 +86,7 @@ impl Records<'_> {
     /// # Errors
     /// Of stat.
     pub fn size(&self) -> Outcome<u64> {
-        Ok(plain_size(self.file.stat()?.size))
+        Ok(plain_size(self.file.size()?))
     }
 
     pub(super) fn cipher(&self) -> Outcome<&ContentCipher> {

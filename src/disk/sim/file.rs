@@ -139,6 +139,14 @@ impl OpenFile for SimFile {
         self.with(|w| Ok(w.stat(self.ino)))
     }
 
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.stat()?.size)
+    }
+
+    fn mode(&self) -> io::Result<u32> {
+        Ok(self.stat()?.mode)
+    }
+
     fn set_mode(&self, mode: u32) -> io::Result<()> {
         self.with(|w| {
             w.set_mode(self.ino, mode);
