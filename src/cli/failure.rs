@@ -134,11 +134,11 @@ impl Failure {
                         store.display()
                     ),
                 )
-                .hint("restore .kmsfs/volume.json from a backup; the files are still there")
+                .hint(second_copy(store))
             }
             OpenError::Kms(e) => e.clone().into(),
             OpenError::Changed => Self::new(Exit::BadVolume, format!("{}: {e}", store.display()))
-                .hint("restore .kmsfs/volume.json from a backup; the files are still there"),
+                .hint(second_copy(store)),
         }
     }
 
@@ -203,4 +203,13 @@ impl From<KeystoreError> for Failure {
             _ => Self::new(Exit::Config, message),
         }
     }
+}
+
+/// What to do about a `volume.json` that reads well and does not open the volume.
+pub fn second_copy(store: &Path) -> String {
+    format!(
+        "mend it from its second copy: kmsfs fsck {} --repair; or restore .kmsfs/volume.json from \
+         a backup. The files are still there",
+        store.display()
+    )
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::failure::{Exit, Failure};
+use super::failure::{Exit, Failure, second_copy};
 use super::mount::open_keystore;
 use super::options::{KmsArg, KmsArgs};
 use super::printing::{say, tell};
@@ -210,8 +210,9 @@ fn failure(args: &RewrapArgs, e: &RewrapError) -> Failure {
     match e {
         RewrapError::Store(e) => Failure::store(&args.store, e),
         RewrapError::Disk(_) => Failure::new(Exit::Failed, message).hint(again),
-        RewrapError::VolumeKey(_) => Failure::new(Exit::BadVolume, message)
-            .hint("restore .kmsfs/volume.json from a backup; the files are still there"),
+        RewrapError::VolumeKey(_) => {
+            Failure::new(Exit::BadVolume, message).hint(second_copy(&args.store))
+        }
         RewrapError::Kms(e) => {
             let failure = Failure::from(e.clone());
             match e.verdict {

@@ -133,6 +133,27 @@ fn damage_is_told_by_its_path_and_repaired_where_nothing_is_lost() {
 }
 
 /// A daemon that is killed leaves the lines of keys that no file took.
+/// A mount takes the first copy of `volume.json` that reads well, and refuses where its settings
+/// do not verify; the command that it then names must be one that helps.
+#[test]
+fn a_changed_volume_file_is_mended_by_the_command_that_mount_names() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = furnished(&[]);
+    let file = store.path().join(".kmsfs/volume.json");
+    let good = fs::read_to_string(&file).expect("there");
+    let changed = good.replacen("per-file", "branch", 1);
+    assert_ne!(changed, good);
+    fs::write(&file, changed).expect("changed");
+    let told = fails(store.kmsfs().arg("mount").arg(store.path()).arg(store.mountpoint()), 3);
+    assert!(told.contains("do not verify") && told.contains("fsck"), "{told}");
+    run(&mut fsck(&store, &["--repair", "--yes"]));
+    assert_eq!(fs::read_to_string(&file).expect("there"), good);
+    let mount = store.mount(&[]);
+    assert_eq!(fs::read(mount.at("dir/file")).expect("read"), vec![7; 300_000]);
+}
+
 #[test]
 fn what_a_killed_daemon_leaves_is_repaired_and_nothing_is_lost() {
     if skipped("fuse") {
