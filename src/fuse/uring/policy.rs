@@ -53,9 +53,13 @@ impl Policy {
     }
 }
 
-/// Of linux/ioprio.h: class "best effort", level 4. It is what a thread of nice value 0 has on a
-/// disk while none is set.
-const IO_ORDINARY: libc::c_long = 2 << 13 | 4;
+/// What a thread under the ordinary policy has on a disk while no I/O priority is set: class "best
+/// effort", at the level that its nice value gives (linux/ioprio.h).
+fn ordinary_io_priority() -> libc::c_long {
+    const BEST_EFFORT: libc::c_long = 2 << 13;
+    let nice = rustix::process::getpriority_process(None).unwrap_or(0);
+    BEST_EFFORT | libc::c_long::from((nice + 20) / 5)
+}
 
 /// `ioprio_get` and `ioprio_set` of this thread (ioprio_set(2)).
 #[allow(unsafe_code)]
@@ -69,7 +73,7 @@ fn io_priority(call: libc::c_long, priority: libc::c_long) -> libc::c_long {
 /// Sets the ordinary I/O priority for this thread where none is set; `false` where that fails.
 fn keep_io_priority() -> bool {
     match io_priority(libc::SYS_ioprio_get, 0) {
-        0 => io_priority(libc::SYS_ioprio_set, IO_ORDINARY) == 0,
+        0 => io_priority(libc::SYS_ioprio_set, ordinary_io_priority()) == 0,
         set => set > 0,
     }
 }
@@ -169,7 +173,7 @@ mod tests {
             std::thread::spawn(run).join().expect("no failure")
         };
         if is_root() {
-            assert_eq!(in_a_thread(0), IO_ORDINARY);
+            assert_eq!(in_a_thread(0), ordinary_io_priority());
         }
         let asked_for = 2 << 13 | 7;
         assert_eq!(in_a_thread(asked_for), asked_for, "as whoever started it wished");
