@@ -132,7 +132,6 @@ fn damage_is_told_by_its_path_and_repaired_where_nothing_is_lost() {
     assert!(fs::read(mount.at("sparse")).is_ok());
 }
 
-/// A daemon that is killed leaves the lines of keys that no file took.
 /// A mount takes the first copy of `volume.json` that reads well, and refuses where its settings
 /// do not verify; the command that it then names must be one that helps.
 #[test]
@@ -154,6 +153,7 @@ fn a_changed_volume_file_is_mended_by_the_command_that_mount_names() {
     assert_eq!(fs::read(mount.at("dir/file")).expect("read"), vec![7; 300_000]);
 }
 
+/// A daemon that is killed leaves the lines of keys that no file took.
 #[test]
 fn what_a_killed_daemon_leaves_is_repaired_and_nothing_is_lost() {
     if skipped("fuse") {
