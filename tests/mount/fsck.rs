@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
 use serde_json::Value;
 
 use crate::support::{Mount, Store, Tmpfs, errno, fails, files, kmsfs, run, skipped};
@@ -27,9 +28,10 @@ fn furnish(mount: &Mount<'_>) {
     symlink("t".repeat(4000), at("longlink")).expect("made");
     File::create(at("sparse")).expect("made").write_at(b"end", 50_000_000).expect("written");
     File::create(at("grown")).expect("made").set_len(1_000_000).expect("grown");
-    run(Command::new("setfattr").args(["-n", "user.note", "-v", "value"]).arg(at("dir/file")));
-    run(Command::new("mkfifo").arg(at("fifo")));
-    run(Command::new("mknod").arg(at("null")).args(["c", "1", "3"]));
+    setxattr(at("dir/file"), "user.note", b"value", XattrFlags::empty()).expect("set");
+    let mode = Mode::from_raw_mode(0o644);
+    mknodat(CWD, at("fifo"), FileType::Fifo, mode, 0).expect("made");
+    mknodat(CWD, at("null"), FileType::CharacterDevice, mode, makedev(1, 3)).expect("made");
 }
 
 /// What fsck finds, as JSON, and with which exit code.

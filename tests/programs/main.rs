@@ -107,8 +107,12 @@ struct Postgres<'a> {
     sockets: tempfile::TempDir,
 }
 
+/// A program of the newest PostgreSQL that is installed.
 fn pg(program: &str) -> PathBuf {
-    Path::new("/usr/lib/postgresql/15/bin").join(program)
+    let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed");
+    let numbers = versions.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let newest = numbers.max().expect("PostgreSQL is installed");
+    PathBuf::from(format!("/usr/lib/postgresql/{newest}/bin")).join(program)
 }
 
 fn as_postgres(program: &Path, args: &[&str]) -> Command {
