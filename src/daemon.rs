@@ -226,7 +226,7 @@ impl Host for Control {
         let keyring = self.shared.fs.keyring();
         let (cached, pooled, fetched) = keyring.counts();
         let (inodes, paged) = self.shared.fs.table().counts();
-        let counts = self.counting.told(&self.store);
+        let counts = self.counting.current(&self.store);
         Some(Report {
             state: state_word(status.phase).to_owned(),
             volume: keyring.volume().id().to_string(),
@@ -238,7 +238,7 @@ impl Host for Control {
             master_key: keyring.volume().master().0,
             key_target: keyring.volume().target().0,
             only_current_key: keyring.volume().accepted() == Accepted::Target,
-            lines_damaged: counts.as_ref().map_or(0, |c| c.damaged),
+            lines_damaged: counts.as_ref().map(|c| c.damaged),
             lines: counts.map(|c| lines_under(&c)),
             heartbeat_ms: millis(self.settings.timing.heartbeat),
             last_good_ms: millis(status.last_good),

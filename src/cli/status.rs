@@ -140,8 +140,8 @@ fn print_keys(report: &Report) {
         }
         None => say!("  lines       are being counted"),
     }
-    if report.lines_damaged > 0 {
-        say!("  warning     {} damaged lines", report.lines_damaged);
+    if let Some(damaged @ 1..) = report.lines_damaged {
+        say!("  warning     {damaged} damaged lines");
     }
 }
 

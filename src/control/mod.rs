@@ -34,11 +34,10 @@ pub struct Report {
     pub key_target: String,
     /// Whether files under any other master key than `key_target` are refused.
     pub only_current_key: bool,
-    /// How many files' wrapped keys are under which master key; none while they are counted for
-    /// the first time.
+    /// How many files' wrapped keys are under which master key; `None` while they are counted.
     pub lines: Option<Vec<LinesUnder>>,
-    /// Sidecar lines that cannot be read.
-    pub lines_damaged: u64,
+    /// Sidecar lines that cannot be read; `None` while lines are counted.
+    pub lines_damaged: Option<u64>,
     /// The heartbeat.
     pub heartbeat_ms: u64,
     /// How long ago the KMS last answered well.

@@ -108,6 +108,24 @@ struct Shard {
 pub struct Census(BTreeMap<u8, Shard>);
 
 impl Census {
+    /// The counts, where no page has changed since they were all taken.
+    ///
+    /// # Errors
+    /// Of the backing filesystem.
+    pub fn unchanged(&self, store: &Store) -> io::Result<Option<Counts>> {
+        let mut all = Counts::default();
+        for shard in 0..=u8::MAX {
+            match self.0.get(&shard) {
+                Some(known) if known.changed == store.pages_changed(shard)? => {
+                    all.add(&known.counts);
+                }
+                _ => return Ok(None),
+            }
+        }
+        all.look_at_branches(store)?;
+        Ok(Some(all))
+    }
+
     /// Counts the lines of a store; of one and the same at every call.
     ///
     /// # Errors

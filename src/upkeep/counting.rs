@@ -7,20 +7,30 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::store::{Census, Counts, Store};
 
-/// How long who asks waits for a count that has begun.
+/// How long whoever asks waits for a count.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// A count is taken again when this many times its length have passed: at most a tenth of the
-/// time goes into counting.
+/// After a count, the next waits this many times its length: at most a tenth of the time goes
+/// into counting.
 const REST: u32 = 10;
 
 #[derive(Default)]
 struct State {
-    /// What was counted last, and when the next count may begin.
+    /// The last count, and when it began.
     last: Option<(Counts, Instant)>,
+    /// When the next may begin.
+    next: Option<Instant>,
     going_on: bool,
 }
 
-/// See the module's description.
+impl State {
+    /// The last count, where it began no earlier than `asked`.
+    fn since(&self, asked: Instant) -> Option<Counts> {
+        let (counts, began) = self.last.as_ref()?;
+        (*began >= asked).then(|| counts.clone())
+    }
+}
+
+/// Counts in a thread of its own, one count at a time.
 #[derive(Default)]
 pub struct Counting {
     census: Mutex<Census>,
@@ -29,25 +39,46 @@ pub struct Counting {
 }
 
 impl Counting {
-    /// What is known: fresh if it was counted lately or can be within 0.3 s, else the last count;
-    /// `None` while the first goes on.
-    pub fn told(self: &Arc<Self>, store: &Arc<Store>) -> Option<Counts> {
+    /// The lines as they are now. `None` where that takes longer than 0.3 s to find out: a count
+    /// from before may miss what was written since, and is not answered.
+    pub fn current(self: &Arc<Self>, store: &Arc<Store>) -> Option<Counts> {
+        let asked = Instant::now();
+        // Held by a count that goes on.
+        if let Some(census) = self.census.try_lock()
+            && let Ok(Some(counts)) = census.unchanged(store)
+        {
+            return Some(counts);
+        }
         let mut state = self.state.lock();
-        let due = state.last.as_ref().is_none_or(|(_, next)| Instant::now() >= *next);
-        if due && !state.going_on {
-            state.going_on = true;
-            let (counting, store) = (self.clone(), store.clone());
-            let count = move || counting.count(&store);
-            if let Err(e) = std::thread::Builder::new().name("kmsfs-count".to_owned()).spawn(count)
-            {
-                log::warn!("no thread to count lines: {e}");
-                state.going_on = false;
+        loop {
+            if let Some(counts) = state.since(asked) {
+                return Some(counts);
+            }
+            if !state.going_on && state.next.is_none_or(|next| Instant::now() >= next) {
+                self.begin(&mut state, store);
+            }
+            let until = asked + PATIENCE;
+            let until = match state.next {
+                Some(next) if !state.going_on => until.min(next),
+                _ => until,
+            };
+            self.done.wait_until(&mut state, until);
+            if Instant::now() >= asked + PATIENCE {
+                return state.since(asked);
             }
         }
-        if state.going_on {
-            self.done.wait_for(&mut state, PATIENCE);
+    }
+
+    fn begin(self: &Arc<Self>, state: &mut State, store: &Arc<Store>) {
+        let (counting, store) = (self.clone(), store.clone());
+        let count = move || counting.count(&store);
+        match std::thread::Builder::new().name("kmsfs-count".to_owned()).spawn(count) {
+            Ok(_) => state.going_on = true,
+            Err(e) => {
+                log::warn!("no thread to count lines: {e}");
+                state.next = Some(Instant::now() + PATIENCE);
+            }
         }
-        state.last.as_ref().map(|(counts, _)| counts.clone())
     }
 
     fn count(&self, store: &Store) {
@@ -55,12 +86,10 @@ impl Counting {
         let counted = self.census.lock().take(store);
         let mut state = self.state.lock();
         match counted {
-            Ok(counts) => {
-                let next = Instant::now() + began.elapsed() * REST;
-                state.last = Some((counts, next));
-            }
+            Ok(counts) => state.last = Some((counts, began)),
             Err(e) => log::warn!("the lines of the sidecars cannot be counted: {e}"),
         }
+        state.next = Some(Instant::now() + began.elapsed() * REST);
         state.going_on = false;
         self.done.notify_all();
     }

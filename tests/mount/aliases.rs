@@ -174,6 +174,6 @@ fn with_only_the_current_key_what_a_line_says_is_not_believed() {
     fs::write(&page, &text).expect("written");
     let mount = store.mount(&[]);
     assert_eq!(fs::read(mount.at("old")).expect("readable"), b"under the first");
-    let lines = mount.report()["lines"].to_string();
+    let lines = mount.lines();
     assert!(lines.contains(&first) && lines.contains(r#""lines":1"#), "{lines}");
 }

@@ -87,7 +87,7 @@ fn branch_keys_are_rewrapped_and_their_lines_stay() {
     let [old, new] = two_keys(&store);
     let mount = store.mount(&["--heartbeat", "1s"]);
     fill(&mount, 0..200);
-    let lines = mount.report()["lines"].to_string();
+    let lines = mount.lines();
     assert!(lines.contains(&old) && !lines.contains(&new), "{lines}");
     let said = run(&mut rewrap(&store, &new));
     assert!(said.contains("rewrapped 3 keys"), "{said}");

@@ -273,6 +273,16 @@ impl Mount<'_> {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)))
     }
 
+    /// Its lines by master key, as JSON text, once they have been counted.
+    pub fn lines(&self) -> String {
+        let mut lines = serde_json::Value::Null;
+        wait_for("a count of lines", Duration::from_secs(30), || {
+            lines = self.report()["lines"].take();
+            !lines.is_null()
+        });
+        lines.to_string()
+    }
+
     /// How often its daemon has called the KMS, heartbeats included.
     pub fn kms_calls(&self) -> u64 {
         let report = self.report();
