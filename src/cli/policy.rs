@@ -174,6 +174,7 @@ fn lint(args: &Lint) -> Result<(), Failure> {
     let file = args.store.as_deref().map(aws_volume).transpose()?;
     let of_volume = file.as_ref().map(|f| KeyRef::from(&f.wrap.master));
     let asked = args.key.clone().map(KeyRef).or(of_volume);
+    let key = asked.as_ref().map(|key| KeyArn(key.0.clone()));
     let text = match (&args.file, asked) {
         (Some(path), _) => read_file(path)?,
         (None, Some(key)) => fetch(&key, &args.aws)?,
@@ -181,7 +182,7 @@ fn lint(args: &Lint) -> Result<(), Failure> {
     };
     let parsed = Policy::parse(&text)
         .map_err(|e| Failure::new(Exit::Failed, format!("the policy cannot be read: {e}")))?;
-    let found = policy::lint(&parsed, file.map(|f| f.settings.volume()));
+    let found = policy::lint(&parsed, key.as_ref(), file.map(|f| f.settings.volume()));
     print(&found, args.output);
     let limit = match args.fail_on {
         SeverityArg::Note => Severity::Note,

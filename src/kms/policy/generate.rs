@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{CONTEXT_KEYS, CRYPTOGRAPHIC, ENDING, VOLUME, WINDOW};
+use super::{ALIASES, CONTEXT_KEYS, CRYPTOGRAPHIC, ENDING, VOLUME, WINDOW};
 use crate::ids::VolumeId;
 use crate::kms::KeyArn;
 
@@ -31,14 +31,12 @@ pub struct Roles {
     pub rewrap: Vec<String>,
     /// They look at it.
     pub audit: Vec<String>,
-    /// They alone disable it and schedule its deletion.
+    /// They alone disable it, schedule its deletion, and point aliases from it to another.
     pub break_glass: Vec<String>,
 }
 
 const ADMINISTER: &[&str] = &[
     "kms:CancelKeyDeletion",
-    "kms:CreateAlias",
-    "kms:DeleteAlias",
     "kms:DescribeKey",
     "kms:EnableKey",
     "kms:EnableKeyRotation",
@@ -52,7 +50,6 @@ const ADMINISTER: &[&str] = &[
     "kms:RotateKeyOnDemand",
     "kms:TagResource",
     "kms:UntagResource",
-    "kms:UpdateAlias",
     "kms:UpdateKeyDescription",
 ];
 const AUDIT: &[&str] = &[
@@ -68,10 +65,13 @@ const MOUNT: &[&str] = &["kms:Decrypt", "kms:GenerateDataKey"];
 const REWRAP: &[&str] = &["kms:ReEncryptFrom", "kms:ReEncryptTo"];
 const BREAK_GLASS: &[&str] = &[
     "kms:CancelKeyDeletion",
+    "kms:CreateAlias",
+    "kms:DeleteAlias",
     "kms:DescribeKey",
     "kms:DisableKey",
     "kms:EnableKey",
     "kms:ScheduleKeyDeletion",
+    "kms:UpdateAlias",
 ];
 
 /// Only this volume's contexts, and nothing in them that kmsfs does not put there.
@@ -118,8 +118,10 @@ fn home(master: &KeyArn) -> (&str, &str) {
 pub fn generate(audience: Audience, master: &KeyArn, volume: VolumeId, roles: &Roles) -> Value {
     let statements = match audience {
         Audience::Key => key_policy(master, volume, roles),
-        Audience::Mount => vec![iam("KmsfsMount", MOUNT, master, Some(volume))],
-        Audience::Rewrap => vec![iam("KmsfsRewrap", REWRAP, master, Some(volume))],
+        Audience::Mount => vec![iam("KmsfsMount", MOUNT, master, Some(volume)), no_other(master)],
+        Audience::Rewrap => {
+            vec![iam("KmsfsRewrap", REWRAP, master, Some(volume)), no_other(master)]
+        }
         Audience::Audit => vec![iam("KmsfsAudit", AUDIT, master, None), list_all()],
     };
     json!({ "Version": "2012-10-17", "Statement": statements })
@@ -132,6 +134,17 @@ fn iam(sid: &str, actions: &[&str], master: &KeyArn, volume: Option<VolumeId>) -
         statement["Condition"] = of_volume(volume);
     }
     statement
+}
+
+/// Another key's own policy may allow this role: whoever may change the store, or an alias, would
+/// have data keys made under that key.
+fn no_other(master: &KeyArn) -> Value {
+    json!({
+        "Sid": "KmsfsNoOtherKey",
+        "Effect": "Deny",
+        "Action": CRYPTOGRAPHIC,
+        "NotResource": master.0,
+    })
 }
 
 /// These are of the account; no key's policy can allow them.
@@ -170,6 +183,7 @@ fn key_policy(master: &KeyArn, volume: VolumeId, roles: &Roles) -> Vec<Value> {
     let mut using = CRYPTOGRAPHIC.to_vec();
     using.push("kms:CreateGrant");
     all.push(deny("OnlyBreakGlassEndsAccess", ENDING, &but(&roles.break_glass)));
+    all.push(deny("OnlyBreakGlassMovesAliases", ALIASES, &but(&roles.break_glass)));
     all.push(deny("OnlyUsersUse", &using, &but(&users)));
     let short = json!({
         "NumericLessThan": { "kms:ScheduleKeyDeletionPendingWindowInDays": WINDOW.to_string() }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::document::{Effect, Policy, Set, Statement, matches};
 use super::{ADMINISTRATIVE, CONTEXT_KEYS, CRYPTOGRAPHIC, ENDING, VOLUME, WINDOW};
 use crate::ids::VolumeId;
+use crate::kms::KeyArn;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -38,10 +39,18 @@ struct Linter<'a> {
     found: Vec<Finding>,
 }
 
-/// Looks a key policy over; worst first. With `volume`, users must be held to that volume. IAM
-/// policies, grants and service control policies are not seen.
-pub fn lint(policy: &Policy, volume: Option<VolumeId>) -> Vec<Finding> {
+/// Looks a key policy over; worst first. With `volume`, users must be held to that volume. With
+/// `key`, what the key is by its ARN counts too. IAM policies, grants and service control
+/// policies are not seen.
+pub fn lint(policy: &Policy, key: Option<&KeyArn>, volume: Option<VolumeId>) -> Vec<Finding> {
     let mut linter = Linter { policy, found: Vec::new() };
+    if let Some(key) = key.filter(|key| key.0.contains(":key/mrk-")) {
+        let say = format!(
+            "{key} is a multi-Region key: each replica has a state of its own, so disabling this \
+             one does not cut a mount that uses a replica"
+        );
+        linter.add(Severity::Warning, "multi-region", None, say);
+    }
     for statement in policy.statements.iter().filter(|s| s.effect == Effect::Allow) {
         linter.broad(statement);
         linter.context(statement, volume);
@@ -198,6 +207,12 @@ impl Linter<'_> {
         let lists = [
             ("can-disable", "kms:DisableKey", "can disable the key: nothing is readable then"),
             ("can-delete", "kms:ScheduleKeyDeletion", "can have it deleted: all is lost then"),
+            (
+                "can-move-alias",
+                "kms:UpdateAlias",
+                "can point an alias of this key to another: a volume that names the alias takes \
+                 its new data keys from there",
+            ),
             ("can-grant", "kms:CreateGrant", "can grant Decrypt to anyone, itself too"),
             ("can-set-policy", "kms:PutKeyPolicy", "can undo every Deny: an alarm belongs to it"),
         ];
@@ -208,7 +223,9 @@ impl Linter<'_> {
             }
             let severity = match rule {
                 "can-grant" => Severity::Warning,
-                "can-disable" | "can-delete" if who.len() > 1 => Severity::Warning,
+                "can-disable" | "can-delete" | "can-move-alias" if who.len() > 1 => {
+                    Severity::Warning
+                }
                 _ => Severity::Note,
             };
             self.add(severity, rule, None, format!("{what}: {}", who.join(", ")));

@@ -35,6 +35,10 @@ const ADMINISTRATIVE: &[&str] = &[
 const ENDING: &[&str] =
     &["kms:DeleteImportedKeyMaterial", "kms:DisableKey", "kms:ScheduleKeyDeletion"];
 
+/// Deciding which key a name stands for: a volume that names an alias takes its new data keys
+/// from wherever the alias leads.
+const ALIASES: &[&str] = &["kms:CreateAlias", "kms:DeleteAlias", "kms:UpdateAlias"];
+
 /// The condition key of the volume's id.
 const VOLUME: &str = "kms:EncryptionContext:kmsfs:volume";
 /// The names in the contexts that kmsfs sends.

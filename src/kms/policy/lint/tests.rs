@@ -25,7 +25,7 @@ fn generated() -> String {
 }
 
 fn rules(policy: &str, at_least: Severity) -> Vec<&'static str> {
-    let found = lint(&Policy::parse(policy).expect("a policy"), Some(volume()));
+    let found = lint(&Policy::parse(policy).expect("a policy"), None, Some(volume()));
     found.iter().filter(|f| f.severity >= at_least).map(|f| f.rule).collect()
 }
 
@@ -39,8 +39,8 @@ fn allow(principal: &str, actions: &str) -> String {
 fn what_is_generated_is_clean_and_names_the_break_glass_role() {
     let text = generated();
     assert_eq!(rules(&text, Severity::Warning), Vec::<&str>::new());
-    let found = lint(&Policy::parse(&text).expect("a policy"), Some(volume()));
-    for rule in ["can-disable", "can-delete"] {
+    let found = lint(&Policy::parse(&text).expect("a policy"), None, Some(volume()));
+    for rule in ["can-disable", "can-delete", "can-move-alias"] {
         let one = found.iter().find(|f| f.rule == rule).expect("told");
         assert!(one.message.ends_with(&role("break-glass")), "{}", one.message);
     }
@@ -113,4 +113,36 @@ fn everyone_exceptions_and_users_who_administer_are_found() {
     assert!(
         rules(&allow(&role("a"), r#""kms:CreateGrant""#), Severity::Warning).contains(&"can-grant")
     );
+}
+
+/// A disabled primary leaves its replicas as they are.
+#[test]
+fn a_multi_region_key_is_named() {
+    let policy = Policy::parse(&generated()).expect("a policy");
+    let of = |key: &str| {
+        let key = KeyArn(format!("arn:aws:kms:eu-west-1:111122223333:key/{key}"));
+        lint(&policy, Some(&key), Some(volume())).iter().any(|f| f.rule == "multi-region")
+    };
+    assert!(of("mrk-0123456789abcdef0123456789abcdef"));
+    assert!(!of("01234567-89ab-cdef-0123-456789abcdef"));
+}
+
+/// The role's own policy leaves no other key to it, whatever that key's policy says; and the
+/// guard over aliases is missed when it is taken out.
+#[test]
+fn a_role_is_held_to_the_key_of_its_volume() {
+    let master = KeyArn("arn:aws:kms:eu-west-1:111122223333:key/x".to_owned());
+    for audience in [Audience::Mount, Audience::Rewrap] {
+        let policy = generate(audience, &master, volume(), &Roles::default());
+        let denies = policy["Statement"].as_array().expect("a list").iter();
+        let deny = denies.filter(|s| s["Effect"] == "Deny").next().expect("a Deny");
+        assert_eq!(deny["NotResource"], master.0);
+        for action in ["kms:GenerateDataKey", "kms:Decrypt", "kms:ReEncryptTo"] {
+            assert!(deny["Action"].as_array().expect("a list").iter().any(|a| a == action));
+        }
+    }
+    let open = generated().replace("kms:DescribeKey", "kms:UpdateAlias");
+    let open =
+        open.replace("OnlyBreakGlassMovesAliases\"", "X\"").replace("ArnNotEquals", "ArnEquals");
+    assert!(rules(&open, Severity::Warning).contains(&"can-move-alias"));
 }
