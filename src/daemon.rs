@@ -128,6 +128,7 @@ impl Daemon {
         let fs = Fs::new(store.clone(), keyring.clone(), &device, settings.fs.clone())
             .map_err(io("the store's root"))?;
         let shared = Shared::new(fs, trail.clone());
+        shared.start(settings.mount.threads).map_err(io("threads for requests"))?;
         let adapter = Adapter::new(shared.clone(), settings.cache);
         let mounted = fuse::mount(adapter, &settings.store, &settings.mountpoint, &settings.mount)?;
         let effects = Arc::new(Kernel {
@@ -171,6 +172,7 @@ impl Daemon {
     /// Of the FUSE device.
     pub fn serve(self) -> std::io::Result<()> {
         let served = self.mounted.serve();
+        self.shared.stop();
         self.shared.fs.forget_all();
         let monitor = self.control.monitor.lock().take();
         if let Some(monitor) = monitor {
@@ -289,7 +291,7 @@ impl Host for Control {
         let fs = &self.shared.fs;
         let done = fs.shred(ino).map_err(|fail| match fail {
             Fail::Errno(e) => e,
-            Fail::Park(_) => Errno(libc::EAGAIN),
+            Fail::Park(_) | Fail::Unfinished => Errno(libc::EAGAIN),
         });
         audit::shredded(self.shared.trail.as_ref(), by, (fs, ino), done);
         done.map_err(|e| match e.0 {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{DaemonError, Settings};
 use crate::control::Peer;
-use crate::fs::{Errno, Fs};
+use crate::fs::{Errno, Fs, Reading};
 use crate::keys::Services;
 use crate::keys::audit::{Audited, By, Door, Log, Operation, Subject, Trail};
 use crate::kms::{Counted, Counters, KeyService};
@@ -46,7 +46,8 @@ pub(super) fn shredded(
     outcome: Result<(), Errno>,
 ) {
     let Some(trail) = trail else { return };
-    let subject = Subject { file: fs.known_file(ino), path: fs.path(ino) };
+    let subject =
+        Subject { file: fs.known_file(ino, Reading::Store), path: fs.path(ino, Reading::Store) };
     let outcome = outcome.map_err(|e| (e.into(), e.name()));
     trail.used(operator(by), Operation::Shred, subject, outcome);
 }

@@ -15,6 +15,9 @@ pub struct Errno(pub i32);
 pub enum Fail {
     /// Nothing was done, for a key has to be fetched first: run it again when it is there.
     Park(Want),
+    /// A piece was done and there is more to do: run it again. Its progress lies in the operation
+    /// that is run. No lock is held meanwhile, and the gate is passed anew.
+    Unfinished,
     /// It failed.
     Errno(Errno),
 }

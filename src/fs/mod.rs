@@ -30,6 +30,7 @@ pub use handles::{OpenFor, SyncWhat};
 pub use holes::Sought;
 pub use listing::{Detail, Listed};
 pub use names::DIR_ID;
+pub use path::Reading;
 pub use rename::RenameHow;
 pub use table::{Node, ROOT, Table};
 pub use xattrs::XattrSet;

@@ -14,13 +14,15 @@ use fuser::{
     TimeOrNow, WriteFlags,
 };
 
+use super::content::Kill;
 use super::convert;
 use super::handshake::{Offer, negotiate};
-use super::job::{Kill, Shared};
-use super::replies::{attribute, create, entry, fuse_errno, opened, statfs};
-use super::requests::Requests;
-use super::terms::{PageCache, TTL, Who};
-use crate::fs::{Attr, Change, SyncWhat};
+use super::job::Start;
+use super::replies::{attribute, attributes, create, done, entry, fuse_errno, opened, statfs};
+use super::requests::{Asked, Requests, Soon};
+use super::shared::Shared;
+use super::terms::{PageCache, Who};
+use crate::fs::{Change, SyncWhat};
 use crate::keys::Purpose;
 
 /// The adapter.
@@ -39,16 +41,11 @@ macro_rules! reply {
     };
 }
 
-fn attributes(reply: ReplyAttr, attr: Attr) {
-    reply.attr(&TTL, &convert::attr(&attr));
-}
-
-fn done(reply: ReplyEmpty, (): ()) {
-    reply.ok();
-}
-
-fn who(req: &Request) -> Who {
-    Who { uid: req.uid(), gid: req.gid(), pid: req.pid() }
+/// Replies are sent over /dev/fuse as they are made; what is left is to leave the gate.
+fn end(soon: Soon<'_, ()>) {
+    if let Some(answered) = soon {
+        answered.finish(|()| ());
+    }
 }
 
 impl Adapter {
@@ -67,6 +64,11 @@ impl Adapter {
     pub(super) fn requests(&self) -> Arc<Requests> {
         self.requests.clone()
     }
+
+    fn asked(&self, req: &Request) -> Asked<'_> {
+        let who = Who { uid: req.uid(), gid: req.gid(), pid: req.pid() };
+        self.requests.asked(who, Start::Here)
+    }
 }
 
 #[allow(clippy::too_many_arguments)] // The trait's own.
@@ -78,15 +80,15 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.requests.lookup(who(req), parent.0, name, reply!(reply, entry));
+        end(self.asked(req).lookup(parent.0, name, reply!(reply, entry)));
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
         self.requests.shared.fs.forget(ino.0, nlookup);
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.requests.getattr(ino.0, reply!(reply, attributes));
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        end(self.asked(req).getattr(ino.0, reply!(reply, attributes)));
     }
 
     fn setattr(
@@ -109,12 +111,12 @@ impl Filesystem for Adapter {
     ) {
         let [atime, mtime] = [atime, mtime].map(|t| t.map(convert::set_time));
         let change = Change { mode, uid, gid, size, atime, mtime, by: req.uid() };
-        self.requests.setattr(who(req), ino.0, change, reply!(reply, attributes));
+        end(self.asked(req).setattr(ino.0, change, reply!(reply, attributes)));
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         let target = |reply: ReplyData, target: OsString| reply.data(target.as_bytes());
-        self.requests.readlink(ino.0, reply!(reply, target));
+        end(self.asked(req).readlink(ino.0, reply!(reply, target)));
     }
 
     fn mknod(
@@ -128,7 +130,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let what = (mode, umask, convert::rdev_in(rdev));
-        self.requests.mknod(who(req), (parent.0, name), what, reply!(reply, entry));
+        end(self.asked(req).mknod((parent.0, name), what, reply!(reply, entry)));
     }
 
     fn mkdir(
@@ -140,15 +142,15 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        self.requests.mkdir(who(req), (parent.0, name), (mode, umask), reply!(reply, entry));
+        end(self.asked(req).mkdir((parent.0, name), (mode, umask), reply!(reply, entry)));
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.requests.unlink(parent.0, name, reply!(reply, done));
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        end(self.asked(req).unlink(parent.0, name, reply!(reply, done)));
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.requests.rmdir(parent.0, name, reply!(reply, done));
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        end(self.asked(req).rmdir(parent.0, name, reply!(reply, done)));
     }
 
     fn symlink(
@@ -160,12 +162,12 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let target = target.as_os_str();
-        self.requests.symlink(who(req), (parent.0, name), target, reply!(reply, entry));
+        end(self.asked(req).symlink((parent.0, name), target, reply!(reply, entry)));
     }
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -174,7 +176,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (from, to) = ((parent.0, name), (newparent.0, newname));
-        self.requests.rename(from, to, flags.bits(), reply!(reply, done));
+        end(self.asked(req).rename(from, to, flags.bits(), reply!(reply, done)));
     }
 
     fn link(
@@ -185,11 +187,11 @@ impl Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.requests.link(who(req), ino.0, (newparent.0, newname), reply!(reply, entry));
+        end(self.asked(req).link(ino.0, (newparent.0, newname), reply!(reply, entry)));
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.requests.open(who(req), ino.0, flags.0, reply!(reply, opened));
+        end(self.asked(req).open(ino.0, flags.0, reply!(reply, opened)));
     }
 
     fn create(
@@ -203,12 +205,12 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let how = (mode, umask, flags);
-        self.requests.create(who(req), (parent.0, name), how, reply!(reply, create));
+        end(self.asked(req).create((parent.0, name), how, reply!(reply, create)));
     }
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -217,7 +219,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.requests.read(ino.0, offset, size, reply);
+        end(self.asked(req).read(ino.0, offset, size, reply));
     }
 
     fn write(
@@ -238,7 +240,7 @@ impl Filesystem for Adapter {
         let kill = if kills { Kill::Privileges } else { Kill::Nothing };
         let written = |reply: ReplyWrite, n| reply.written(n);
         let at = (ino.0, offset);
-        self.requests.write(who(req), at, (purpose, kill), data, reply!(reply, written));
+        end(self.asked(req).write(at, (purpose, kill), data, reply!(reply, written)));
     }
 
     /// Nothing waits here for a flush; the kernel saves dirty maps itself and then needs no
@@ -249,7 +251,7 @@ impl Filesystem for Adapter {
 
     fn release(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -257,76 +259,76 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.requests.release(ino.0, fh.0, reply!(reply, done));
+        end(self.asked(req).release(ino.0, fh.0, reply!(reply, done)));
     }
 
     fn fsync(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
         let what = if datasync { SyncWhat::Data } else { SyncWhat::All };
-        self.requests.fsync(ino.0, what, reply!(reply, done));
+        end(self.asked(req).fsync(ino.0, what, reply!(reply, done)));
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.requests.opendir(ino.0, reply!(reply, opened));
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        end(self.asked(req).opendir(ino.0, reply!(reply, opened)));
     }
 
     fn readdir(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         from: u64,
         reply: ReplyDirectory,
     ) {
-        self.requests.list(fh.0, from, reply);
+        end(self.asked(req).list(fh.0, from, reply));
     }
 
     fn readdirplus(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         from: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        self.requests.list(fh.0, from, reply);
+        end(self.asked(req).list(fh.0, from, reply));
     }
 
     fn releasedir(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.requests.releasedir(fh.0, reply!(reply, done));
+        end(self.asked(req).releasedir(fh.0, reply!(reply, done)));
     }
 
     fn fsyncdir(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         _data: bool,
         reply: ReplyEmpty,
     ) {
-        self.requests.fsyncdir(ino.0, reply!(reply, done));
+        end(self.asked(req).fsyncdir(ino.0, reply!(reply, done)));
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.requests.statfs(reply!(reply, statfs));
+    fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        end(self.asked(req).statfs(reply!(reply, statfs)));
     }
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -334,19 +336,19 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        self.requests.setxattr(ino.0, (name, value), flags, reply!(reply, done));
+        end(self.asked(req).setxattr(ino.0, (name, value), flags, reply!(reply, done)));
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.requests.getxattr(ino.0, name, size, reply!(reply, attribute));
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        end(self.asked(req).getxattr(ino.0, name, size, reply!(reply, attribute)));
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.requests.listxattr(ino.0, size, reply!(reply, attribute));
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        end(self.asked(req).listxattr(ino.0, size, reply!(reply, attribute)));
     }
 
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.requests.removexattr(ino.0, name, reply!(reply, done));
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        end(self.asked(req).removexattr(ino.0, name, reply!(reply, done)));
     }
 
     fn fallocate(
@@ -359,12 +361,12 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.requests.fallocate(who(req), ino.0, (offset, length, mode), reply!(reply, done));
+        end(self.asked(req).fallocate(ino.0, (offset, length, mode), reply!(reply, done)));
     }
 
     fn lseek(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: i64,
@@ -372,7 +374,7 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         let at = |reply: ReplyLseek, at| reply.offset(at);
-        self.requests.lseek(ino.0, offset, whence, reply!(reply, at));
+        end(self.asked(req).lseek(ino.0, offset, whence, reply!(reply, at)));
     }
 
     fn copy_file_range(
@@ -390,6 +392,6 @@ impl Filesystem for Adapter {
     ) {
         let (from, to) = ((ino_in.0, offset_in), (ino_out.0, offset_out));
         let written = |reply: ReplyWrite, n| reply.written(n);
-        self.requests.copy_file_range(who(req), from, to, len, reply!(reply, written));
+        end(self.asked(req).copy_file_range(from, to, len, reply!(reply, written)));
     }
 }

@@ -1,299 +1,265 @@
-//! Running a request, and parking it with its reply while its key is fetched.
+//! Running a request: at once, again when its key has come, or a piece at a time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::terms::Reply;
+use super::killed::is_killed;
+use super::pace::Pace;
+use super::reply::{Reply, Sent};
+use super::runner::{RunnerThread, Task};
+use super::shared::Shared;
 use super::watch::Watch;
-use crate::fs::{Errno, Fail, Fs, Outcome, errno};
-use crate::keys::audit::Trail;
-use crate::keys::{KeyFail, Purpose, Want};
-use crate::secret::{scrub_stack, wipe};
+use crate::fs::{Errno, Fail, Fs, Outcome};
+use crate::keys::{Pass, Purpose, Want};
+use crate::secret::scrub_stack;
 
-/// Parked requests, at most.
-pub(super) const MOST_PARKED: usize = 256;
-/// Their data, at most.
-const MOST_BYTES: usize = 64 << 20;
 /// A request that finds another key missing each time it is run again is given up.
 const MOST_RUNS: u32 = 16;
 
-/// What the workers and the parked requests share.
-pub struct Shared {
-    /// The filesystem.
-    pub fs: Fs,
-    /// Where uses of keys are told, if anywhere.
-    pub trail: Option<Arc<Trail>>,
-    parked: AtomicUsize,
-    parked_bytes: AtomicUsize,
-}
-
-impl Shared {
-    /// Nothing parked yet.
-    pub fn new(fs: Fs, trail: Option<Arc<Trail>>) -> Arc<Self> {
-        let none = || AtomicUsize::new(0);
-        Arc::new(Self { fs, trail, parked: none(), parked_bytes: none() })
-    }
-
-    /// How many requests are parked.
-    pub fn parked(&self) -> usize {
-        self.parked.load(Ordering::Relaxed)
-    }
-}
-
 /// A request in an owned form, with its reply.
 pub(super) trait Job: Send + Sized + 'static {
-    /// What it wants of the gate.
-    fn purpose(&self) -> Purpose;
+    /// Its reply, when it is ready to be sent.
+    type Sent: Sent;
+    /// What it wants of the gate; `None` for what is served in every state, for it touches no
+    /// plaintext and no name.
+    fn purpose(&self) -> Option<Purpose>;
+    /// The thread of the program that waits for it; 0 where that is not known.
+    fn thread(&self) -> u32;
     /// How many bytes it keeps while it is parked.
     fn weight(&self) -> usize {
         0
     }
-    /// Runs it and replies; or gives itself back, with nothing done, and what it waits for.
-    fn run(self, fs: &Fs) -> Option<(Want, Self)>;
-    /// Replies with an errno.
-    fn fail(self, errno: Errno);
+    /// Runs it, or a piece of it.
+    fn run(self, fs: &Fs) -> Progress<Self>;
+    /// Gathers from the store what an audit log is told, for [`Job::fail`] must not touch it.
+    fn gather(&mut self) {}
+    /// Replies with an errno. It neither blocks nor touches the store.
+    fn fail(self, errno: Errno) -> Self::Sent;
 }
 
-/// Runs a job now, or parks it.
-pub(super) fn go<J: Job>(shared: &Arc<Shared>, job: J) {
-    attempt(shared, job, 0);
+/// How far a job came.
+pub(super) enum Progress<J: Job> {
+    /// To its reply.
+    Replied(J::Sent),
+    /// Nowhere: it waits for a key.
+    Wants(Want, J),
+    /// Through one piece, and there is more.
+    Unfinished(J),
 }
 
-fn attempt<J: Job>(shared: &Arc<Shared>, job: J, runs: u32) {
-    let parked = run(shared, job);
-    // Names and blocks of plaintext that ciphers worked on.
-    scrub_stack();
-    if let Some((want, job)) = parked {
-        park(shared, want, job, runs);
+impl<J: Job> Progress<J> {
+    /// What an operation's failure means for the job that it belongs to.
+    pub(super) fn of(fail: Fail, job: J) -> Self {
+        match fail {
+            Fail::Errno(errno) => Self::Replied(job.fail(errno)),
+            Fail::Park(want) => Self::Wants(want, job),
+            Fail::Unfinished => Self::Unfinished(job),
+        }
     }
 }
 
-fn run<J: Job>(shared: &Shared, job: J) -> Option<(Want, J)> {
-    match shared.fs.enter(job.purpose()) {
-        // The pass is held until the reply is sent.
-        Ok(_pass) => job.run(&shared.fs),
-        Err(Fail::Park(want)) => Some((want, job)),
-        Err(Fail::Errno(e)) => {
-            job.fail(e);
+/// A reply that is to be sent by the thread that has it. The pass of the gate is held until then:
+/// a lock must not be complete before.
+#[must_use]
+pub(super) struct Answered<'a, S> {
+    sent: S,
+    pass: Option<Pass<'a>>,
+}
+
+impl<S> Answered<'_, S> {
+    /// A reply of a request that needed no pass.
+    pub(super) fn of(sent: S) -> Self {
+        Self { sent, pass: None }
+    }
+
+    /// Has `send` send the reply, and leaves the gate.
+    pub(super) fn finish(self, send: impl FnOnce(S)) {
+        let Self { sent, pass } = self;
+        send(sent);
+        drop(pass);
+        // Names and blocks of plaintext that ciphers worked on.
+        scrub_stack();
+    }
+}
+
+/// Where a request is run.
+#[derive(Clone, Copy)]
+pub(super) enum Start<'a> {
+    /// On the thread that it came to.
+    Here,
+    /// By the runner, which notes how long it took.
+    Runner(&'a Arc<Pace>),
+}
+
+/// Runs a job, or has it run: `None` where its reply comes later.
+pub(super) fn go<'a, J: Job>(
+    shared: &'a Arc<Shared>,
+    job: J,
+    start: Start<'_>,
+) -> Option<Answered<'a, J::Sent>> {
+    match start {
+        Start::Here => attempt(shared, job, Past::NONE),
+        Start::Runner(pace) => {
+            let queued = Queued { shared: shared.clone(), job, past: Past::NONE };
+            shared.runner.push(Box::new(queued), Some(pace.clone()));
             None
         }
     }
 }
 
-/// Parks a job that wants a key.
-pub(super) fn park<J: Job>(shared: &Arc<Shared>, want: Want, job: J, runs: u32) {
-    let weight = job.weight();
-    let count = shared.parked.fetch_add(1, Ordering::Relaxed);
-    let bytes = shared.parked_bytes.fetch_add(weight, Ordering::Relaxed);
-    let unpark = {
-        let shared = shared.clone();
-        move || {
-            shared.parked.fetch_sub(1, Ordering::Relaxed);
-            shared.parked_bytes.fetch_sub(weight, Ordering::Relaxed);
+/// Passes the gate and runs a job; what does not end here is parked or queued.
+fn attempt<J: Job>(shared: &Arc<Shared>, mut job: J, past: Past) -> Option<Answered<'_, J::Sent>> {
+    let pass = match job.purpose().map(|purpose| shared.fs.enter(purpose)).transpose() {
+        Ok(pass) => pass,
+        Err(fail) => {
+            job.gather();
+            return settle(shared, Progress::of(fail, job), None, past);
         }
     };
-    if count >= MOST_PARKED || bytes + weight > MOST_BYTES || runs >= MOST_RUNS {
-        unpark();
-        return job.fail(Errno(libc::EKEYEXPIRED));
-    }
-    let again = shared.clone();
-    let wake = move |outcome: Result<(), KeyFail>| {
-        unpark();
-        match outcome {
-            Ok(()) => attempt(&again, job, runs + 1),
-            Err(fail) => match Fail::from(fail) {
-                Fail::Errno(e) => job.fail(e),
-                Fail::Park(_) => job.fail(Errno(libc::EIO)),
-            },
-        }
-    };
-    shared.fs.keyring().want(want, Box::new(wake));
+    let progress = job.run(&shared.fs);
+    settle(shared, progress, pass, past)
 }
 
-/// A job of an operation and a reply.
+/// What follows from how far a job came.
+pub(super) fn settle<'a, J: Job>(
+    shared: &'a Arc<Shared>,
+    progress: Progress<J>,
+    pass: Option<Pass<'a>>,
+    past: Past,
+) -> Option<Answered<'a, J::Sent>> {
+    match progress {
+        Progress::Replied(sent) => return Some(Answered { sent, pass }),
+        Progress::Wants(want, job) => {
+            drop(pass);
+            park(shared, want, job, past);
+        }
+        Progress::Unfinished(mut job) => {
+            drop(pass);
+            job.gather();
+            let past = Past { runs: 0, stage: Stage::Begun };
+            let queued = Queued { shared: shared.clone(), job, past };
+            shared.runner.push(Box::new(queued), None);
+        }
+    }
+    scrub_stack();
+    None
+}
+
+/// Parks a job that wants a key.
+fn park<J: Job>(shared: &Arc<Shared>, want: Want, mut job: J, past: Past) {
+    job.gather();
+    let next = Past { runs: past.runs + 1, ..past };
+    let task: Box<dyn Task> = Box::new(Queued { shared: shared.clone(), job, past: next });
+    if past.runs >= MOST_RUNS {
+        return task.refuse(Errno(libc::EKEYEXPIRED));
+    }
+    match shared.runner.park(task) {
+        Ok(ticket) => shared.fs.keyring().want(want, ticket),
+        Err(task) => task.refuse(Errno(libc::EKEYEXPIRED)),
+    }
+}
+
+/// Whether a job has done something already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    New,
+    Begun,
+}
+
+/// What a job has behind it.
+#[derive(Clone, Copy)]
+pub(super) struct Past {
+    /// How often it found a key missing since it last got on.
+    runs: u32,
+    stage: Stage,
+}
+
+impl Past {
+    pub(super) const NONE: Self = Self { runs: 0, stage: Stage::New };
+}
+
+/// A job with the runner.
+struct Queued<J> {
+    shared: Arc<Shared>,
+    job: J,
+    past: Past,
+}
+
+impl<J: Job> Task for Queued<J> {
+    fn purpose(&self) -> Option<Purpose> {
+        self.job.purpose()
+    }
+
+    fn weight(&self) -> usize {
+        self.job.weight()
+    }
+
+    fn run(self: Box<Self>, thread: &RunnerThread) {
+        if self.past.stage == Stage::Begun && is_killed(self.job.thread()) {
+            return self.refuse(Errno(libc::EINTR));
+        }
+        let Self { shared, job, past } = *self;
+        if let Some(answered) = attempt(&shared, job, past) {
+            answered.finish(|sent| sent.send_and_wait(thread));
+        }
+    }
+
+    fn refuse(self: Box<Self>, errno: Errno) {
+        self.job.fail(errno).send_refusal();
+    }
+}
+
+/// A job of an operation and a reply. An operation that works in pieces keeps its progress.
 pub(super) struct Simple<F, R> {
     pub(super) op: F,
     pub(super) reply: R,
-    pub(super) purpose: Purpose,
+    pub(super) purpose: Option<Purpose>,
+    pub(super) thread: u32,
+    pub(super) watch: Option<Watch>,
 }
 
-impl<A, F, R> Job for Simple<F, R>
+impl<A, S, F, R> Job for Simple<F, R>
 where
-    F: Fn(&Fs) -> Outcome<A> + Send + 'static,
-    R: FnOnce(Result<A, Errno>) + Send + 'static,
+    S: Sent,
+    F: FnMut(&Fs) -> Outcome<A> + Send + 'static,
+    R: Reply<A, Sent = S>,
 {
-    fn purpose(&self) -> Purpose {
+    type Sent = S;
+
+    fn purpose(&self) -> Option<Purpose> {
         self.purpose
     }
 
-    fn run(self, fs: &Fs) -> Option<(Want, Self)> {
+    fn thread(&self) -> u32 {
+        self.thread
+    }
+
+    fn run(mut self, fs: &Fs) -> Progress<Self> {
         match (self.op)(fs) {
-            Ok(answer) => (self.reply)(Ok(answer)),
-            Err(Fail::Errno(e)) => (self.reply)(Err(e)),
-            Err(Fail::Park(want)) => return Some((want, self)),
-        }
-        None
-    }
-
-    fn fail(self, errno: Errno) {
-        (self.reply)(Err(errno));
-    }
-}
-
-/// Where a read's content goes. It is wiped when it has been sent.
-pub(super) trait Sink: Send + Sized + 'static {
-    /// Has `read` fill up to `size` bytes and replies with them; or gives itself back, with
-    /// nothing sent, and why.
-    fn fill(
-        self,
-        size: usize,
-        read: impl FnOnce(&mut [u8]) -> Outcome<usize>,
-    ) -> Result<(), (Fail, Self)>;
-    /// Replies with an errno.
-    fn fail(self, errno: Errno);
-}
-
-/// A read.
-pub(super) struct Read<S> {
-    pub(super) ino: u64,
-    pub(super) offset: u64,
-    pub(super) size: usize,
-    pub(super) sink: S,
-}
-
-impl<S: Sink> Job for Read<S> {
-    fn purpose(&self) -> Purpose {
-        Purpose::Use
-    }
-
-    fn run(self, fs: &Fs) -> Option<(Want, Self)> {
-        let Self { ino, offset, size, sink } = self;
-        match sink.fill(size, |out| fs.read(ino, offset, out)) {
-            Ok(()) => None,
-            Err((Fail::Park(want), sink)) => Some((want, Self { ino, offset, size, sink })),
-            Err((Fail::Errno(e), sink)) => {
-                sink.fail(e);
-                None
+            Ok(answer) => {
+                if let Some(watch) = &self.watch {
+                    watch.tell(Ok(()));
+                }
+                Progress::Replied(self.reply.send(Ok(answer)))
+            }
+            Err(fail) => {
+                if let (Fail::Errno(errno), Some(watch)) = (fail, &mut self.watch) {
+                    watch.gather_for(errno);
+                }
+                Progress::of(fail, self)
             }
         }
     }
 
-    fn fail(self, errno: Errno) {
-        self.sink.fail(errno);
-    }
-}
-
-/// Where a write's content comes from, and who is told of its end. It is wiped by then.
-pub(super) trait Source: Send + Sized + 'static {
-    /// The content.
-    fn data(&self) -> &[u8];
-    /// How much of it is kept beside the request's own buffer.
-    fn weight(&self) -> usize {
-        0
-    }
-    /// Replies how much was written, or an errno.
-    fn reply(self, outcome: Result<u32, Errno>);
-}
-
-/// Content in memory of its own.
-pub(super) struct Copied<R> {
-    pub(super) data: Vec<u8>,
-    pub(super) reply: R,
-}
-
-impl<R: Reply<u32>> Source for Copied<R> {
-    fn data(&self) -> &[u8] {
-        &self.data
-    }
-
-    fn weight(&self) -> usize {
-        self.data.len()
-    }
-
-    fn reply(mut self, outcome: Result<u32, Errno>) {
-        wipe(&mut self.data);
-        (self.reply)(outcome);
-    }
-}
-
-/// A write.
-pub(super) struct Write<S> {
-    pub(super) ino: u64,
-    pub(super) offset: u64,
-    pub(super) purpose: Purpose,
-    pub(super) kill: Kill,
-    pub(super) watch: Option<Watch>,
-    pub(super) source: S,
-}
-
-/// Whether a write drops suid and sgid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kill {
-    /// It does: the writer lacks the privilege.
-    Privileges,
-    /// It does not.
-    Nothing,
-}
-
-/// Runs a write from memory that is somebody else's; it is copied only where it has to wait.
-pub(super) fn write<R: Reply<u32>>(shared: &Arc<Shared>, job: Write<Copied<R>>, data: &[u8]) {
-    let fs = &shared.fs;
-    let parked = match fs.enter(job.purpose) {
-        // The pass is held until the reply is sent.
-        Ok(_pass) => {
-            let outcome = job.once(fs, data);
-            job.answer(outcome)
+    fn gather(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watch.gather();
         }
-        Err(fail) => job.answer(Err(fail)),
-    };
-    if let Some((want, mut job)) = parked {
-        job.source.data = data.to_vec();
-        park(shared, want, job, 0);
-    }
-    scrub_stack();
-}
-
-impl<S: Source> Write<S> {
-    fn once(&self, fs: &Fs, data: &[u8]) -> Outcome<u32> {
-        fs.write(self.ino, self.offset, data)?;
-        if self.kill == Kill::Privileges {
-            fs.kill_privileges(self.ino)?;
-        }
-        u32::try_from(data.len()).map_err(|_| errno(libc::EINVAL))
     }
 
-    fn answer(self, outcome: Outcome<u32>) -> Option<(Want, Self)> {
-        match outcome {
-            Ok(n) => self.end(Ok(n)),
-            Err(Fail::Park(want)) => return Some((want, self)),
-            Err(Fail::Errno(e)) => self.end(Err(e)),
-        }
-        None
-    }
-
-    fn end(self, outcome: Result<u32, Errno>) {
+    fn fail(self, errno: Errno) -> S {
         if let Some(watch) = &self.watch {
-            watch.tell(outcome.map(drop));
+            watch.tell(Err(errno));
         }
-        self.source.reply(outcome);
-    }
-}
-
-impl<S: Source> Job for Write<S> {
-    fn purpose(&self) -> Purpose {
-        self.purpose
-    }
-
-    fn weight(&self) -> usize {
-        self.source.weight()
-    }
-
-    fn run(self, fs: &Fs) -> Option<(Want, Self)> {
-        let outcome = self.once(fs, self.source.data());
-        self.answer(outcome)
-    }
-
-    fn fail(self, errno: Errno) {
-        self.end(Err(errno));
+        self.reply.send(Err(errno))
     }
 }

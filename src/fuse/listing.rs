@@ -1,34 +1,44 @@
 //! Listings: readdir and readdirplus.
 
-use super::job::Job;
-use crate::fs::{Detail, Errno, Fail, Fs, Listed};
-use crate::keys::{Purpose, Want};
+use super::job::{Job, Progress};
+use super::reply::Sent;
+use crate::fs::{Detail, Errno, Fs, Listed};
+use crate::keys::Purpose;
 
 /// A page of a listing on its way to the kernel.
 pub(super) trait Listing: Send + Sized + 'static {
+    /// Its reply.
+    type Sent: Sent;
     /// What it takes of each entry.
     fn detail(&self) -> Detail;
     /// Adds an entry; `false` where it finds no room.
     fn add(&mut self, entry: &Listed) -> bool;
     /// Replies with what was added.
-    fn send(self);
+    fn send(self) -> Self::Sent;
     /// Replies with an errno.
-    fn fail(self, errno: Errno);
+    fn fail(self, errno: Errno) -> Self::Sent;
 }
 
 /// A request for a page.
 pub(super) struct List<L> {
     pub(super) handle: u64,
     pub(super) from: u64,
+    pub(super) thread: u32,
     pub(super) listing: L,
 }
 
 impl<L: Listing> Job for List<L> {
-    fn purpose(&self) -> Purpose {
-        Purpose::Use
+    type Sent = L::Sent;
+
+    fn purpose(&self) -> Option<Purpose> {
+        Some(Purpose::Use)
     }
 
-    fn run(mut self, fs: &Fs) -> Option<(Want, Self)> {
+    fn thread(&self) -> u32 {
+        self.thread
+    }
+
+    fn run(mut self, fs: &Fs) -> Progress<Self> {
         let detail = self.listing.detail();
         let listing = &mut self.listing;
         let listed = fs.list(self.handle, self.from, detail, &mut |entry| {
@@ -40,14 +50,12 @@ impl<L: Listing> Job for List<L> {
             listing.add(entry)
         });
         match listed {
-            Ok(()) => self.listing.send(),
-            Err(Fail::Errno(e)) => self.listing.fail(e),
-            Err(Fail::Park(want)) => return Some((want, self)),
+            Ok(()) => Progress::Replied(self.listing.send()),
+            Err(fail) => Progress::of(fail, self),
         }
-        None
     }
 
-    fn fail(self, e: Errno) {
-        self.listing.fail(e);
+    fn fail(self, e: Errno) -> L::Sent {
+        self.listing.fail(e)
     }
 }

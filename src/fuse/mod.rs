@@ -1,18 +1,26 @@
 //! FUSE: the adapter from kernel requests to [`crate::fs::Fs`], and the mount itself.
 
 mod adapter;
+mod content;
 mod convert;
 mod handshake;
 mod job;
+mod killed;
 mod listing;
 mod mountpoint;
+mod pace;
 mod replies;
+mod reply;
 mod requests;
+mod runner;
+mod shared;
 mod terms;
+#[cfg(test)]
+mod tests;
 mod uring;
 mod watch;
 
 pub use adapter::Adapter;
-pub use job::Shared;
 pub use mountpoint::{Exposure, MountError, Mounted, Options, Transport, mount};
+pub use shared::Shared;
 pub use terms::PageCache;

@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 
 use fuser::{
-    FileHandle, FopenFlags, Generation, INodeNo, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr,
+    FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr,
 };
 
+use super::content::Sink;
 use super::convert;
-use super::job::Sink;
 use super::listing::Listing;
 use super::terms::{Attribute, Opened, TTL};
 use crate::disk::FsStat;
@@ -17,6 +17,14 @@ use crate::secret::wipe;
 
 pub(super) fn fuse_errno(e: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(e.0)
+}
+
+pub(super) fn attributes(reply: ReplyAttr, attr: Attr) {
+    reply.attr(&TTL, &convert::attr(&attr));
+}
+
+pub(super) fn done(reply: ReplyEmpty, (): ()) {
+    reply.ok();
 }
 
 pub(super) fn entry(reply: ReplyEntry, attr: Attr) {
@@ -52,6 +60,8 @@ thread_local! {
 }
 
 impl Sink for ReplyData {
+    type Sent = ();
+
     fn fill(
         self,
         size: usize,
@@ -84,6 +94,8 @@ impl Sink for ReplyData {
 }
 
 impl Listing for ReplyDirectory {
+    type Sent = ();
+
     fn detail(&self) -> Detail {
         Detail::Names
     }
@@ -102,6 +114,8 @@ impl Listing for ReplyDirectory {
 }
 
 impl Listing for ReplyDirectoryPlus {
+    type Sent = ();
+
     fn detail(&self) -> Detail {
         Detail::Attributes
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::fs::{Caller, Errno, OpenFor, Outcome, errno};
+use crate::fs::{Caller, OpenFor, Outcome, errno};
 
 /// Only the mount changes the store, so what the kernel knows stays true.
 pub(super) const TTL: Duration = Duration::from_secs(60);
@@ -82,8 +82,3 @@ pub(super) fn attribute(bytes: Vec<u8>, room: u32) -> Outcome<Attribute> {
         Ok(Attribute::Bytes(bytes))
     }
 }
-
-/// How an answer is sent: called once, from whatever thread has it.
-pub(super) trait Reply<A>: FnOnce(Result<A, Errno>) + Send + 'static {}
-
-impl<A, F: FnOnce(Result<A, Errno>) + Send + 'static> Reply<A> for F {}

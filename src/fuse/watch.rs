@@ -3,9 +3,10 @@
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
-use super::job::Shared;
+use super::shared::Shared;
 use super::terms::Who;
-use crate::fs::Errno;
+use crate::fs::{Errno, Reading};
+use crate::ids::FileId;
 use crate::keys::audit::{By, Operation, Subject, Trail};
 use crate::secret::scrub_stack;
 
@@ -22,6 +23,8 @@ pub(super) struct Watch {
     operation: Operation,
     by: By,
     target: Target,
+    /// What was gathered of it while the store could be waited for.
+    gathered: Option<Subject>,
 }
 
 impl Shared {
@@ -50,7 +53,7 @@ impl Shared {
     /// Watches a change of content that may give a file its key; `None` where it has one.
     pub(super) fn watch_write(self: &Arc<Self>, who: Who, ino: u64) -> Option<Watch> {
         let trail = self.trail.as_ref()?;
-        match self.fs.known_file(ino) {
+        match self.fs.known_file(ino, Reading::Store) {
             Some(_) => None,
             None => Some(self.watched(trail, who, Operation::Write, Target::Inode(ino))),
         }
@@ -64,33 +67,62 @@ impl Shared {
         target: Target,
     ) -> Watch {
         let by = By::Program { uid: who.uid, pid: who.pid };
-        Watch { shared: self.clone(), trail: trail.clone(), operation, by, target }
+        Watch { shared: self.clone(), trail: trail.clone(), operation, by, target, gathered: None }
     }
 }
 
 impl Watch {
-    /// Tells the log, if a key was used or wanted for it. To be called before the reply, which
-    /// lets the program rename what it asked about.
-    pub(super) fn tell(&self, outcome: Result<(), Errno>) {
-        let fs = &self.shared.fs;
-        let file = match &self.target {
-            Target::Inode(ino) => fs.known_file(*ino),
-            Target::Entry(..) => None,
-        };
-        let used = match outcome {
-            Ok(()) => file.is_some() || self.operation == Operation::Create,
-            Err(e) => is_of_a_key(e),
-        };
-        if !used {
-            return;
+    /// Gathers what a refusal is told with. It may wait for the store.
+    pub(super) fn gather(&mut self) {
+        if self.gathered.is_none() {
+            self.gathered = Some(self.subject(Reading::Store));
         }
-        let path = match &self.target {
-            Target::Inode(ino) => fs.path(*ino),
-            Target::Entry(parent, name) => fs.path_in(*parent, name),
+    }
+
+    /// The same, if this errno is one that the log is told of.
+    pub(super) fn gather_for(&mut self, errno: Errno) {
+        if is_of_a_key(errno) {
+            self.gather();
+        }
+    }
+
+    /// Tells the log, if a key was used or wanted for it. To be called before the reply, which
+    /// lets the program rename what it asked about. A refusal is told with what was gathered, or
+    /// with what memory holds: it may come from a thread that must not wait.
+    pub(super) fn tell(&self, outcome: Result<(), Errno>) {
+        let subject = match (outcome, &self.gathered) {
+            (Err(errno), _) if !is_of_a_key(errno) => return,
+            (Err(_), Some(gathered)) => gathered.clone(),
+            (Err(_), None) => self.subject(Reading::Memory),
+            (Ok(()), _) => {
+                let file = self.file(Reading::Store);
+                if file.is_none() && self.operation != Operation::Create {
+                    return;
+                }
+                Subject { file, path: self.path(Reading::Store) }
+            }
         };
         scrub_stack();
         let outcome = outcome.map_err(|e| (e.into(), e.name()));
-        self.trail.used(self.by, self.operation, Subject { file, path }, outcome);
+        self.trail.used(self.by, self.operation, subject, outcome);
+    }
+
+    fn subject(&self, reading: Reading) -> Subject {
+        Subject { file: self.file(reading), path: self.path(reading) }
+    }
+
+    fn file(&self, reading: Reading) -> Option<FileId> {
+        match &self.target {
+            Target::Inode(ino) => self.shared.fs.known_file(*ino, reading),
+            Target::Entry(..) => None,
+        }
+    }
+
+    fn path(&self, reading: Reading) -> Option<Vec<u8>> {
+        match &self.target {
+            Target::Inode(ino) => self.shared.fs.path(*ino, reading),
+            Target::Entry(parent, name) => self.shared.fs.path_in(*parent, name, reading),
+        }
     }
 }
 

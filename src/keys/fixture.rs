@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use super::{Keyring, Limits, Services};
+use super::{Keyring, Limits, Phase, Services};
 use crate::disk::sim::Sim;
 use crate::ids::VolumeId;
 use crate::kms::local::{LocalKms, Sealing};
@@ -36,27 +36,32 @@ fn made(data_keys: DataKeys) -> Sim {
 }
 
 /// The keystore of every keyring here.
-pub(super) fn kms() -> Arc<LocalKms> {
+pub(crate) fn kms() -> Arc<LocalKms> {
     KMS.clone()
 }
 
 /// A keyring without its threads, on a volume of its own, that asks `service`.
-pub(super) fn keyring(service: Arc<dyn KeyService>) -> Arc<Keyring> {
+pub(crate) fn keyring(service: Arc<dyn KeyService>) -> Arc<Keyring> {
     keyring_over(&volume(), service)
 }
 
 /// An empty volume.
-pub(super) fn volume() -> Sim {
+pub(crate) fn volume() -> Sim {
     PER_FILE.fork()
 }
 
 /// An empty volume whose data keys are wrapped by branch keys.
-pub(super) fn branch_volume() -> Sim {
+pub(crate) fn branch_volume() -> Sim {
     BRANCH.fork()
 }
 
 /// A keyring without its threads, on this volume.
-pub(super) fn keyring_over(sim: &Sim, service: Arc<dyn KeyService>) -> Arc<Keyring> {
+pub(crate) fn keyring_over(sim: &Sim, service: Arc<dyn KeyService>) -> Arc<Keyring> {
+    opened(sim, service).1
+}
+
+/// A keyring without its threads, on this volume, and the store that it is in.
+pub(crate) fn opened(sim: &Sim, service: Arc<dyn KeyService>) -> (Arc<Store>, Arc<Keyring>) {
     let store = Arc::new(Store::open(sim.root()).expect("made above"));
     let (volume, names) = super::open(&store, &*kms()).expect("the keystore's own");
     let limits = Limits {
@@ -66,11 +71,17 @@ pub(super) fn keyring_over(sim: &Sim, service: Arc<dyn KeyService>) -> Arc<Keyri
         patience: Duration::MAX,
     };
     let services = Services { work: service.clone(), beats: service };
-    Arc::new(Keyring::new(volume, names, store, services, limits))
+    let keyring = Arc::new(Keyring::new(volume, names, store.clone(), services, limits));
+    (store, keyring)
+}
+
+/// Closes the gate so far, as the monitor does.
+pub(crate) fn close(keyring: &Keyring, phase: Phase) {
+    keyring.close(phase);
 }
 
 /// The keystore, with something around each Decrypt: it is given the context and the call itself.
-pub(super) struct Around<F>(pub(super) F);
+pub(crate) struct Around<F>(pub(crate) F);
 
 impl<F> KeyService for Around<F>
 where

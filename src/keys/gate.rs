@@ -19,6 +19,25 @@ pub enum Purpose {
     Save,
 }
 
+impl Phase {
+    /// Whether requests of this purpose are let in.
+    pub fn admits(self, purpose: Purpose) -> bool {
+        match self {
+            Self::Open => true,
+            Self::Draining(_) => purpose == Purpose::Save,
+            Self::Locked(_) => false,
+        }
+    }
+
+    /// Why it is not open.
+    pub fn reason(self) -> Option<Reason> {
+        match self {
+            Self::Open => None,
+            Self::Draining(reason) | Self::Locked(reason) => Some(reason),
+        }
+    }
+}
+
 /// Why the gate did not let a request in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shut {
@@ -66,15 +85,23 @@ impl Gate {
         // request, or this request sees the phase.
         self.inside.fetch_add(1, Ordering::SeqCst);
         let pass = Pass(self);
-        match (self.phase(), purpose) {
-            (Phase::Open, Purpose::Use) => {
-                let silent =
-                    millis(Moment::now()).saturating_sub(self.heard.load(Ordering::SeqCst));
-                if silent > self.patience { Err(Shut::Stale) } else { Ok(pass) }
-            }
-            (Phase::Open | Phase::Draining(_), Purpose::Save) => Ok(pass),
-            (Phase::Draining(r) | Phase::Locked(r), _) => Err(Shut::Closed(r)),
+        let phase = self.phase();
+        match phase.reason() {
+            Some(reason) if !phase.admits(purpose) => Err(Shut::Closed(reason)),
+            None if purpose == Purpose::Use && self.is_stale() => Err(Shut::Stale),
+            _ => Ok(pass),
         }
+    }
+
+    fn is_stale(&self) -> bool {
+        millis(Moment::now()).saturating_sub(self.heard.load(Ordering::SeqCst)) > self.patience
+    }
+
+    /// Why a request of this purpose would be refused now, for one that has not come to the gate
+    /// yet.
+    pub fn refuses(&self, purpose: Purpose) -> Option<Reason> {
+        let phase = self.phase();
+        phase.reason().filter(|_| !phase.admits(purpose))
     }
 
     /// The present phase.

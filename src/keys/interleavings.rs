@@ -9,16 +9,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
-use shuttle::sync::mpsc::channel;
 use shuttle::thread;
 
 use super::fixture::{branch_volume, keyring, keyring_over, kms};
-use super::{Gate, KeyFail, Keyring, Phase, Purpose, Reason, Want};
+use super::{Answer, Gate, KeyFail, Keyring, Phase, Purpose, Reason, Ticket, Want};
 use super::{fetch, pool};
 use crate::ids::FileId;
 use crate::kms::{Context, Generated, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Wrapped};
 use crate::secret::Key;
-use crate::sync::Mutex;
+use crate::sync::{Condvar, Mutex};
 
 const LOCKED: Phase = Phase::Locked(Reason::Refused);
 
@@ -97,11 +96,52 @@ fn a_file(keyring: &Keyring) -> FileId {
     file
 }
 
-/// Waits for a key as a parked request does.
-fn wait(keyring: &Keyring, want: Want) -> Result<(), KeyFail> {
-    let (told, answer) = channel();
-    keyring.want(want, Box::new(move |outcome| told.send(outcome).expect("it waits")));
-    answer.recv().expect("a waker is called, or its caller dropped it")
+/// Gives answers to the threads that wait for them, as a runner gives them to requests.
+struct Desk {
+    keyring: Arc<Keyring>,
+    given: Arc<Given>,
+    thread: thread::JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Given {
+    outcomes: Mutex<HashMap<Ticket, Result<(), KeyFail>>>,
+    more: Condvar,
+}
+
+impl Desk {
+    fn open(keyring: &Arc<Keyring>) -> Arc<Self> {
+        let (given, answers) = (Arc::<Given>::default(), keyring.answers().clone());
+        let to = given.clone();
+        let thread = thread::spawn(move || {
+            while let Some(answer) = answers.next() {
+                let Answer::Outcome(ticket, outcome) = answer else { continue };
+                let twice = to.outcomes.lock().insert(ticket, outcome);
+                assert_eq!(twice, None, "each is answered once");
+                to.more.notify_all();
+            }
+        });
+        Arc::new(Self { keyring: keyring.clone(), given, thread })
+    }
+
+    /// Waits for a key as a parked request does.
+    fn wait(&self, want: Want) -> Result<(), KeyFail> {
+        let ticket = self.keyring.answers().ticket();
+        self.keyring.want(want, ticket);
+        let mut outcomes = self.given.outcomes.lock();
+        loop {
+            if let Some(outcome) = outcomes.get(&ticket) {
+                return *outcome;
+            }
+            self.given.more.wait(&mut outcomes);
+        }
+    }
+
+    fn close(self: Arc<Self>) {
+        let desk = Arc::into_inner(self).expect("those who waited have ended");
+        desk.keyring.answers().close();
+        desk.thread.join().expect("it does not panic");
+    }
 }
 
 fn stop(keyring: &Keyring) {
@@ -143,7 +183,7 @@ fn many_waiters_have_one_fetch_and_all_are_woken() {
     check(2000, || {
         let slow = Slow::new();
         let keyring = keyring(slow.clone());
-        let file = a_file(&keyring);
+        let (file, desk) = (a_file(&keyring), Desk::open(&keyring));
         let fetchers: Vec<_> = (0..2)
             .map(|_| {
                 let keyring = keyring.clone();
@@ -152,16 +192,17 @@ fn many_waiters_have_one_fetch_and_all_are_woken() {
             .collect();
         let waiters: Vec<_> = (0..3)
             .map(|_| {
-                let keyring = keyring.clone();
+                let (keyring, desk) = (keyring.clone(), desk.clone());
                 thread::spawn(move || {
                     if keyring.cipher(file).is_err() {
-                        assert_eq!(wait(&keyring, Want::File(file)), Ok(()));
+                        assert_eq!(desk.wait(Want::File(file)), Ok(()));
                     }
                     assert!(keyring.cipher(file).is_ok());
                 })
             })
             .collect();
         waiters.into_iter().for_each(|waiter| waiter.join().expect("it does not panic"));
+        desk.close();
         stop(&keyring);
         fetchers.into_iter().for_each(|fetcher| fetcher.join().expect("it does not panic"));
         let calls = slow.0.lock();
@@ -182,6 +223,7 @@ fn files_of_one_branch_key_share_its_call() {
         };
         let slow = Slow::new();
         let keyring = keyring_over(&disk, slow.clone());
+        let desk = Desk::open(&keyring);
         let fetchers: Vec<_> = (0..2)
             .map(|_| {
                 let keyring = keyring.clone();
@@ -192,11 +234,11 @@ fn files_of_one_branch_key_share_its_call() {
             .into_iter()
             .enumerate()
             .map(|(n, file)| {
-                let keyring = keyring.clone();
+                let (keyring, desk) = (keyring.clone(), desk.clone());
                 thread::spawn(move || {
                     let outcome = match n {
                         0 => keyring.supply(Want::File(file)),
-                        _ => wait(&keyring, Want::File(file)),
+                        _ => desk.wait(Want::File(file)),
                     };
                     assert_eq!(outcome, Ok(()));
                     assert!(keyring.cipher(file).is_ok());
@@ -204,6 +246,7 @@ fn files_of_one_branch_key_share_its_call() {
             })
             .collect();
         waiters.into_iter().for_each(|waiter| waiter.join().expect("it does not panic"));
+        desk.close();
         stop(&keyring);
         fetchers.into_iter().for_each(|fetcher| fetcher.join().expect("it does not panic"));
         let calls = slow.0.lock();
@@ -220,15 +263,16 @@ fn every_writer_gets_a_fresh_key() {
             let keyring = keyring.clone();
             thread::spawn(move || pool::run(&keyring))
         };
+        let desk = Desk::open(&keyring);
         let writers: Vec<_> = (0..3)
             .map(|_| {
-                let keyring = keyring.clone();
+                let (keyring, desk) = (keyring.clone(), desk.clone());
                 thread::spawn(move || {
                     loop {
                         match keyring.fresh() {
                             Ok(cipher) => return cipher.file(),
                             Err(KeyFail::Need(want)) => {
-                                assert_eq!(wait(&keyring, want), Ok(()));
+                                assert_eq!(desk.wait(want), Ok(()));
                             }
                             Err(e) => panic!("{e}"),
                         }
@@ -241,6 +285,7 @@ fn every_writer_gets_a_fresh_key() {
         files.sort_unstable();
         files.dedup();
         assert_eq!(files.len(), 3, "each its own");
+        desk.close();
         stop(&keyring);
         filler.join().expect("it does not panic");
     });
@@ -281,9 +326,8 @@ fn locks(keyring: &Arc<Keyring>, file: FileId) {
         }),
     ];
     let gate = keyring.gate();
-    gate.set(Phase::Draining(Reason::Refused));
-    keyring.wake_all(Err(KeyFail::Closed(Reason::Refused)));
-    gate.set(LOCKED);
+    keyring.close(Phase::Draining(Reason::Refused));
+    keyring.close(LOCKED);
     gate.wait_idle();
     keyring.wipe();
     let (cached, pooled, _) = keyring.counts();
@@ -294,7 +338,10 @@ fn locks(keyring: &Arc<Keyring>, file: FileId) {
     assert_eq!((cached, pooled, branches), (0, 0, 0), "and what came later was not taken in");
     assert!(keyring.cipher(file).is_err() && keyring.names().is_err());
     let closed = Err(KeyFail::Closed(Reason::Refused));
-    assert_eq!(wait(&keyring, Want::File(file)), closed, "nobody waits while it is locked");
+    let ticket = keyring.answers().ticket();
+    keyring.want(Want::File(file), ticket);
+    let answer = keyring.answers().take().pop();
+    assert_eq!(answer, Some(Answer::Outcome(ticket, closed)), "nobody waits while it is locked");
 }
 
 /// Who registered before the gate closed is answered by the lock, who comes later at once.
@@ -302,17 +349,18 @@ fn locks(keyring: &Arc<Keyring>, file: FileId) {
 fn a_lock_answers_everyone_who_waits() {
     check(1000, || {
         let keyring = keyring(Slow::new());
+        let desk = Desk::open(&keyring);
         let waiters: Vec<_> = (0..2)
             .map(|_| {
-                let keyring = keyring.clone();
-                thread::spawn(move || wait(&keyring, Want::Fresh))
+                let desk = desk.clone();
+                thread::spawn(move || desk.wait(Want::Fresh))
             })
             .collect();
-        keyring.gate().set(Phase::Draining(Reason::Refused));
-        keyring.wake_all(Err(KeyFail::Closed(Reason::Refused)));
+        keyring.close(Phase::Draining(Reason::Refused));
         for waiter in waiters {
             let told = waiter.join().expect("it does not panic");
             assert_eq!(told, Err(KeyFail::Closed(Reason::Refused)));
         }
+        desk.close();
     });
 }

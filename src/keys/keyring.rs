@@ -1,7 +1,8 @@
 //! The one door to a key.
 //!
-//! Nothing here waits: a key that is not at hand is `KeyFail::Need`, and the caller registers a
-//! waker for it with [`Keyring::want`]. Threads of the keyring's own talk to the KMS.
+//! Nothing here waits: a key that is not at hand is `KeyFail::Need`, and the caller waits for it
+//! with [`Keyring::want`]. The outcome comes through [`Keyring::answers`]. Threads of the keyring's
+//! own talk to the KMS.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ahead::Ahead;
+use super::answers::Answers;
 use super::branches::Branches;
 use super::cache::{Cache, Expiry};
 use super::follow::Stamp;
@@ -19,7 +21,7 @@ use super::pool::Pool;
 use super::rate::Rate;
 use super::services::Services;
 use super::volume::Volume;
-use super::want::{KeyFail, Waiter, Waker, Want};
+use super::want::{KeyFail, Waiter, Want};
 use crate::clock::Moment;
 use crate::content::ContentCipher;
 use crate::ids::{FileId, LinkId};
@@ -74,7 +76,8 @@ pub struct Keyring {
     pub(super) store: Arc<Store>,
     pub(super) service: Arc<dyn KeyService>,
     pub(super) beats: Arc<dyn KeyService>,
-    gate: Gate,
+    gate: Arc<Gate>,
+    answers: Arc<Answers>,
     names: RwLock<Option<Arc<VolumeKeys>>>,
     pub(super) inner: Mutex<Inner>,
     pub(super) branches: Branches,
@@ -111,7 +114,8 @@ impl Keyring {
             store,
             service: work,
             beats,
-            gate: Gate::new(limits.patience),
+            gate: Arc::new(Gate::new(limits.patience)),
+            answers: Arc::default(),
             names: RwLock::new(Some(Arc::new(names))),
             inner: Mutex::new(Inner {
                 cache: Cache::new(limits.cache, limits.ttl),
@@ -142,8 +146,13 @@ impl Keyring {
     }
 
     /// The gate.
-    pub fn gate(&self) -> &Gate {
+    pub fn gate(&self) -> &Arc<Gate> {
         &self.gate
+    }
+
+    /// Where the outcomes come that were asked for with [`Keyring::want`].
+    pub fn answers(&self) -> &Arc<Answers> {
+        &self.answers
     }
 
     /// Lets a request in; hold the pass until it is answered.
@@ -166,10 +175,7 @@ impl Keyring {
     }
 
     fn reason(&self) -> Reason {
-        match self.gate.phase() {
-            Phase::Draining(r) | Phase::Locked(r) => r,
-            Phase::Open => Reason::Refused,
-        }
+        self.gate.phase().reason().unwrap_or(Reason::Refused)
     }
 
     /// Whether a time to live counts now.
@@ -247,97 +253,6 @@ impl Keyring {
     /// As [`Store::remove_lines`]; what is left over is harmless.
     pub fn sweep(&self) -> std::io::Result<()> {
         self.dead.sweep(&self.store)
-    }
-
-    /// Registers `waker` for a key that was not at hand. It is called once, from a thread of
-    /// the keyring: when the key is there, when it is known not to come, or after four seconds.
-    pub fn want(&self, want: Want, waker: Waker) {
-        let mut inner = self.inner.lock();
-        let closed = match self.gate.phase() {
-            Phase::Open => None,
-            Phase::Draining(reason) | Phase::Locked(reason) => Some(reason),
-        };
-        if let Some(reason) = closed {
-            drop(inner);
-            return waker(Err(KeyFail::Closed(reason)));
-        }
-        let deadline = Moment::now() + PARKED_FOR;
-        inner.waiting.entry(want).or_default().push(Waiter { waker, deadline });
-        match want {
-            // Fetched even if it came in the meantime: rare, and simpler than another look.
-            Want::File(file) => {
-                let later = inner.later.iter().position(|f| *f == file);
-                if let Some(at) = later {
-                    inner.later.remove(at);
-                }
-                if inner.in_flight.insert(file) || later.is_some() {
-                    inner.queue.push_back(file);
-                    self.fetch_work.notify_one();
-                }
-            }
-            Want::Fresh => {
-                // Filled since the caller found it empty: nobody would wake this waiter.
-                if inner.pool.len() > 0 {
-                    drop(inner);
-                    return self.wake(want, Ok(()));
-                }
-                self.pool_work.notify_one();
-            }
-            Want::Beat => self.beat_wanted.store(true, Ordering::Relaxed),
-        }
-    }
-
-    /// Answers everyone who waits for `want`.
-    pub(super) fn wake(&self, want: Want, outcome: Result<(), KeyFail>) {
-        let waiters = self.inner.lock().waiting.remove(&want).unwrap_or_default();
-        for waiter in waiters {
-            (waiter.waker)(outcome);
-        }
-    }
-
-    /// Answers everyone who waits for anything.
-    pub(super) fn wake_all(&self, outcome: Result<(), KeyFail>) {
-        let all = std::mem::take(&mut self.inner.lock().waiting);
-        for waiter in all.into_values().flatten() {
-            (waiter.waker)(outcome);
-        }
-    }
-
-    /// Answers those whose time is up, and asks again for what the others wait for.
-    pub(super) fn tick(&self, now: Moment) {
-        let mut late = Vec::new();
-        {
-            let mut inner = self.inner.lock();
-            let Inner { waiting, queue, in_flight, cache, again, .. } = &mut *inner;
-            let again = now >= *again;
-            waiting.retain(|want, waiters| {
-                late.extend(waiters.extract_if(.., |w| now >= w.deadline));
-                if let Want::File(file) = want
-                    && !waiters.is_empty()
-                    && again
-                    && in_flight.insert(*file)
-                {
-                    queue.push_back(*file);
-                }
-                !waiters.is_empty()
-            });
-            // A locked mount asks for nothing but beats: each refusal here would cause one more.
-            if self.expiry() == Expiry::Strict && self.gate.phase() == Phase::Open {
-                cache.expire(now);
-                self.branches.expire(now);
-                for file in cache.due(now) {
-                    if in_flight.insert(file) {
-                        queue.push_back(file);
-                    }
-                }
-            }
-            if !queue.is_empty() {
-                self.fetch_work.notify_all();
-            }
-        }
-        for waiter in late {
-            (waiter.waker)(Err(KeyFail::Late));
-        }
     }
 
     /// Puts a fetched key into the cache, unless meanwhile the mount closed, all were dropped, or

@@ -2,6 +2,7 @@
 //! decides whether the gate is open.
 
 mod ahead;
+mod answers;
 pub mod audit;
 mod beat;
 mod branch;
@@ -9,7 +10,7 @@ mod branches;
 mod cache;
 mod fetch;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod follow;
 mod gate;
 #[cfg(all(test, feature = "shuttle"))]
@@ -26,8 +27,10 @@ mod services;
 #[cfg(test)]
 mod tests;
 mod volume;
+mod waiting;
 mod want;
 
+pub use answers::{Answer, Answers, Ticket};
 pub use follow::FollowError;
 pub use gate::{Gate, Pass, Purpose, Shut};
 pub use keyring::{Keyring, Limits};
@@ -36,4 +39,4 @@ pub use monitor::{Effects, LockTime, Monitor, Status};
 pub use rate::Rate;
 pub use services::Services;
 pub use volume::{Accepted, OpenError, Volume, create, open, open_file};
-pub use want::{KeyFail, Waker, Want};
+pub use want::{KeyFail, Want};

@@ -328,8 +328,7 @@ impl Loop {
 
     fn drain(&mut self, reason: Reason, until: Moment) {
         self.sealed = false;
-        self.keyring.gate().set(Phase::Draining(reason));
-        self.keyring.wake_all(Err(KeyFail::Closed(reason)));
+        self.keyring.close(Phase::Draining(reason));
         self.effects.announce(Phase::Draining(reason), self.last_error.as_ref());
         let (effects, events) = (self.effects.clone(), self.events.clone());
         let deadline = until.before(effects.lock_time().seal).max(Moment::now());
@@ -351,7 +350,7 @@ impl Loop {
     /// The drain may still wait for the kernel: with the gate closed, each page that it has the
     /// kernel save is refused at once.
     fn seal(&mut self, reason: Reason) {
-        self.keyring.gate().set(Phase::Locked(reason));
+        self.keyring.close(Phase::Locked(reason));
         let (effects, keyring) = (self.effects.clone(), self.keyring.clone());
         let events = self.events.clone();
         let seal = move |_| {

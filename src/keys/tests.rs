@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::branch::BranchKey;
 use super::fixture::{Around, branch_volume, keyring, keyring_over, kms, volume};
-use super::{KeyFail, Keyring, Phase, Reason, Want, fetch};
+use super::{Answer, KeyFail, Keyring, Phase, Reason, Ticket, Want, fetch};
 use crate::clock::Moment;
 use crate::content::check;
 use crate::disk::sim::Sim;
@@ -29,10 +29,9 @@ fn who_asks_for_a_fresh_key_after_the_pool_was_filled_is_answered_at_once() {
     let keyring = keyring(kms());
     assert_eq!(keyring.fresh().err(), Some(KeyFail::Need(Want::Fresh)));
     keyring.supply(Want::Fresh).expect("filled");
-    let answer = Arc::new(Mutex::new(None));
-    let told = answer.clone();
-    keyring.want(Want::Fresh, Box::new(move |outcome| *told.lock() = Some(outcome)));
-    assert_eq!(*answer.lock(), Some(Ok(())));
+    let ticket = keyring.answers().ticket();
+    keyring.want(Want::Fresh, ticket);
+    assert_eq!(keyring.answers().take(), [Answer::Outcome(ticket, Ok(()))]);
     assert!(keyring.fresh().is_ok());
 }
 
@@ -306,21 +305,26 @@ fn a_call_for_a_branch_key_that_hangs_holds_up_its_own_files_alone() {
             std::thread::spawn(move || fetch::run(&keyring))
         })
         .collect();
-    let want = |files: &[FileId]| {
-        let (told, answers) = channel();
-        for file in files {
-            let told = told.clone();
-            let tell = move |outcome| told.send(outcome).expect("the test waits");
-            keyring.want(Want::File(*file), Box::new(tell));
-        }
-        answers
+    let answers = keyring.answers();
+    let want = |file: &FileId| {
+        let ticket = answers.ticket();
+        keyring.want(Want::File(*file), ticket);
+        ticket
     };
-    let slow_answers = want(&slow);
+    let all_answered = |mut waiting: HashSet<Ticket>| {
+        while !waiting.is_empty() {
+            match answers.next() {
+                Some(Answer::Outcome(ticket, Ok(()))) if waiting.remove(&ticket) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let hanging = slow.iter().map(want).collect();
     was_asked.recv().expect("one thread asks");
-    assert!(want(&quick).iter().all(|outcome| outcome == Ok(())));
-    assert!(slow_answers.try_recv().is_err(), "they wait");
+    all_answered(quick.iter().map(want).collect());
+    assert_eq!(answers.take(), [], "the others wait");
     let_go.send(()).expect("it waits");
-    assert_eq!(slow_answers.iter().filter(Result::is_ok).count(), slow.len());
+    all_answered(hanging);
     assert!(was_asked.try_recv().is_err(), "one call for all");
     keyring.inner.lock().stopping = true;
     keyring.fetch_work.notify_all();

@@ -1,5 +1,6 @@
-//! A wish for a key that is not at hand: what is wished, why it may fail, and who is told.
+//! A wish for a key that is not at hand: what is wished, why it may fail, and who waits.
 
+use super::answers::Ticket;
 use super::machine::Reason;
 use crate::clock::Moment;
 use crate::ids::FileId;
@@ -35,11 +36,9 @@ pub enum KeyFail {
     Rejected,
 }
 
-/// Called once with the outcome that a parked request waited for.
-pub type Waker = Box<dyn FnOnce(Result<(), KeyFail>) + Send>;
-
 /// Who waits, and until when.
+#[derive(Clone, Copy)]
 pub(super) struct Waiter {
-    pub(super) waker: Waker,
+    pub(super) ticket: Ticket,
     pub(super) deadline: Moment,
 }

@@ -95,13 +95,19 @@ impl Offline {
     ///
     /// # Errors
     /// The errno that a mount would give.
-    pub fn run<T>(&self, op: impl Fn(&Fs) -> Outcome<T>) -> Result<T, Errno> {
-        for _ in 0..MOST_RUNS {
+    pub fn run<T>(&self, mut op: impl FnMut(&Fs) -> Outcome<T>) -> Result<T, Errno> {
+        let mut runs = 0;
+        while runs < MOST_RUNS {
             let want = match op(&self.fs) {
                 Ok(done) => return Ok(done),
                 Err(Fail::Errno(e)) => return Err(e),
+                Err(Fail::Unfinished) => {
+                    runs = 0;
+                    continue;
+                }
                 Err(Fail::Park(want)) => want,
             };
+            runs += 1;
             if let Err(Fail::Errno(e)) = self.fs.keyring().supply(want).map_err(Fail::from) {
                 return Err(e);
             }

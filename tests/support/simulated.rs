@@ -111,7 +111,7 @@ impl Volume {
         self.offline.fs()
     }
 
-    pub fn run<T>(&self, op: impl Fn(&Fs) -> Outcome<T>) -> Result<T, Errno> {
+    pub fn run<T>(&self, op: impl FnMut(&Fs) -> Outcome<T>) -> Result<T, Errno> {
         self.offline.run(op)
     }
 

@@ -13,7 +13,9 @@ use crate::fuse::terms::{Opened, TTL, Who};
 /// besides, and what the ring has to know.
 pub(super) const HEADERS: usize = 288;
 const OP: usize = 128;
-const COMMIT_ID: usize = 264;
+pub(super) const COMMIT_ID: usize = 264;
+/// No request has it: the kernel counts from 2.
+pub(super) const NO_COMMIT_ID: u64 = 0;
 const PAYLOAD: usize = 272;
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -36,15 +38,23 @@ fn i32_at(bytes: &[u8], at: usize) -> i32 {
     u32_at(bytes, at).cast_signed()
 }
 
-/// A request's headers.
+/// The number of a request, which its reply repeats.
+pub(super) fn unique(headers: &[u8; HEADERS]) -> u64 {
+    u64_at(headers, 8)
+}
+
+/// What the command that commits the reply to a request has to name.
+pub(super) fn commit_id(headers: &[u8; HEADERS]) -> u64 {
+    u64_at(headers, COMMIT_ID)
+}
+
+/// A request's headers, but for its numbers.
 #[derive(Clone, Copy)]
 pub(super) struct Head {
     pub(super) opcode: u32,
-    pub(super) unique: u64,
     pub(super) node: u64,
     pub(super) who: Who,
     op: [u8; 128],
-    pub(super) commit_id: u64,
     pub(super) payload: usize,
 }
 
@@ -54,11 +64,9 @@ impl Head {
         op.copy_from_slice(&bytes[OP..OP + 128]);
         Self {
             opcode: u32_at(bytes, 4),
-            unique: u64_at(bytes, 8),
             node: u64_at(bytes, 16),
             who: Who { uid: u32_at(bytes, 24), gid: u32_at(bytes, 28), pid: u32_at(bytes, 32) },
             op,
-            commit_id: u64_at(bytes, COMMIT_ID),
             payload: u32_at(bytes, PAYLOAD) as usize,
         }
     }
@@ -123,7 +131,8 @@ pub(super) fn name_and_rest(payload: &[u8]) -> (&OsStr, &[u8]) {
     (OsStr::from_bytes(&payload[..end]), rest)
 }
 
-/// Writes a reply's headers: `struct fuse_out_header` and the payload's length.
+/// Writes a reply's headers: `struct fuse_out_header` and the payload's length. No commit id is
+/// left there: the next one is of the entry's next request.
 pub(super) fn reply(headers: &mut [u8; HEADERS], unique: u64, outcome: Result<usize, Errno>) {
     let (error, payload) = match outcome {
         Ok(n) => (0, n),
@@ -133,6 +142,7 @@ pub(super) fn reply(headers: &mut [u8; HEADERS], unique: u64, outcome: Result<us
     headers[0..4].copy_from_slice(&(16 + payload).to_ne_bytes());
     headers[4..8].copy_from_slice(&error.to_ne_bytes());
     headers[8..16].copy_from_slice(&unique.to_ne_bytes());
+    headers[COMMIT_ID..COMMIT_ID + 8].copy_from_slice(&NO_COMMIT_ID.to_ne_bytes());
     headers[PAYLOAD..PAYLOAD + 4].copy_from_slice(&payload.to_ne_bytes());
 }
 

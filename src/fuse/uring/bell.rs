@@ -2,11 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use io_uring::types::Fd;
 use rustix::event::{EventfdFlags, eventfd};
 
-/// See the module's description.
+use super::mailbox::Wake;
+
+/// An eventfd that a ring's thread has a read of in its ring.
 pub(super) struct Bell(OwnedFd);
 
 impl Bell {
@@ -14,13 +17,15 @@ impl Bell {
         Ok(Self(eventfd(0, EventfdFlags::CLOEXEC)?))
     }
 
-    pub(super) fn ring(&self) {
-        // It cannot fail but by overflow, and then the thread is awake.
-        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
-    }
-
     /// What the thread reads from.
     pub(super) fn fd(&self) -> Fd {
         Fd(self.0.as_raw_fd())
+    }
+}
+
+impl Wake for Arc<Bell> {
+    fn wake(&self) {
+        // It cannot fail but by overflow, and then the thread is awake.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 }

@@ -2,8 +2,8 @@
 //! requests at once from one core, while that core's program goes on.
 //!
 //! Each has a ring of its own and commits its replies itself, so the copies into the kernel are
-//! made here too, on whichever core has time. An entry comes along with the ring: what the
-//! kernel asks next through it comes here, and goes back to its lane if it is of another kind.
+//! made here too, on whichever core has time. An entry's next request comes to the ring that its
+//! last reply was committed with: it goes from here back to its lane if it is of another kind.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 
 use super::bell::Bell;
 use super::lane::Lanes;
-use super::ring::{self, Attached, Event, Parts, Serves, Wait};
+use super::mailbox::Wake;
+use super::ring::{self, Event, Parts, Ring, Serves, Wait};
 use super::slot::Slot;
 
 #[derive(Default)]
@@ -52,14 +53,14 @@ impl Bulk {
         self.wake(&mut jobs, 1);
     }
 
-    /// Of a worker: it or another will answer a request; see `turn`.
-    pub(super) fn keep(&self, slot: Slot) {
+    /// Of a worker, which looks at what waits before it sleeps: it or another answers a request.
+    pub(super) fn enqueue_without_wake(&self, slot: Slot) {
         self.jobs.lock().waiting.push_back(slot);
     }
 
     fn wake(&self, jobs: &mut Jobs, workers: usize) {
         let left = jobs.idle.len().saturating_sub(workers);
-        jobs.idle.drain(left..).for_each(|idle| self.bells[idle].ring());
+        jobs.idle.drain(left..).for_each(|idle| self.bells[idle].wake());
     }
 
     /// What a worker that is awake does next. It takes one of the requests that wait; others may
@@ -82,40 +83,35 @@ impl Bulk {
     /// Ends the workers.
     pub(super) fn close(&self) {
         self.jobs.lock().closed = true;
-        self.bells.iter().for_each(|bell| bell.ring());
+        self.bells.iter().for_each(|bell| bell.wake());
     }
 
     /// Gives this thread a worker's ring.
-    pub(super) fn attach(
-        &self,
-        worker: usize,
-        lanes: Lanes,
-        device: OwnedFd,
-    ) -> io::Result<Attached> {
+    pub(super) fn ring(&self, worker: usize, lanes: Lanes, device: OwnedFd) -> io::Result<Ring> {
         let (uring, bell) = (ring::build(RING)?, self.bells[worker].clone());
-        ring::attach(Parts { uring, serves: Serves::Every, bell, lanes, device })
+        Ring::new(Parts { uring, serves: Serves::Every, bell, lanes, device })
     }
 
-    /// A worker's life: `run` answers a request, `sort` says where one goes that came to this
+    /// A worker's life: `run` answers a request, `reroute` says where one goes that came to this
     /// ring.
     pub(super) fn work(
         &self,
         worker: usize,
-        attached: &Attached,
-        sort: impl Fn(Slot),
-        run: impl Fn(Slot),
+        ring: &mut Ring,
+        reroute: impl Fn(Slot, &mut Ring),
+        run: impl Fn(Slot, &mut Ring),
     ) -> io::Result<()> {
         loop {
-            while let Some(event) = ring::next(attached, Wait::Never)? {
+            while let Some(event) = ring.next(Wait::Never)? {
                 if let Event::Request(slot) = event {
-                    sort(slot);
+                    reroute(slot, ring);
                 }
             }
             match self.turn(worker) {
-                Turn::Run(slot) => run(slot),
+                Turn::Run(slot) => run(slot, ring),
                 Turn::Wait => {
-                    if let Some(Event::Request(slot)) = ring::next(attached, Wait::Forever)? {
-                        sort(slot);
+                    if let Some(Event::Request(slot)) = ring.next(Wait::Forever)? {
+                        reroute(slot, ring);
                     }
                 }
                 Turn::End => return Ok(()),

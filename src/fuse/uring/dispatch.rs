@@ -5,11 +5,12 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
 use super::abi::{self, Head, Out};
-use super::slot::{Page, Slot};
+use super::slot::{Page, RingReply, Slot};
 use crate::fs::{Attr, Detail, SyncWhat};
+use crate::fuse::content::Kill;
 use crate::fuse::convert;
-use crate::fuse::job::Kill;
-use crate::fuse::requests::Requests;
+use crate::fuse::job::{Answered, Start};
+use crate::fuse::requests::{Asked, Requests, Soon};
 use crate::fuse::terms::{Attribute, Opened};
 use crate::keys::Purpose;
 use crate::secret::wipe;
@@ -94,41 +95,46 @@ thread_local! {
     static BROUGHT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Answers the request in a slot, now or when its key has come.
-pub(super) fn dispatch(requests: &Requests, slot: Slot) {
+/// Has the request in a slot answered: `None` where its reply comes later.
+pub(super) fn dispatch<'a>(
+    requests: &'a Requests,
+    slot: Slot,
+    start: Start<'a>,
+) -> Soon<'a, RingReply> {
+    let asked = requests.asked(slot.head().who, start);
     match slot.head().opcode {
-        op::READ => read(requests, slot),
-        op::WRITE => write(requests, slot),
-        op::READDIR => list(requests, slot, Detail::Names),
-        op::READDIRPLUS => list(requests, slot, Detail::Attributes),
+        op::READ => read(asked, slot),
+        op::WRITE => write(asked, slot),
+        op::READDIR => list(asked, slot, Detail::Names),
+        op::READDIRPLUS => list(asked, slot, Detail::Attributes),
         _ => BROUGHT.with_borrow_mut(|brought| {
             brought.clear();
             brought.extend_from_slice(slot.payload());
-            by_name(requests, slot, brought);
+            let soon = by_name(asked, slot, brought);
             wipe(brought);
+            soon
         }),
     }
 }
 
-fn read(requests: &Requests, slot: Slot) {
+fn read(asked: Asked<'_>, slot: Slot) -> Soon<'_, RingReply> {
     let (node, offset, size) = (slot.head().node, slot.head().u64(8), slot.head().u32(16));
-    requests.read(node, offset, size, slot);
+    asked.read(node, offset, size, slot)
 }
 
-fn write(requests: &Requests, slot: Slot) {
+fn write(asked: Asked<'_>, slot: Slot) -> Soon<'_, RingReply> {
     const KILL_SUIDGID: u32 = 1 << 2;
     let head = slot.head();
     let flags = head.u32(20);
     let purpose = if flags & WRITE_CACHE != 0 { Purpose::Save } else { Purpose::Use };
     let kill = if flags & KILL_SUIDGID != 0 { Kill::Privileges } else { Kill::Nothing };
-    let (who, at) = (head.who, (head.node, head.u64(8)));
-    requests.write_from(who, at, (purpose, kill), slot);
+    asked.write_from((head.node, head.u64(8)), (purpose, kill), slot)
 }
 
-fn list(requests: &Requests, slot: Slot, detail: Detail) {
+fn list(asked: Asked<'_>, slot: Slot, detail: Detail) -> Soon<'_, RingReply> {
     let head = slot.head();
     let (handle, from, limit) = (head.u64(0), head.u64(8), head.u32(16) as usize);
-    requests.list(handle, from, Page { slot, detail, limit, len: 0 });
+    asked.list(handle, from, Page { slot, detail, limit, len: 0 })
 }
 
 fn entry(out: &mut Out, attr: Attr) {
@@ -166,84 +172,82 @@ macro_rules! to {
 }
 
 /// Requests that make, find and remove names.
-fn by_name(requests: &Requests, slot: Slot, brought: &[u8]) {
+fn by_name<'a>(asked: Asked<'a>, slot: Slot, brought: &[u8]) -> Soon<'a, RingReply> {
     let head = *slot.head();
-    let (who, node) = (head.who, head.node);
+    let node = head.node;
     let [name, other] = abi::names(brought);
     match head.opcode {
-        op::LOOKUP => requests.lookup(who, node, name, to!(slot, entry)),
-        op::SYMLINK => requests.symlink(who, (node, name), other, to!(slot, entry)),
+        op::LOOKUP => asked.lookup(node, name, to!(slot, entry)),
+        op::SYMLINK => asked.symlink((node, name), other, to!(slot, entry)),
         op::MKNOD => {
             let what = (head.u32(0), head.u32(8), convert::rdev_in(head.u32(4)));
-            requests.mknod(who, (node, name), what, to!(slot, entry));
+            asked.mknod((node, name), what, to!(slot, entry))
         }
-        op::MKDIR => {
-            requests.mkdir(who, (node, name), (head.u32(0), head.u32(4)), to!(slot, entry));
-        }
-        op::UNLINK => requests.unlink(node, name, to!(slot, done)),
-        op::RMDIR => requests.rmdir(node, name, to!(slot, done)),
+        op::MKDIR => asked.mkdir((node, name), (head.u32(0), head.u32(4)), to!(slot, entry)),
+        op::UNLINK => asked.unlink(node, name, to!(slot, done)),
+        op::RMDIR => asked.rmdir(node, name, to!(slot, done)),
         op::RENAME | op::RENAME2 => {
             let flags = if head.opcode == op::RENAME2 { head.u32(8) } else { 0 };
-            requests.rename((node, name), (head.u64(0), other), flags, to!(slot, done));
+            asked.rename((node, name), (head.u64(0), other), flags, to!(slot, done))
         }
-        op::LINK => requests.link(who, head.u64(0), (node, name), to!(slot, entry)),
+        op::LINK => asked.link(head.u64(0), (node, name), to!(slot, entry)),
         op::CREATE => {
             let how = (head.u32(4), head.u32(8), head.i32(0));
             let fill = |out: &mut Out, (attr, opened): (Attr, _)| {
                 out.entry(&attr);
                 out.opened(opened);
             };
-            requests.create(who, (node, name), how, to!(slot, fill));
+            asked.create((node, name), how, to!(slot, fill))
         }
-        op::GETXATTR => requests.getxattr(node, name, head.u32(0), to!(slot, attribute)),
-        op::REMOVEXATTR => requests.removexattr(node, name, to!(slot, done)),
+        op::GETXATTR => asked.getxattr(node, name, head.u32(0), to!(slot, attribute)),
+        op::REMOVEXATTR => asked.removexattr(node, name, to!(slot, done)),
         op::SETXATTR => {
             let (name, value) = abi::name_and_rest(brought);
             let value = &value[..value.len().min(head.u32(0) as usize)];
-            requests.setxattr(node, (name, value), head.i32(4), to!(slot, done));
+            asked.setxattr(node, (name, value), head.i32(4), to!(slot, done))
         }
-        _ => by_node(requests, slot),
+        _ => by_node(asked, slot),
     }
 }
 
 /// Requests about an inode or what is open.
-fn by_node(requests: &Requests, slot: Slot) {
+fn by_node(asked: Asked<'_>, slot: Slot) -> Soon<'_, RingReply> {
     let head = *slot.head();
-    let (who, node) = (head.who, head.node);
+    let node = head.node;
     match head.opcode {
-        op::GETATTR => requests.getattr(node, to!(slot, attributes)),
-        op::SETATTR => requests.setattr(who, node, head.change(), to!(slot, attributes)),
+        op::GETATTR => asked.getattr(node, to!(slot, attributes)),
+        op::SETATTR => asked.setattr(node, head.change(), to!(slot, attributes)),
         op::READLINK => {
             let fill = |out: &mut Out, target: OsString| {
                 out.bytes(target.as_bytes());
             };
-            requests.readlink(node, to!(slot, fill));
+            asked.readlink(node, to!(slot, fill))
         }
-        op::OPEN => requests.open(who, node, head.i32(0), to!(slot, opened)),
-        op::OPENDIR => requests.opendir(node, to!(slot, opened)),
-        op::RELEASE => requests.release(node, head.u64(0), to!(slot, done)),
-        op::RELEASEDIR => requests.releasedir(head.u64(0), to!(slot, done)),
+        op::OPEN => asked.open(node, head.i32(0), to!(slot, opened)),
+        op::OPENDIR => asked.opendir(node, to!(slot, opened)),
+        op::RELEASE => asked.release(node, head.u64(0), to!(slot, done)),
+        op::RELEASEDIR => asked.releasedir(head.u64(0), to!(slot, done)),
         op::FSYNC => {
             let what = if head.u32(8) & 1 != 0 { SyncWhat::Data } else { SyncWhat::All };
-            requests.fsync(node, what, to!(slot, done));
+            asked.fsync(node, what, to!(slot, done))
         }
-        op::FSYNCDIR => requests.fsyncdir(node, to!(slot, done)),
-        op::STATFS => requests.statfs(to!(slot, |out: &mut Out, s| out.statfs(&s))),
-        op::LISTXATTR => requests.listxattr(node, head.u32(0), to!(slot, attribute)),
+        op::FSYNCDIR => asked.fsyncdir(node, to!(slot, done)),
+        op::STATFS => asked.statfs(to!(slot, |out: &mut Out, s| out.statfs(&s))),
+        op::LISTXATTR => asked.listxattr(node, head.u32(0), to!(slot, attribute)),
         op::FALLOCATE => {
             let what = (head.u64(8), head.u64(16), head.i32(24));
-            requests.fallocate(who, node, what, to!(slot, done));
+            asked.fallocate(node, what, to!(slot, done))
         }
         op::LSEEK => {
             let (offset, whence) = (head.u64(8).cast_signed(), head.i32(16));
             let fill = |out: &mut Out, at: i64| out.u64(at.cast_unsigned());
-            requests.lseek(node, offset, whence, to!(slot, fill));
+            asked.lseek(node, offset, whence, to!(slot, fill))
         }
         op::COPY_FILE_RANGE => {
             let (from, to) = ((node, head.u64(8)), (head.u64(16), head.u64(32)));
-            requests.copy_file_range(who, from, to, head.u64(40), to!(slot, written));
+            asked.copy_file_range(from, to, head.u64(40), to!(slot, written))
         }
         // FLUSH among them: see the other adapter.
-        _ => slot.error(libc::ENOSYS),
+        _ => Some(Answered::of(slot.error(libc::ENOSYS))),
     }
 }

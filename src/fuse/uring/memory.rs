@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
-use super::abi::HEADERS;
+use super::abi::{COMMIT_ID, HEADERS, NO_COMMIT_ID};
 use crate::secret::wipe;
 
 const PAGE: usize = 4096;
@@ -32,6 +32,8 @@ pub(super) struct Memory {
     size: usize,
     payload: usize,
     iovecs: Vec<[Iovec; 2]>,
+    /// How many bytes of each payload may hold something.
+    used: Vec<AtomicUsize>,
     /// Whether most of a payload's pages may be in memory.
     full: Vec<AtomicBool>,
     full_count: AtomicUsize,
@@ -67,8 +69,9 @@ impl Memory {
             [headers, Iovec { base: at + PAGE as u64, len: payload as u64 }]
         };
         let full = (0..entries).map(|_| AtomicBool::new(false)).collect();
+        let used = (0..entries).map(|_| AtomicUsize::new(0)).collect();
         let (iovecs, full_count) = ((0..entries).map(iovecs).collect(), AtomicUsize::new(0));
-        Ok(Self { base, size, payload, iovecs, full, full_count })
+        Ok(Self { base, size, payload, iovecs, used, full, full_count })
     }
 
     /// The address of an entry's two `struct iovec`.
@@ -113,9 +116,25 @@ impl Memory {
         unsafe { std::slice::from_raw_parts_mut(self.at(index, PAGE), self.payload) }
     }
 
-    /// Wipes the first `len` bytes of a payload. Where many payloads are large at once their
-    /// pages are given back instead, which wipes them too: they are not seen again.
-    pub(super) fn forget(&self, index: usize, len: usize) {
+    /// An entry has a request with so many bytes of payload: what lies behind them is of an earlier
+    /// one, and is wiped.
+    pub(super) fn begin(&self, index: usize, payload: usize) {
+        let payload = payload.min(self.payload);
+        let used = self.used[index].swap(payload, Ordering::Relaxed);
+        if used > payload {
+            wipe(&mut self.payload_mut(index)[payload..used]);
+        }
+    }
+
+    /// So many bytes of a payload may hold something, at least.
+    pub(super) fn note_used(&self, index: usize, len: usize) {
+        self.used[index].fetch_max(len.min(self.payload), Ordering::Relaxed);
+    }
+
+    /// Wipes a payload as far as it was used. Where many payloads are large at once their pages
+    /// are given back instead, which wipes them too: they are not seen again.
+    pub(super) fn wipe(&self, index: usize) {
+        let len = self.used[index].swap(0, Ordering::Relaxed);
         if len >= FULL && !self.full[index].load(Ordering::Relaxed) {
             if self.full_count.fetch_add(1, Ordering::Relaxed) >= KEPT {
                 self.full_count.fetch_sub(1, Ordering::Relaxed);
@@ -130,6 +149,21 @@ impl Memory {
             }
         }
         wipe(&mut self.payload_mut(index)[..len]);
+    }
+
+    /// After a reply was committed: wipes the payload, unless the kernel has put the entry's next
+    /// request there already.
+    ///
+    /// The entry itself says so, whenever its completion comes: [`super::abi::reply`] leaves no commit
+    /// id in the headers, and each request brings one. The kernel can write here only while this
+    /// process's thread is in a system call of its ring, for these are addresses of its own: no
+    /// request comes in between the look and the wipe.
+    pub(super) fn wipe_unless_asked(&self, index: usize) {
+        // SAFETY: mapped and aligned; the kernel may have changed it in the last system call.
+        let commit_id = unsafe { self.at(index, COMMIT_ID).cast::<u64>().read_volatile() };
+        if commit_id == NO_COMMIT_ID {
+            self.wipe(index);
+        }
     }
 }
 

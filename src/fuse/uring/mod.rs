@@ -2,8 +2,8 @@
 //!
 //! The kernel has a queue of requests for each core, and a thread here for each queue. A program
 //! and the thread that answers it run in turn on one core, which costs half of what waking
-//! another core does, and one system call a request less. What may take long goes to helpers
-//! (see [`Helpers`]), for a thread that waits holds up its core's queue, and what comes a megabyte
+//! another core does, and one system call a request less. What may take long goes to the runner
+//! (see [`Router`]), for a thread that waits holds up its core's queue, and what comes a megabyte
 //! at a time to bulk workers (see [`Bulk`]). Mounting, FORGET and notifications stay with fuser,
 //! over /dev/fuse.
 
@@ -12,11 +12,12 @@ mod bell;
 mod bulk;
 mod cores;
 mod dispatch;
-mod helpers;
 mod lane;
+mod mailbox;
 mod memory;
 mod policy;
 mod ring;
+mod router;
 mod slot;
 
 use std::fs;
@@ -27,14 +28,14 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use super::handshake::MAX_WRITE;
-use super::job::MOST_PARKED;
 use super::requests::Requests;
+use super::runner::MOST_PARKED;
 use bulk::Bulk;
 use cores::{cores, pin, share};
-use helpers::Helpers;
 use lane::{Lane, Lanes};
 use policy::{Chooser, Permit};
-use ring::{Attached, Event, Parts, Serves, Uring, Wait};
+use ring::{Event, Parts, Ring, Serves, Uring, Wait};
+use router::Router;
 
 /// Entries of a queue beyond those that parked requests may hold.
 const WORKING: usize = 32;
@@ -91,16 +92,16 @@ impl Rings {
         self,
         device: impl AsFd,
         requests: &Arc<Requests>,
-        helpers: usize,
+        most_bulk: usize,
         broken: impl Fn() + Clone + Send + 'static,
     ) -> io::Result<Vec<JoinHandle<()>>> {
-        let workers = self.rings.len().clamp(2, helpers.max(2));
+        let workers = self.rings.len().clamp(2, most_bulk.max(2));
         let online: Vec<usize> = self.rings.iter().map(|(_, core)| *core).collect();
         let bulk = Bulk::new(workers)?;
-        let helpers = Arc::new(Helpers::start(requests, helpers, &bulk)?);
+        let router = Arc::new(Router::new(requests, &bulk));
         let (begun, all_begun) = channel();
         let permit = Permit::ask();
-        let thread = Thread { helpers, lanes: self.lanes, permit, begun, broken };
+        let thread = Thread { router, lanes: self.lanes, permit, begun, broken };
         let mut threads = Vec::new();
         for (number, (uring, core)) in (0u16..).zip(self.rings) {
             let (thread, device) = (thread.clone(), device.as_fd().try_clone_to_owned()?);
@@ -122,7 +123,7 @@ impl Rings {
 /// What each thread of a ring is given.
 #[derive(Clone)]
 struct Thread<F: Fn()> {
-    helpers: Arc<Helpers>,
+    router: Arc<Router>,
     lanes: Lanes,
     permit: Option<Permit>,
     begun: Sender<io::Result<()>>,
@@ -133,66 +134,58 @@ impl<F: Fn()> Thread<F> {
     fn serve_lane(self, number: u16, uring: Uring, core: usize, device: OwnedFd) {
         pin(&[core]);
         let lane = self.lanes[usize::from(number)].clone();
-        let (serves, bell) = (Serves::Lane(number), lane.bell.clone());
+        let (serves, bell) = (Serves::Lane(number), lane.bell());
         let (lanes, permit) = (self.lanes.clone(), self.permit);
-        let attached = ring::attach(Parts { uring, serves, bell, lanes, device });
-        self.run(attached, |helpers, attached| {
-            let _closes = Closes(&lane, helpers);
-            serve(&lane, helpers, permit, attached)
+        let ring = Ring::new(Parts { uring, serves, bell, lanes, device });
+        self.run(ring, |router, ring| {
+            let _closes = Closes(&lane, router);
+            serve(&lane, router, permit, ring)
         });
     }
 
     fn serve_bulk(self, worker: usize, on: &[usize], bulk: &Bulk, device: OwnedFd) {
         pin(on);
-        let attached = bulk.attach(worker, self.lanes.clone(), device);
-        self.run(attached, |helpers, attached| {
-            bulk.work(worker, attached, |slot| helpers.sort(slot), |slot| helpers.run(slot))
+        let ring = bulk.ring(worker, self.lanes.clone(), device);
+        self.run(ring, |router, ring| {
+            let reroute = |slot, ring: &mut Ring| router.reroute(slot, ring);
+            bulk.work(worker, ring, reroute, |slot, ring| router.run(slot, ring))
         });
     }
 
-    fn run(
-        self,
-        attached: io::Result<Attached>,
-        work: impl FnOnce(&Helpers, &Attached) -> io::Result<()>,
-    ) {
-        let Self { helpers, begun, broken, .. } = self;
-        let (attached, outcome) = match attached {
-            Ok(attached) => (Some(attached), Ok(())),
+    fn run(self, ring: io::Result<Ring>, work: impl FnOnce(&Router, &mut Ring) -> io::Result<()>) {
+        let Self { router, begun, broken, .. } = self;
+        let (ring, outcome) = match ring {
+            Ok(ring) => (Some(ring), Ok(())),
             Err(e) => (None, Err(e)),
         };
         // Whoever started us waits until each has said so and let go.
         let _ = begun.send(outcome);
         drop(begun);
-        let Some(attached) = attached else { return };
+        let Some(mut ring) = ring else { return };
         let ended = Ended(broken);
-        match work(&helpers, &attached) {
+        match work(&router, &mut ring) {
             Ok(()) => std::mem::forget(ended),
             Err(e) => log::error!("a ring failed, the mount ends: {e}"),
         }
     }
 }
 
-/// Serves a lane until the connection is gone.
-fn serve(
-    lane: &Lane,
-    helpers: &Helpers,
-    permit: Option<Permit>,
-    attached: &Attached,
-) -> io::Result<()> {
+/// Serves a lane until the connection is gone. It never waits for another thread.
+fn serve(lane: &Lane, router: &Router, permit: Option<Permit>, ring: &mut Ring) -> io::Result<()> {
     let mut chooser = permit.and_then(Chooser::new);
     loop {
-        let event = ring::next(attached, Wait::Forever)?;
+        let event = ring.next(Wait::Forever)?;
         if let Some(chooser) = &mut chooser {
             chooser.look();
         }
         match event {
-            Some(Event::Request(slot)) => helpers.serve(slot),
+            Some(Event::Request(slot)) => router.serve(slot, ring),
             Some(Event::Bell) => {
-                let (ready, slots) = lane.take();
-                let count = ready.len();
-                ready.into_iter().for_each(|r| ring::commit(lane, r));
-                lane.note_sent(count);
-                slots.into_iter().for_each(|slot| helpers.run(slot));
+                let (replies, requests) = lane.mailbox.take();
+                let count = replies.len();
+                replies.into_iter().for_each(|reply| ring.commit_posted(lane, reply));
+                lane.mailbox.note_sent(count);
+                requests.into_iter().for_each(|id| router.run(ring.slot(id), ring));
             }
             Some(Event::Gone) => return Ok(()),
             None => {}
@@ -201,11 +194,11 @@ fn serve(
 }
 
 /// Where a lane's thread ends, by a panic too, nobody may wait for it, or for the others.
-struct Closes<'a>(&'a Lane, &'a Helpers);
+struct Closes<'a>(&'a Lane, &'a Router);
 
 impl Drop for Closes<'_> {
     fn drop(&mut self) {
-        self.0.close();
+        self.0.mailbox.close();
         self.1.close();
     }
 }

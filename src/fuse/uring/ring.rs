@@ -1,13 +1,11 @@
 //! A thread's io_uring, and the entries whose commands lie in it.
 //!
-//! Completions run on this thread alone, and only while it waits for them (DEFER_TASKRUN): so
-//! between the commit of a reply and the next wait no request comes into an entry, but for one
-//! that waited already and was announced with the commit itself.
+//! Completions run on this thread alone, and only in its system calls (DEFER_TASKRUN): a request
+//! comes into an entry while its last reply is committed, or in a later call.
 //!
 //! An entry's next request comes to the ring that its last reply was committed with. A lane's
 //! thread commits its lane's; a bulk worker those of every lane.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -17,13 +15,13 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 
 use super::abi;
 use super::bell::Bell;
-use super::lane::{Lane, Lanes, Place, Ready};
-use super::slot::Slot;
+use super::lane::{EntryId, Lane, Lanes, PendingReply};
+use super::slot::{RingReply, Slot};
 
 /// `enum fuse_uring_cmd` of linux/fuse.h.
 const REGISTER: u32 = 1;
 const COMMIT_AND_FETCH: u32 = 2;
-/// What is not an entry's place: the bell.
+/// What names no entry: the bell.
 const BELL: u64 = u64::MAX;
 
 /// A ring whose commands have room for what FUSE wants to be told.
@@ -69,27 +67,57 @@ pub(super) struct Parts {
     pub(super) device: OwnedFd,
 }
 
-/// A ring, on its thread.
-struct Ring {
+/// A ring, on the one thread that may use it. Dropping it ends it.
+pub(super) struct Ring {
     parts: Parts,
     rung: Box<[u8; 8]>,
     /// Announced and not yet looked at.
     announced: VecDeque<(u64, i32)>,
 }
 
-thread_local! {
-    static RING: RefCell<Option<Ring>> = const { RefCell::new(None) };
-}
-
-/// Sends the reply that lies in an entry.
-pub(super) fn commit(lane: &Lane, ready: Ready) {
-    RING.with_borrow_mut(|ring| match ring {
-        Some(ring) if ring.serves(lane) => ring.commit(ready),
-        _ => lane.put(ready),
-    });
-}
-
 impl Ring {
+    /// Gives this thread a ring, and registers the entries of the lane that it serves.
+    pub(super) fn new(parts: Parts) -> io::Result<Self> {
+        let serves = parts.serves;
+        let mut ring = Self { parts, rung: Box::new([0; 8]), announced: VecDeque::new() };
+        ring.parts.uring.submitter().register_enable_rings()?;
+        // Best effort: the kernel then need not look the descriptor up each time.
+        let _ = ring.parts.uring.submitter().register_ring_fd();
+        if let Serves::Lane(number) = serves {
+            ring.register(number)?;
+        }
+        ring.listen();
+        Ok(ring)
+    }
+
+    /// What this thread is told next, or `None` where there is nothing and it is not to wait.
+    pub(super) fn next(&mut self, wait: Wait) -> io::Result<Option<Event>> {
+        loop {
+            match self.next_event(wait)? {
+                None if wait == Wait::Forever => {}
+                event => return Ok(event),
+            }
+        }
+    }
+
+    /// The request in an entry that is the caller's, for it was announced here or forwarded.
+    pub(super) fn slot(&self, id: EntryId) -> Slot {
+        Slot::new(self.lane(id).clone(), id)
+    }
+
+    /// Sends a reply: it is with the program when this returns. One of a lane that this ring does
+    /// not serve is left to that lane's thread, which is not waited for.
+    pub(super) fn commit(&mut self, reply: RingReply) {
+        if self.serves(reply.lane()) {
+            let (lane, pending) = reply.into_parts();
+            self.commit_entry(&lane, pending);
+        }
+    }
+
+    /// Sends a reply that was left in the mailbox of a lane that this ring serves.
+    pub(super) fn commit_posted(&mut self, lane: &Lane, reply: PendingReply) {
+        self.commit_entry(lane, reply);
+    }
     fn serves(&self, lane: &Lane) -> bool {
         match self.parts.serves {
             Serves::Lane(number) => number == lane.number,
@@ -97,23 +125,23 @@ impl Ring {
         }
     }
 
-    fn lane(&self, place: Place) -> &Arc<Lane> {
-        &self.parts.lanes[usize::from(place.lane)]
+    fn lane(&self, entry: EntryId) -> &Arc<Lane> {
+        &self.parts.lanes[usize::from(entry.lane)]
     }
 
     /// An entry's command. The second `struct iovec` of a registration goes where the library
     /// has no field for it: `len`, 24 bytes into `struct io_uring_sqe`.
     #[allow(unsafe_code)]
-    fn command(&self, op: u32, place: Place, commit_id: u64) -> squeue::Entry128 {
-        let (lane, index) = (self.lane(place), place.index as usize);
+    fn command(&self, op: u32, id: EntryId, commit_id: u64) -> squeue::Entry128 {
+        let (lane, index) = (self.lane(id), id.index());
         let command = abi::command(lane.queues[index], commit_id);
         let fd = types::Fd(self.parts.device.as_raw_fd());
         let built = opcode::UringCmd80::new(fd, op).cmd(command);
         if op != REGISTER {
-            return built.build().user_data(place.data());
+            return built.build().user_data(id.data());
         }
         let at = lane.memory.iovecs(index);
-        let mut entry = built.addr(Some(at)).build().user_data(place.data());
+        let mut entry = built.addr(Some(at)).build().user_data(id.data());
         // SAFETY: Entry128 is the kernel's structure of 128 bytes and nothing else; any four
         // bytes are a value of its field `len`.
         unsafe { std::ptr::from_mut(&mut entry).cast::<u8>().add(24).cast::<u32>().write(2) };
@@ -163,19 +191,16 @@ impl Ring {
         announced.extend(parts.uring.completion().map(|c| (c.user_data(), c.result())));
     }
 
-    /// The reply is with the program when this returns; what it said is wiped, unless the
-    /// entry has its next request already.
-    fn commit(&mut self, Ready { place, commit_id, len }: Ready) {
-        let entry = self.command(COMMIT_AND_FETCH, place, commit_id);
+    /// What a reply said is wiped when it was sent, unless its entry has the next request already.
+    fn commit_entry(&mut self, lane: &Lane, PendingReply { entry: id, commit_id }: PendingReply) {
+        let entry = self.command(COMMIT_AND_FETCH, id, commit_id);
         self.push(&entry);
         if let Err(e) = self.submit(None) {
             log::error!("a reply cannot be sent: {e}");
             return;
         }
+        lane.memory.wipe_unless_asked(id.index());
         self.collect();
-        if len > 0 && !self.announced.iter().any(|(data, _)| *data == place.data()) {
-            self.lane(place).memory.forget(place.index as usize, len);
-        }
     }
 
     fn listen(&mut self) {
@@ -187,7 +212,7 @@ impl Ring {
     fn register(&mut self, lane: u16) -> io::Result<()> {
         let entries = self.parts.lanes[usize::from(lane)].memory.entries();
         for index in 0..u32::try_from(entries).unwrap_or(u32::MAX) {
-            let entry = self.command(REGISTER, Place { lane, index }, 0);
+            let entry = self.command(REGISTER, EntryId { lane, index }, 0);
             self.push(&entry);
         }
         self.submit(None)?;
@@ -198,7 +223,7 @@ impl Ring {
         }
     }
 
-    fn next(&mut self, wait: Wait) -> io::Result<Option<Event>> {
+    fn next_event(&mut self, wait: Wait) -> io::Result<Option<Event>> {
         if self.announced.is_empty() {
             self.submit(Some(wait))?;
             self.collect();
@@ -209,49 +234,9 @@ impl Ring {
                 self.listen();
                 Ok(Some(Event::Bell))
             }
-            Some((data, 0)) => {
-                let place = Place::of(data);
-                Ok(Some(Event::Request(Slot::new(self.lane(place).clone(), place))))
-            }
+            Some((data, 0)) => Ok(Some(Event::Request(self.slot(EntryId::of(data))))),
             Some((_, e)) if e == -libc::ENOTCONN || e == -libc::ECANCELED => Ok(Some(Event::Gone)),
             Some((_, e)) => Err(io::Error::from_raw_os_error(-e)),
         }
     }
-}
-
-/// While it lives, this thread has its ring.
-pub(super) struct Attached(());
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        drop(RING.take());
-    }
-}
-
-/// Gives this thread a ring, and registers the entries of the lane that it serves.
-pub(super) fn attach(parts: Parts) -> io::Result<Attached> {
-    let serves = parts.serves;
-    let mut ring = Ring { parts, rung: Box::new([0; 8]), announced: VecDeque::new() };
-    ring.parts.uring.submitter().register_enable_rings()?;
-    // Best effort: the kernel then need not look the descriptor up each time.
-    let _ = ring.parts.uring.submitter().register_ring_fd();
-    if let Serves::Lane(number) = serves {
-        ring.register(number)?;
-    }
-    ring.listen();
-    RING.set(Some(ring));
-    Ok(Attached(()))
-}
-
-/// What this thread is told next, or `None` where there is nothing and it is not to wait.
-pub(super) fn next(_: &Attached, wait: Wait) -> io::Result<Option<Event>> {
-    RING.with_borrow_mut(|ring| {
-        let ring = ring.as_mut().expect("it is there as long as `Attached` is");
-        loop {
-            match ring.next(wait)? {
-                None if wait == Wait::Forever => {}
-                event => return Ok(event),
-            }
-        }
-    })
 }

@@ -44,6 +44,7 @@ pub struct Trail {
 }
 
 /// Which file's key was used.
+#[derive(Clone)]
 pub struct Subject {
     /// The file's id, where it is known.
     pub file: Option<FileId>,

@@ -1,0 +1,182 @@
+//! Requests for what files hold.
+
+use std::ffi::OsStr;
+
+use super::{Asked, Soon};
+use crate::fs::{Attr, Fs, OpenFor, Reach, Sought, SyncWhat, errno};
+use crate::fuse::content::{Copied, Kill, Read, Sink, Source, Write, write};
+use crate::fuse::job::go;
+use crate::fuse::reply::Reply;
+use crate::fuse::terms::{Opened, WRITING, handle, opened_for};
+use crate::keys::Purpose;
+use crate::keys::audit::Operation;
+
+impl<'a> Asked<'a> {
+    /// `flags` are those of open(2).
+    pub(in crate::fuse) fn open<R: Reply<Opened>>(
+        self,
+        ino: u64,
+        flags: i32,
+        reply: R,
+    ) -> Soon<'a, R::Sent> {
+        let reading = flags & libc::O_ACCMODE == libc::O_RDONLY;
+        let how = if reading { OpenFor::Reading } else { OpenFor::Writing };
+        let opened = Opened { handle: handle(how), flags: self.requests.cache.open_flags(how) };
+        let op = move |fs: &Fs| {
+            fs.open(ino, how)?;
+            fs.table().mark_paged(&*fs.node(ino)?);
+            Ok(opened)
+        };
+        self.watched(self.shared().watch(self.who, Operation::Open, ino), op, reply)
+    }
+
+    /// `flags` are those of open(2).
+    pub(in crate::fuse) fn create<R: Reply<(Attr, Opened)>>(
+        self,
+        (parent, name): (u64, &OsStr),
+        (mode, umask, flags): (u32, u32, i32),
+        reply: R,
+    ) -> Soon<'a, R::Sent> {
+        let watch = self.shared().watch_entry(self.who, Operation::Create, (parent, name));
+        let (name, by) = (name.to_owned(), self.who.caller(umask));
+        let opened =
+            Opened { handle: WRITING, flags: self.requests.cache.open_flags(OpenFor::Writing) };
+        let op = move |fs: &Fs| {
+            let made = fs.create(parent, &name, mode, by);
+            let attr = match made {
+                // Made by somebody else since the kernel looked.
+                Err(e) if e == errno(libc::EEXIST) && flags & libc::O_EXCL == 0 => {
+                    let attr = fs.lookup(parent, &name)?;
+                    if let Err(e) = fs.open(attr.0.ino, OpenFor::Writing) {
+                        fs.forget(attr.0.ino, 1);
+                        return Err(e);
+                    }
+                    attr
+                }
+                other => other?,
+            };
+            fs.table().mark_paged(&*fs.node(attr.0.ino)?);
+            Ok((attr, opened))
+        };
+        self.watched(watch, op, reply)
+    }
+
+    pub(in crate::fuse) fn read<S: Sink>(
+        self,
+        ino: u64,
+        offset: u64,
+        size: u32,
+        sink: S,
+    ) -> Soon<'a, S::Sent> {
+        let (size, thread) = (size as usize, self.who.pid);
+        go(self.shared(), Read { ino, offset, size, thread, sink }, self.start)
+    }
+
+    /// `data` is copied only where the write has to wait.
+    pub(in crate::fuse) fn write<R: Reply<u32>>(
+        self,
+        (ino, offset): (u64, u64),
+        how: (Purpose, Kill),
+        data: &[u8],
+        reply: R,
+    ) -> Soon<'a, R::Sent> {
+        let source = Copied { data: Vec::new(), reply };
+        write(self.shared(), self.write_job((ino, offset), how, source), data)
+    }
+
+    /// A write whose content its source keeps until the reply.
+    pub(in crate::fuse) fn write_from<S: Source>(
+        self,
+        at: (u64, u64),
+        how: (Purpose, Kill),
+        source: S,
+    ) -> Soon<'a, S::Sent> {
+        go(self.shared(), self.write_job(at, how, source), self.start)
+    }
+
+    fn write_job<S>(
+        self,
+        (ino, offset): (u64, u64),
+        (purpose, kill): (Purpose, Kill),
+        source: S,
+    ) -> Write<S> {
+        let watch = self.shared().watch_write(self.who, ino);
+        Write { ino, offset, thread: self.who.pid, purpose, kill, watch, source }
+    }
+
+    pub(in crate::fuse) fn release<R: Reply<()>>(
+        self,
+        ino: u64,
+        handle: u64,
+        reply: R,
+    ) -> Soon<'a, R::Sent> {
+        self.always(move |fs| fs.release(ino, opened_for(handle)), reply)
+    }
+
+    pub(in crate::fuse) fn fsync<R: Reply<()>>(
+        self,
+        ino: u64,
+        what: SyncWhat,
+        reply: R,
+    ) -> Soon<'a, R::Sent> {
+        self.always(move |fs| fs.fsync(ino, what), reply)
+    }
+
+    /// `mode` is that of fallocate(2).
+    pub(in crate::fuse) fn fallocate<R: Reply<()>>(
+        self,
+        ino: u64,
+        (offset, length, mode): (u64, u64, i32),
+        reply: R,
+    ) -> Soon<'a, R::Sent> {
+        const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
+        const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
+        const ZERO_KEEP: i32 = ZERO | KEEP;
+        let op = move |fs: &Fs| match mode {
+            0 => fs.allocate(ino, offset, length, Reach::Extend),
+            KEEP => fs.allocate(ino, offset, length, Reach::KeepSize),
+            PUNCH | ZERO_KEEP => fs.zero(ino, offset, length, Reach::KeepSize),
+            ZERO => fs.zero(ino, offset, length, Reach::Extend),
+            _ => Err(errno(libc::EOPNOTSUPP)),
+        };
+        self.watched(self.shared().watch_write(self.who, ino), op, reply)
+    }
+
+    /// `whence` is that of lseek(2).
+    pub(in crate::fuse) fn lseek<R: Reply<i64>>(
+        self,
+        ino: u64,
+        offset: i64,
+        whence: i32,
+        reply: R,
+    ) -> Soon<'a, R::Sent> {
+        let to = match whence {
+            libc::SEEK_DATA => Sought::Data,
+            libc::SEEK_HOLE => Sought::Hole,
+            _ => return self.refuse(libc::EINVAL, reply),
+        };
+        let op = move |fs: &Fs| {
+            let from = u64::try_from(offset).map_err(|_| errno(libc::ENXIO))?;
+            let at = fs.seek(ino, from, to)?;
+            i64::try_from(at).map_err(|_| errno(libc::EOVERFLOW))
+        };
+        self.answer(op, reply)
+    }
+
+    pub(in crate::fuse) fn copy_file_range<R: Reply<u32>>(
+        self,
+        from: (u64, u64),
+        to: (u64, u64),
+        len: u64,
+        reply: R,
+    ) -> Soon<'a, R::Sent> {
+        // The reply is 32 bits wide; callers go on from a short copy.
+        let len = len.min(1 << 30);
+        let op = move |fs: &Fs| {
+            let n = fs.copy(from, to, len)?;
+            u32::try_from(n).map_err(|_| errno(libc::EOVERFLOW))
+        };
+        self.watched(self.shared().watch_write(self.who, to.0), op, reply)
+    }
+}

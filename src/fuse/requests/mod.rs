@@ -1,0 +1,91 @@
+//! Each kernel request in a few lines: an operation of [`Fs`], and what is replied. It knows no
+//! transport: who calls it has taken the request apart, and says how an answer is sent.
+
+mod content;
+mod entries;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::job::{Answered, Simple, Start, go};
+use super::reply::Reply;
+use super::shared::Shared;
+use super::terms::{PageCache, Who};
+use super::watch::Watch;
+use crate::fs::{Errno, Fs, Outcome};
+use crate::keys::Purpose;
+
+/// The requests of one mount.
+pub(super) struct Requests {
+    pub(super) shared: Arc<Shared>,
+    pub(super) cache: PageCache,
+    /// The kernel has been told of rings, and waits for them.
+    pub(super) over_rings: AtomicBool,
+}
+
+/// A request: who makes it, and where it is run.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    requests: &'a Requests,
+    who: Who,
+    start: Start<'a>,
+}
+
+/// What comes of a request at once: its reply, or nothing yet.
+pub(super) type Soon<'a, S> = Option<Answered<'a, S>>;
+
+impl Requests {
+    /// A request.
+    pub(super) fn asked<'a>(&'a self, who: Who, start: Start<'a>) -> Asked<'a> {
+        Asked { requests: self, who, start }
+    }
+}
+
+impl<'a> Asked<'a> {
+    fn shared(self) -> &'a Arc<Shared> {
+        &self.requests.shared
+    }
+
+    fn simple<A: 'static, R: Reply<A>>(
+        self,
+        purpose: Option<Purpose>,
+        watch: Option<Watch>,
+        op: impl FnMut(&Fs) -> Outcome<A> + Send + 'static,
+        reply: R,
+    ) -> Soon<'a, R::Sent> {
+        let job = Simple { op, reply, purpose, thread: self.who.pid, watch };
+        go(self.shared(), job, self.start)
+    }
+
+    /// What cannot be: no operation is run.
+    fn refuse<A, R: Reply<A>>(self, errno: i32, reply: R) -> Soon<'a, R::Sent> {
+        Some(Answered::of(reply.send(Err(Errno(errno)))))
+    }
+
+    fn answer<A: 'static, R: Reply<A>>(
+        self,
+        op: impl FnMut(&Fs) -> Outcome<A> + Send + 'static,
+        reply: R,
+    ) -> Soon<'a, R::Sent> {
+        self.simple(Some(Purpose::Use), None, op, reply)
+    }
+
+    /// As `answer`, and the audit log is told.
+    fn watched<A: 'static, R: Reply<A>>(
+        self,
+        watch: Option<Watch>,
+        op: impl FnMut(&Fs) -> Outcome<A> + Send + 'static,
+        reply: R,
+    ) -> Soon<'a, R::Sent> {
+        self.simple(Some(Purpose::Use), watch, op, reply)
+    }
+
+    /// For what is served in every state: it touches no plaintext and no name.
+    fn always<A: 'static, R: Reply<A>>(
+        self,
+        op: impl FnMut(&Fs) -> Outcome<A> + Send + 'static,
+        reply: R,
+    ) -> Soon<'a, R::Sent> {
+        self.simple(None, None, op, reply)
+    }
+}

@@ -1,0 +1,239 @@
+//! The runner: a queue of requests that do not run where they came from, and its threads.
+//!
+//! It runs what was parked, when its key has come; what is long, a piece at a time; and over
+//! io_uring what may take long, so that no core's queue stands still. Keys come from threads that
+//! only add to a queue ([`Answers`]); no request ever runs on one of those.
+//!
+//! Who waits for whom:
+//!
+//! - A thread of a ring (a lane's, a bulk worker's) commits its replies itself. It waits for the
+//!   store and for the locks of `fs`, and for no thread of ours.
+//! - A thread that runs tasks waits for the same, and where a reply goes through a lane, for that
+//!   lane's thread. Waiting takes a [`RunnerThread`], which nothing but this module can make; and
+//!   it holds no lock of `fs` then, for an operation has returned before its reply is sent.
+//! - The thread that takes answers refuses tasks and queues them. It never runs an operation and
+//!   waits for nobody: a refusal has no payload, and is posted without waiting. So the errors of
+//!   a lock are answered while every other thread is held up by the store.
+//! - A lock waits for those inside of the gate, which are the first two; neither waits for it.
+//!
+//! So tasks wait for lanes, lanes wait for nobody, and there is no cycle.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::pace::Pace;
+use crate::fs::{Errno, Fail};
+use crate::keys::{Answer, Answers, Gate, KeyFail, Purpose, Ticket};
+use crate::sync::{Condvar, Mutex};
+
+/// Parked requests, at most.
+pub(super) const MOST_PARKED: usize = 256;
+/// Their data, at most.
+const MOST_BYTES: usize = 64 << 20;
+
+/// Proof of being a thread that runs tasks, which may wait for the thread of a lane.
+pub(super) struct RunnerThread(());
+
+/// A request in an owned form.
+pub(super) trait Task: Send {
+    /// What it wants of the gate; `None` for what is served in every state.
+    fn purpose(&self) -> Option<Purpose>;
+    /// How many bytes it keeps while it is parked.
+    fn weight(&self) -> usize;
+    /// Runs it, or a piece of it, and replies.
+    fn run(self: Box<Self>, thread: &RunnerThread);
+    /// Replies with an errno. It neither blocks nor touches the store, whatever thread calls it.
+    fn refuse(self: Box<Self>, errno: Errno);
+}
+
+/// A task, and where the time that it takes is noted.
+struct Queued {
+    task: Box<dyn Task>,
+    pace: Option<Arc<Pace>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Queued>,
+    closed: bool,
+}
+
+struct Parked {
+    task: Box<dyn Task>,
+    weight: usize,
+}
+
+#[derive(Default)]
+struct Parking {
+    tasks: HashMap<Ticket, Parked>,
+    bytes: usize,
+}
+
+/// The queue, what is parked, and the threads; see above.
+pub(super) struct Runner {
+    gate: Arc<Gate>,
+    answers: Arc<Answers>,
+    queue: Mutex<Queue>,
+    added: Condvar,
+    parking: Mutex<Parking>,
+    threads: parking_lot::Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Runner {
+    /// A runner without threads, for requests that pass this gate.
+    pub(super) fn new(gate: Arc<Gate>, answers: Arc<Answers>) -> Self {
+        Self {
+            gate,
+            answers,
+            queue: Mutex::default(),
+            added: Condvar::new(),
+            parking: Mutex::default(),
+            threads: parking_lot::Mutex::default(),
+        }
+    }
+
+    /// Starts so many threads that run tasks, and the one that takes answers.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub(super) fn start(self: &Arc<Self>, threads: usize) -> io::Result<()> {
+        let start = |name: &str, work: fn(&Self)| {
+            let runner = self.clone();
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            let thread = thread.spawn(move || work(&runner))?;
+            self.threads.lock().push(thread);
+            io::Result::Ok(())
+        };
+        start("kmsfs-answers", Self::take_answers)?;
+        (0..threads).try_for_each(|_| start("kmsfs-runner", Self::run_tasks))
+    }
+
+    /// Ends the threads, and refuses what is left.
+    pub(super) fn stop(&self) {
+        self.answers.close();
+        self.queue.lock().closed = true;
+        self.added.notify_all();
+        for thread in self.threads.lock().drain(..) {
+            if thread.join().is_err() {
+                log::error!("a thread that runs requests panicked");
+            }
+        }
+        let parked = std::mem::take(&mut self.parking.lock().tasks);
+        parked.into_values().for_each(|parked| parked.task.refuse(Errno(libc::EIO)));
+        let queued = std::mem::take(&mut self.queue.lock().waiting);
+        queued.into_iter().for_each(|queued| queued.task.refuse(Errno(libc::EIO)));
+    }
+
+    /// Has a thread of the runner run a task, or refuses it where the gate would.
+    pub(super) fn push(&self, task: Box<dyn Task>, pace: Option<Arc<Pace>>) {
+        let mut queue = self.queue.lock();
+        // Looked at under the lock: whoever closes the gate looks through the queue afterwards.
+        match task.purpose().and_then(|purpose| self.gate.refuses(purpose)) {
+            Some(reason) => {
+                drop(queue);
+                task.refuse(reason.into());
+            }
+            None => {
+                queue.waiting.push_back(Queued { task, pace });
+                drop(queue);
+                self.added.notify_one();
+            }
+        }
+    }
+
+    /// Keeps a task until the keyring answers for its ticket; gives it back where too many are
+    /// parked.
+    ///
+    /// # Errors
+    /// The task.
+    pub(super) fn park(&self, task: Box<dyn Task>) -> Result<Ticket, Box<dyn Task>> {
+        let (weight, ticket) = (task.weight(), self.answers.ticket());
+        let mut parking = self.parking.lock();
+        if parking.tasks.len() >= MOST_PARKED || parking.bytes + weight > MOST_BYTES {
+            return Err(task);
+        }
+        parking.bytes += weight;
+        parking.tasks.insert(ticket, Parked { task, weight });
+        Ok(ticket)
+    }
+
+    /// How many requests are parked.
+    pub(super) fn parked(&self) -> usize {
+        self.parking.lock().tasks.len()
+    }
+
+    fn unpark(&self, ticket: Ticket) -> Option<Box<dyn Task>> {
+        let mut parking = self.parking.lock();
+        let Parked { task, weight } = parking.tasks.remove(&ticket)?;
+        parking.bytes -= weight;
+        Some(task)
+    }
+
+    /// The life of the thread that takes answers: it queues and refuses, and runs nothing.
+    pub(super) fn take_answers(&self) {
+        while let Some(answer) = self.answers.next() {
+            match answer {
+                Answer::GateClosed => self.refuse_queued(),
+                Answer::Outcome(ticket, outcome) => match (self.unpark(ticket), outcome) {
+                    (Some(task), Ok(())) => self.push(task, None),
+                    (Some(task), Err(fail)) => task.refuse(errno_of(fail)),
+                    (None, _) => {}
+                },
+            }
+        }
+    }
+
+    /// Refuses what the gate would refuse, without waiting until a thread comes to it.
+    fn refuse_queued(&self) {
+        let mut queue = self.queue.lock();
+        let refused = |queued: &Queued| {
+            queued.task.purpose().is_some_and(|purpose| self.gate.refuses(purpose).is_some())
+        };
+        let (gone, kept): (VecDeque<_>, _) = queue.waiting.drain(..).partition(refused);
+        queue.waiting = kept;
+        drop(queue);
+        for Queued { task, .. } in gone {
+            let reason = task.purpose().and_then(|purpose| self.gate.refuses(purpose));
+            match reason {
+                Some(reason) => task.refuse(reason.into()),
+                // It was opened again in between.
+                None => self.push(task, None),
+            }
+        }
+    }
+
+    /// The life of a thread that runs tasks.
+    pub(super) fn run_tasks(&self) {
+        let thread = RunnerThread(());
+        while let Some(Queued { task, pace }) = self.next() {
+            let began = Instant::now();
+            task.run(&thread);
+            if let Some(pace) = pace {
+                pace.note(began.elapsed());
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Queued> {
+        let mut queue = self.queue.lock();
+        loop {
+            if queue.closed {
+                return None;
+            }
+            if let Some(queued) = queue.waiting.pop_front() {
+                return Some(queued);
+            }
+            self.added.wait(&mut queue);
+        }
+    }
+}
+
+fn errno_of(fail: KeyFail) -> Errno {
+    match Fail::from(fail) {
+        Fail::Errno(errno) => errno,
+        Fail::Park(_) | Fail::Unfinished => Errno(libc::EIO),
+    }
+}
