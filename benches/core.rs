@@ -11,7 +11,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kmsfs::content::{ContentCipher, capacity};
 use kmsfs::disk::sim::Sim;
 use kmsfs::ids::{DirId, FileId, PageId, VolumeId};
-use kmsfs::keys::{self, Keyring, Limits, Purpose, Want};
+use kmsfs::keys::{self, KeyRequest, Keyring, Limits, Purpose};
 use kmsfs::kms::local::{LocalKms, Sealing};
 use kmsfs::kms::{KeyAdmin, KeyRef};
 use kmsfs::names::{self, DiskName, VolumeKeys};
@@ -89,7 +89,7 @@ fn cache(c: &mut Criterion) {
             loop {
                 match keyring.fresh() {
                     Ok(cipher) => return cipher.file(),
-                    Err(_) => keyring.supply(Want::Fresh).expect("the keystore answers"),
+                    Err(_) => keyring.supply(KeyRequest::Fresh).expect("the keystore answers"),
                 }
             }
         })
@@ -108,7 +108,7 @@ fn cache(c: &mut Criterion) {
         b.iter(|| {
             let file = *next.next().expect("a cycle");
             keyring.evict(file);
-            keyring.supply(Want::File(file)).expect("the keystore answers");
+            keyring.supply(KeyRequest::File(file)).expect("the keystore answers");
         });
     });
 }

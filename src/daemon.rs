@@ -281,7 +281,7 @@ impl Host for Control {
 
     fn follow(&self, by: Peer) -> Result<(), String> {
         audit::order(self.shared.trail.as_ref(), by, Operation::Rewrap);
-        self.shared.fs.keyring().settle().map_err(|e| e.to_string())
+        self.shared.fs.keyring().adopt_rewrapped_volume().map_err(|e| e.to_string())
     }
 
     fn shred(&self, ino: u64, by: Peer) -> Result<(), String> {

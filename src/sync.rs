@@ -1,7 +1,7 @@
-//! The locks and atomics that the gate and the keyring share between threads.
+//! The locks and atomics that the gate, the keyring, the runner and lanes share between threads.
 //!
 //! They are parking_lot's and std's. Under the feature `shuttle`, which is there for
-//! `keys/interleavings.rs` alone, a scheduler owns them that tries one order of threads after
+//! `interleavings.rs` in `keys` and in `fuse/uring` alone, a scheduler owns them that tries one order of threads after
 //! another; code outside such a test cannot run then.
 
 #[cfg(not(feature = "shuttle"))]

@@ -36,7 +36,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("rpassword::", &["cli"]),
     ("argon2::", &["kms"]),
     ("lru::", &["keys", "fs"]),
-    ("shuttle::", &["sync", "keys"]),
+    ("shuttle::", &["sync", "keys", "fuse/uring"]),
     ("aws_config::", &["kms/aws"]),
     ("aws_credential_types::", &["kms/aws"]),
     ("aws_sdk_kms::", &["kms/aws"]),

@@ -51,8 +51,8 @@ impl Effects for Kernel {
     fn drain(&self, deadline: Moment) {
         let mut nodes = self.shared.fs.table().all();
         nodes.retain(|n| n.paged.load(std::sync::atomic::Ordering::Relaxed));
-        // Clean ones first: they cost no request.
-        nodes.sort_by_key(|n| n.content.try_read().map_or(1, |c| c.writers));
+        // Clean ones first: they cost no request. The key changes while files are opened and closed.
+        nodes.sort_by_cached_key(|n| n.content.try_read().map_or(1, |c| c.writers));
         for node in nodes {
             if Moment::now() >= deadline {
                 log::warn!("the drain is out of time; what was not saved, fsync reports");

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::content::Unauthentic;
 use crate::keys::audit::Verdict;
-use crate::keys::{KeyFail, Reason, Want};
+use crate::keys::{KeyFail, KeyRequest, Reason};
 
 /// An errno.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct Errno(pub i32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fail {
     /// Nothing was done, for a key has to be fetched first: run it again when it is there.
-    Park(Want),
+    Park(KeyRequest),
     /// A piece was done and there is more to do: run it again. Its progress lies in the operation
     /// that is run. No lock is held meanwhile, and the gate is passed anew.
     Unfinished,
@@ -82,7 +82,7 @@ impl From<Reason> for Errno {
 impl From<KeyFail> for Fail {
     fn from(fail: KeyFail) -> Self {
         match fail {
-            KeyFail::Need(want) => Self::Park(want),
+            KeyFail::NotCached(want) => Self::Park(want),
             KeyFail::Closed(reason) => Self::Errno(reason.into()),
             KeyFail::Late => errno(libc::EKEYEXPIRED),
             KeyFail::Disk(code) => errno(code),

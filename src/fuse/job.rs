@@ -9,7 +9,7 @@ use super::runner::{RunnerThread, Task};
 use super::shared::Shared;
 use super::watch::Watch;
 use crate::fs::{Errno, Fail, Fs, Outcome};
-use crate::keys::{Pass, Purpose, Want};
+use crate::keys::{KeyRequest, Pass, Purpose};
 use crate::secret::scrub_stack;
 
 /// A request that finds another key missing each time it is run again is given up.
@@ -41,7 +41,7 @@ pub(super) enum Progress<J: Job> {
     /// To its reply.
     Replied(J::Sent),
     /// Nowhere: it waits for a key.
-    Wants(Want, J),
+    Wants(KeyRequest, J),
     /// Through one piece, and there is more.
     Unfinished(J),
 }
@@ -145,7 +145,7 @@ pub(super) fn settle<'a, J: Job>(
 }
 
 /// Parks a job that wants a key.
-fn park<J: Job>(shared: &Arc<Shared>, want: Want, mut job: J, past: Past) {
+fn park<J: Job>(shared: &Arc<Shared>, want: KeyRequest, mut job: J, past: Past) {
     job.gather();
     let next = Past { runs: past.runs + 1, ..past };
     let task: Box<dyn Task> = Box::new(Queued { shared: shared.clone(), job, past: next });
@@ -153,7 +153,7 @@ fn park<J: Job>(shared: &Arc<Shared>, want: Want, mut job: J, past: Past) {
         return task.refuse(Errno(libc::EKEYEXPIRED));
     }
     match shared.runner.park(task) {
-        Ok(ticket) => shared.fs.keyring().want(want, ticket),
+        Ok(ticket) => shared.fs.keyring().wait_for(want, ticket),
         Err(task) => task.refuse(Errno(libc::EKEYEXPIRED)),
     }
 }

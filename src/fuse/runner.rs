@@ -37,6 +37,14 @@ const MOST_BYTES: usize = 64 << 20;
 /// Proof of being a thread that runs tasks, which may wait for the thread of a lane.
 pub(super) struct RunnerThread(());
 
+#[cfg(all(test, feature = "shuttle"))]
+impl RunnerThread {
+    /// For a thread that is none, in a model of what goes wrong then.
+    pub(super) fn for_test() -> Self {
+        Self(())
+    }
+}
+
 /// A request in an owned form.
 pub(super) trait Task: Send {
     /// What it wants of the gate; `None` for what is served in every state.

@@ -17,7 +17,7 @@ use crate::disk::device::{Device, Writeback};
 use crate::disk::identity::Owners;
 use crate::fs::{Access, Errno, Fail, Fs, FsSettings, Outcome};
 use crate::keys::fixture::{close, kms, opened, volume};
-use crate::keys::{Phase, Purpose, Reason, Want};
+use crate::keys::{KeyRequest, Phase, Purpose, Reason};
 
 const REVOKED: Result<u32, Errno> = Err(Errno(libc::EKEYREVOKED));
 
@@ -83,10 +83,10 @@ fn a_parked_request_runs_on_the_runner_and_not_on_who_has_its_key() {
         if std::mem::replace(&mut parked, true) {
             return Ok(7);
         }
-        Err(Fail::Park(Want::Fresh))
+        Err(Fail::Park(KeyRequest::Fresh))
     });
     assert_eq!(ran_on.recv().expect("it ran"), name_of_this_thread());
-    running.0.fs.keyring().supply(Want::Fresh).expect("the keystore answers");
+    running.0.fs.keyring().supply(KeyRequest::Fresh).expect("the keystore answers");
     assert_eq!(ran_on.recv().expect("it ran again"), "kmsfs-runner");
     assert_eq!(outcome.recv().expect("it ended"), Ok(7));
 }
@@ -94,7 +94,7 @@ fn a_parked_request_runs_on_the_runner_and_not_on_who_has_its_key() {
 #[test]
 fn so_many_requests_are_parked_and_no_more() {
     let running = Running::with_threads(1);
-    let park = |_: usize| running.run(Start::Here, |_| Err(Fail::Park(Want::Fresh)));
+    let park = |_: usize| running.run(Start::Here, |_| Err(Fail::Park(KeyRequest::Fresh)));
     let parked: Vec<_> = (0..MOST_PARKED).map(park).collect();
     assert_eq!(running.0.parked(), MOST_PARKED);
     assert_eq!(park(0).recv().expect("at once"), Err(Errno(libc::EKEYEXPIRED)));
@@ -150,7 +150,7 @@ fn the_errors_of_a_lock_do_not_wait_for_a_store_that_hangs() {
     let hanging = [hang(began.clone()), hang(began)];
     hanging.iter().for_each(|_| has_begun.recv().expect("each has a thread"));
     let queued: Vec<_> = (0..5).map(|_| running.run(Start::Runner(&pace), |_| Ok(2))).collect();
-    let parked = running.run(Start::Here, |_| Err(Fail::Park(Want::Fresh)));
+    let parked = running.run(Start::Here, |_| Err(Fail::Park(KeyRequest::Fresh)));
     running.lock();
     assert!(queued.iter().all(|outcome| outcome.recv() == Ok(REVOKED)));
     assert_eq!(parked.recv(), Ok(REVOKED));

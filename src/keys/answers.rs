@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::want::KeyFail;
+use super::request::KeyFail;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
 

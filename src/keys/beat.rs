@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use super::keyring::Keyring;
 use super::machine::Event;
@@ -11,6 +12,38 @@ use crate::clock::Moment;
 use crate::ids::{FileId, PageId};
 use crate::kms::{Context, KeyRef, KmsError, Verdict};
 use crate::secret::scrub_stack;
+
+/// Beats that are asked for, between those that come by the clock: a refusal met by any call asks
+/// for one, and so does who finds the gate stale.
+#[derive(Default)]
+pub(super) struct AskedBeats {
+    asked: AtomicBool,
+    /// When the last of them started.
+    last: parking_lot::Mutex<Option<Moment>>,
+}
+
+/// They start so far apart at least: a tree under a disabled earlier key is refused file by file,
+/// and beats are outside of the budget of calls.
+const APART: Duration = Duration::from_secs(1);
+
+impl AskedBeats {
+    /// Asks for one.
+    pub(super) fn ask(&self) {
+        self.asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one is to start now.
+    pub(super) fn take(&self, now: Moment) -> bool {
+        let mut last = self.last.lock();
+        if last.is_some_and(|last| now.since(last) < APART)
+            || !self.asked.swap(false, Ordering::Relaxed)
+        {
+            return false;
+        }
+        *last = Some(now);
+        true
+    }
+}
 
 /// Starts a beat on threads of its own; its verdict comes through `events`. A KMS that hangs
 /// holds up this beat alone, and the next starts on time.
@@ -43,7 +76,8 @@ fn beat(keyring: &Keyring, events: &Sender<Message>) {
         None
     };
     let (pair, canary) = std::thread::scope(|scope| {
-        let canary = scope.spawn(|| look(keyring.volume.unwrap_canary(&*keyring.beats).map(drop)));
+        let canary =
+            scope.spawn(|| look(keyring.volume().unwrap_canary(keyring.beat_service()).map(drop)));
         let pair = look(generate_and_decrypt(keyring));
         let panicked = |_| Some(KmsError::new(Verdict::Unavailable, "Internal", "a call panicked"));
         (pair, canary.join().unwrap_or_else(panicked))
@@ -63,9 +97,30 @@ fn beat(keyring: &Keyring, events: &Sender<Message>) {
 fn generate_and_decrypt(keyring: &Keyring) -> Result<(), KmsError> {
     // A file id that no file has: the key is thrown away.
     let file = FileId::new(PageId::random(), 0);
-    let context = Context::file(keyring.volume.id(), file);
-    let made = keyring.beats.generate(&keyring.volume.asked(), &context)?;
-    keyring.beats.decrypt(&KeyRef::from(&made.master), &made.wrapped, &context)?;
+    let context = Context::file(keyring.volume().id(), file);
+    let made = keyring.beat_service().generate(&keyring.volume().asked(), &context)?;
+    keyring.beat_service().decrypt(&KeyRef::from(&made.master), &made.wrapped, &context)?;
     keyring.targeted(&made.master);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each refused file key started a beat at once: sixty calls a second of a KMS that had said
+    /// no, outside of `--kms-rate`.
+    #[test]
+    fn beats_that_are_asked_for_are_a_second_apart() {
+        let (beats, start) = (AskedBeats::default(), Moment(Duration::from_secs(100)));
+        let at = |millis: u64| start + Duration::from_millis(millis);
+        assert!(!beats.take(at(0)), "nobody asked");
+        let started = (0..3000).filter(|millis| {
+            beats.ask();
+            beats.take(at(*millis))
+        });
+        assert_eq!(started.collect::<Vec<_>>(), [0, 1000, 2000], "the first at once");
+        assert!(beats.take(at(3000)), "who asked meanwhile is not forgotten");
+        assert!(!beats.take(at(9000)), "and gets one");
+    }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use lru::LruCache;
 
-use super::audit::BranchOrigins;
+use super::audit::{BranchOrigins, Trail};
 use super::branch::BranchKey;
 use super::cache::Expiry;
 use super::fetch::{self, Fetched};
@@ -18,7 +18,7 @@ use super::gate::Gate;
 use super::keyring::Keyring;
 use super::machine::{Phase, Reason};
 use super::pool::NoKeys;
-use super::want::KeyFail;
+use super::request::KeyFail;
 use crate::clock::Moment;
 use crate::ids::{BranchId, FileId};
 use crate::kms::{Context, KeyArn, KeyRef, Verdict};
@@ -71,7 +71,7 @@ pub(super) struct Branches {
     state: Mutex<State>,
     answered: Condvar,
     ttl: Duration,
-    pub(super) origins: BranchOrigins,
+    origins: BranchOrigins,
 }
 
 impl Branches {
@@ -113,6 +113,16 @@ impl Branches {
         }
         self.answered.notify_all();
         state.asked.remove(&branch).unwrap_or_default()
+    }
+
+    /// Tells a log from now on which branch keys files' keys come from.
+    pub(super) fn audit(&self, trail: &Arc<Trail>) {
+        self.origins.tell_to(trail);
+    }
+
+    /// The key of this file came from this branch key.
+    pub(super) fn note_origin(&self, branch: BranchId, file: FileId) {
+        self.origins.tell(branch, file);
     }
 
     /// Parks a file with the question for its branch key; `false` when that is answered already.
@@ -203,24 +213,24 @@ pub(super) fn unwrap(
     file: FileId,
 ) -> Result<Fetched<(Key, Moment)>, KeyFail> {
     loop {
-        let known = match keyring.branches.look(branch, Moment::now(), keyring.expiry()) {
+        let known = match keyring.branches().look(branch, Moment::now(), keyring.expiry()) {
             Look::Known(known) => known,
             Look::Asked => return Ok(Fetched::Shared(branch)),
             Look::Ask => match ask(keyring, branch)? {
                 Some(known) => known,
-                None => return Ok(Fetched::NoAnswer),
+                None => return Ok(Fetched::Inconclusive),
             },
         };
-        if !keyring.volume.accepts(&known.file.master) {
+        if !keyring.volume().accepts(&known.file.master) {
             log::warn!("branch key {branch} is under {}, which is not accepted", known.file.master);
             return Err(KeyFail::Rejected);
         }
         if let Some(key) = known.key.as_ref().and_then(|k| k.unwrap(&line.key, file)) {
-            keyring.branches.origins.tell(branch, file);
+            keyring.branches().note_origin(branch, file);
             return Ok(Fetched::Key((key, known.since)));
         }
-        if keyring.store.read_branch(branch).is_ok_and(|f| f != known.file) {
-            keyring.branches.forget(branch, &known.file);
+        if keyring.store().read_branch(branch).is_ok_and(|f| f != known.file) {
+            keyring.branches().forget(branch, &known.file);
             continue;
         }
         log::warn!("file {file}: branch key {branch} does not open its line");
@@ -234,11 +244,13 @@ fn ask(keyring: &Keyring, branch: BranchId) -> Result<Option<Arc<Known>>, KeyFai
     let outcome = decrypt(keyring, branch);
     scrub_stack();
     let known = outcome.as_ref().ok().and_then(Option::as_ref);
-    let parked = keyring.branches.answer(branch, known, keyring.gate());
+    let parked = keyring.branches().answer(branch, known, keyring.gate());
     match &outcome {
         // Each finds out for itself, without a call.
-        Ok(Some(_)) | Err(KeyFail::Rejected) => fetch::again(keyring, &parked),
-        Ok(None) => parked.iter().for_each(|f| fetch::finish(keyring, *f, Ok(Fetched::NoAnswer))),
+        Ok(Some(_)) | Err(KeyFail::Rejected) => keyring.files().requeue(&parked),
+        Ok(None) => {
+            parked.iter().for_each(|f| fetch::finish(keyring, *f, Ok(Fetched::Inconclusive)))
+        }
         Err(fail) => parked.iter().for_each(|f| fetch::finish(keyring, *f, Err(*fail))),
     }
     outcome
@@ -259,7 +271,7 @@ fn decrypt(keyring: &Keyring, branch: BranchId) -> Result<Option<Arc<Known>>, Ke
 }
 
 fn read(keyring: &Keyring, branch: BranchId) -> Result<BranchFile, KeyFail> {
-    keyring.store.read_branch(branch).map_err(|e| {
+    keyring.store().read_branch(branch).map_err(|e| {
         log::warn!("branch key {branch}: {e}");
         KeyFail::Rejected
     })
@@ -270,16 +282,16 @@ fn try_file(
     branch: BranchId,
     file: &BranchFile,
 ) -> Result<Option<Arc<Known>>, KeyFail> {
-    if !keyring.volume.accepts(&file.master) {
+    if !keyring.volume().accepts(&file.master) {
         log::warn!("branch key {branch} is under {}, which is not accepted", file.master);
         return Err(KeyFail::Rejected);
     }
-    if !keyring.wait_turn() {
+    if !keyring.wait_for_rate() {
         return Ok(None);
     }
-    let (volume, since) = (keyring.volume.id(), Moment::now());
+    let (volume, since) = (keyring.volume().id(), Moment::now());
     let context = Context::branch(volume, branch);
-    let key = match keyring.service.decrypt(&KeyRef::from(&file.master), &file.key, &context) {
+    let key = match keyring.service().decrypt(&KeyRef::from(&file.master), &file.key, &context) {
         Ok(got) => Some(Arc::new(BranchKey::new(&got.key, volume, branch))),
         Err(e) => {
             log::warn!("branch key {branch}: {e}");
@@ -296,19 +308,20 @@ fn try_file(
 /// when the keyring stops or locks meanwhile.
 pub(super) fn for_new(keyring: &Keyring, n: usize) -> Result<Option<Arc<BranchKey>>, NoKeys> {
     let since = Moment::now();
-    if let Some(key) = keyring.branches.take(n, since) {
+    if let Some(key) = keyring.branches().take(n, since) {
         return Ok(Some(key));
     }
-    if !keyring.wait_turn() {
+    if !keyring.wait_for_rate() {
         return Ok(None);
     }
-    let (volume, branch) = (keyring.volume.id(), BranchId::random());
+    let (volume, branch) = (keyring.volume().id(), BranchId::random());
     let context = Context::branch(volume, branch);
-    let made = keyring.service.generate(&keyring.volume.asked(), &context).map_err(NoKeys::Kms)?;
+    let made =
+        keyring.service().generate(&keyring.volume().asked(), &context).map_err(NoKeys::Kms)?;
     let file = BranchFile { master: made.master, key: made.wrapped };
-    keyring.store.write_branch(branch, &file).map_err(NoKeys::Disk)?;
+    keyring.store().write_branch(branch, &file).map_err(NoKeys::Disk)?;
     let key = Some(Arc::new(BranchKey::new(&made.key, volume, branch)));
-    Ok(keyring.branches.begin(Known { file, key, since }, MOST_KEYS - n, keyring.gate()))
+    Ok(keyring.branches().begin(Known { file, key, since }, MOST_KEYS - n, keyring.gate()))
 }
 
 #[cfg(test)]

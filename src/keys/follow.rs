@@ -11,10 +11,30 @@ use crate::clock::Moment;
 use crate::disk::Time;
 use crate::kms::KeyArn;
 use crate::secret::scrub_stack;
-use crate::sync::atomic::Ordering;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// What tells one `volume.json` from another; `None` before the first look.
-pub(super) type Stamp = Option<(u64, Time)>;
+type Stamp = Option<(u64, Time)>;
+
+/// What is known of `volume.json` and of the master key that it leads to.
+#[derive(Default)]
+pub(super) struct Following {
+    /// The `volume.json` that was looked at last.
+    seen: parking_lot::Mutex<Stamp>,
+    /// New data keys come under another master key, and keys of files are to be dropped.
+    retargeted: AtomicBool,
+}
+
+impl Following {
+    /// Whether keys under an earlier master key are to be dropped. It is said once.
+    pub(super) fn take_retargeted(&self) -> bool {
+        self.retargeted.swap(false, Ordering::Relaxed)
+    }
+
+    fn set_retargeted(&self) {
+        self.retargeted.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Why a mount does not take over what `volume.json` says.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +52,7 @@ impl Keyring {
     /// followed is told in the log at each look; the mount goes on under the old master key.
     pub(super) fn look_at_volume(&self) {
         // Another look goes on, perhaps on a disk that hangs.
-        let Some(mut seen) = self.followed.try_lock() else { return };
+        let Some(mut seen) = self.following().seen.try_lock() else { return };
         match self.follow(&mut seen) {
             Ok(()) | Err(FollowError::Locked) => {}
             Err(FollowError::Open(e)) => log::error!("volume.json cannot be followed: {e}"),
@@ -44,39 +64,35 @@ impl Keyring {
     ///
     /// # Errors
     /// [`FollowError`]; the mount then goes on as it was.
-    pub fn settle(&self) -> Result<(), FollowError> {
-        self.follow(&mut self.followed.lock())?;
-        drop(self.filling.lock());
+    pub fn adopt_rewrapped_volume(&self) -> Result<(), FollowError> {
+        self.follow(&mut self.following().seen.lock())?;
+        self.pool().wait_for_pages();
         Ok(())
     }
 
     /// The KMS has named the master key of a new data key: keys made ahead under another are not
     /// used any more, and with [`Accepted::Target`] the monitor drops those of files.
     pub(super) fn targeted(&self, master: &KeyArn) {
-        if !self.volume.retarget(master) {
+        if !self.volume().retarget(master) {
             return;
         }
         log::warn!("new data keys come under {master} now");
-        self.branches.follow(master);
-        let unused = self.inner.lock().pool.wipe();
-        unused.into_iter().for_each(|file| self.dead.add(file));
-        self.pool_work.notify_one();
-        if self.volume.accepted() == Accepted::Target {
-            self.turned.store(true, Ordering::Relaxed);
+        self.branches().follow(master);
+        self.pool().wipe().into_iter().for_each(|file| self.dead().add(file));
+        self.pool().call();
+        if self.volume().accepted() == Accepted::Target {
+            self.following().set_retargeted();
         }
     }
 
     /// Drops every key of a file's content.
     pub(super) fn drop_data_keys(&self) {
-        let mut inner = self.inner.lock();
-        inner.dropped = Moment::now();
-        inner.cache.wipe();
-        drop(inner);
-        self.branches.wipe();
+        self.files().clear();
+        self.branches().wipe();
     }
 
     fn follow(&self, seen: &mut Stamp) -> Result<(), FollowError> {
-        let stamp = self.store.volume_stamp().ok();
+        let stamp = self.store().volume_stamp().ok();
         if stamp.is_some() && *seen == stamp {
             return Ok(());
         }
@@ -84,7 +100,7 @@ impl Keyring {
             Ok(names) if self.gate().phase() == Phase::Open => names,
             _ => return Err(FollowError::Locked),
         };
-        let followed = self.volume.follow(&self.store, &*self.beats, &names);
+        let followed = self.volume().follow(self.store(), self.beat_service(), &names);
         scrub_stack();
         if let Some(target) = followed? {
             self.targeted(&target);
@@ -97,15 +113,15 @@ impl Keyring {
 /// What is under another key than the present one is not to be read any more: pages are saved
 /// and invalidated, then keys are dropped, then the pages that were read meanwhile. On a thread
 /// of its own: a notifier call waits for the kernel, which waits for workers.
-pub(super) fn turn(keyring: &Arc<Keyring>, effects: &Arc<dyn Effects>, limit: Duration) {
+pub(super) fn drop_stale_keys(keyring: &Arc<Keyring>, effects: &Arc<dyn Effects>, limit: Duration) {
     let (again, keyring, effects) = (keyring, keyring.clone(), effects.clone());
     let work = move || {
         effects.drain(Moment::now() + limit);
         keyring.drop_data_keys();
         effects.drain(Moment::now() + limit);
     };
-    if let Err(e) = std::thread::Builder::new().name("kmsfs-turn".to_owned()).spawn(work) {
-        again.turned.store(true, Ordering::Relaxed);
+    if let Err(e) = std::thread::Builder::new().name("kmsfs-stale".to_owned()).spawn(work) {
+        again.following().set_retargeted();
         log::error!("no thread to drop the keys under an earlier master key: {e}");
     }
 }

@@ -53,7 +53,7 @@ pub enum Shut {
 pub struct Gate {
     phase: AtomicU8,
     inside: AtomicUsize,
-    heard: AtomicU64,
+    fresh_as_of: AtomicU64,
     patience: u64,
     idle: Mutex<()>,
     left: Condvar,
@@ -64,12 +64,12 @@ pub struct Gate {
 pub struct Pass<'a>(&'a Gate);
 
 impl Gate {
-    /// An open gate, which goes stale when [`Gate::heard`] is not called for `patience`.
+    /// An open gate, which goes stale when [`Gate::mark_fresh`] is not called for `patience`.
     pub fn new(patience: Duration) -> Self {
         Self {
             phase: AtomicU8::new(Phase::Open.code()),
             inside: AtomicUsize::new(0),
-            heard: AtomicU64::new(millis(Moment::now())),
+            fresh_as_of: AtomicU64::new(millis(Moment::now())),
             patience: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
             idle: Mutex::new(()),
             left: Condvar::new(),
@@ -94,7 +94,8 @@ impl Gate {
     }
 
     fn is_stale(&self) -> bool {
-        millis(Moment::now()).saturating_sub(self.heard.load(Ordering::SeqCst)) > self.patience
+        millis(Moment::now()).saturating_sub(self.fresh_as_of.load(Ordering::SeqCst))
+            > self.patience
     }
 
     /// Why a request of this purpose would be refused now, for one that has not come to the gate
@@ -114,10 +115,10 @@ impl Gate {
         self.phase.store(phase.code(), Ordering::SeqCst);
     }
 
-    /// The monitor's sign of life, as of `at`: a moment that it took before it made sure. The
-    /// present would not do, for the process may be stopped between the two.
-    pub fn heard(&self, at: Moment) {
-        self.heard.fetch_max(millis(at), Ordering::SeqCst);
+    /// The monitor has made sure how things stood at `as_of`. Pass the time that was sampled
+    /// before the check: the present is wrong if the process was stopped in between.
+    pub fn mark_fresh(&self, as_of: Moment) {
+        self.fresh_as_of.fetch_max(millis(as_of), Ordering::SeqCst);
     }
 
     /// Waits until nobody is inside. The gate should be closed, or this may last.
@@ -167,7 +168,7 @@ mod tests {
     #[test]
     fn a_silent_monitor_makes_it_stale() {
         let g = Gate::new(Duration::ZERO);
-        g.heard.store(0, Ordering::Relaxed);
+        g.fresh_as_of.store(0, Ordering::Relaxed);
         assert_eq!(g.enter(Purpose::Use).err(), Some(Shut::Stale));
         assert!(g.enter(Purpose::Save).is_ok());
     }
@@ -178,11 +179,11 @@ mod tests {
     fn an_old_sign_of_life_does_not_vouch_for_the_present() {
         let g = Gate::new(Duration::from_secs(1));
         let now = Moment::now();
-        g.heard.store(0, Ordering::SeqCst);
-        g.heard(now.before(Duration::from_secs(2)));
+        g.fresh_as_of.store(0, Ordering::SeqCst);
+        g.mark_fresh(now.before(Duration::from_secs(2)));
         assert_eq!(g.enter(Purpose::Use).err(), Some(Shut::Stale));
-        g.heard(now);
-        g.heard(now.before(Duration::from_secs(2)));
+        g.mark_fresh(now);
+        g.mark_fresh(now.before(Duration::from_secs(2)));
         assert!(g.enter(Purpose::Use).is_ok());
     }
 

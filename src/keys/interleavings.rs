@@ -12,7 +12,7 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::thread;
 
 use super::fixture::{branch_volume, keyring, keyring_over, kms};
-use super::{Answer, Gate, KeyFail, Keyring, Phase, Purpose, Reason, Ticket, Want};
+use super::{Answer, Gate, KeyFail, KeyRequest, Keyring, Phase, Purpose, Reason, Ticket};
 use super::{fetch, pool};
 use crate::ids::FileId;
 use crate::kms::{Context, Generated, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Wrapped};
@@ -90,7 +90,7 @@ impl KeyService for Slow {
 
 /// The file of a key from the pool, which is cached no more.
 fn a_file(keyring: &Keyring) -> FileId {
-    keyring.supply(Want::Fresh).expect("the keystore answers");
+    keyring.supply(KeyRequest::Fresh).expect("the keystore answers");
     let file = keyring.fresh().expect("the pool was filled").file();
     keyring.evict(file);
     file
@@ -125,9 +125,9 @@ impl Desk {
     }
 
     /// Waits for a key as a parked request does.
-    fn wait(&self, want: Want) -> Result<(), KeyFail> {
+    fn wait(&self, want: KeyRequest) -> Result<(), KeyFail> {
         let ticket = self.keyring.answers().ticket();
-        self.keyring.want(want, ticket);
+        self.keyring.wait_for(want, ticket);
         let mut outcomes = self.given.outcomes.lock();
         loop {
             if let Some(outcome) = outcomes.get(&ticket) {
@@ -142,12 +142,6 @@ impl Desk {
         desk.keyring.answers().close();
         desk.thread.join().expect("it does not panic");
     }
-}
-
-fn stop(keyring: &Keyring) {
-    keyring.inner.lock().stopping = true;
-    keyring.fetch_work.notify_all();
-    keyring.pool_work.notify_all();
 }
 
 #[test]
@@ -195,7 +189,7 @@ fn many_waiters_have_one_fetch_and_all_are_woken() {
                 let (keyring, desk) = (keyring.clone(), desk.clone());
                 thread::spawn(move || {
                     if keyring.cipher(file).is_err() {
-                        assert_eq!(desk.wait(Want::File(file)), Ok(()));
+                        assert_eq!(desk.wait(KeyRequest::File(file)), Ok(()));
                     }
                     assert!(keyring.cipher(file).is_ok());
                 })
@@ -203,10 +197,10 @@ fn many_waiters_have_one_fetch_and_all_are_woken() {
             .collect();
         waiters.into_iter().for_each(|waiter| waiter.join().expect("it does not panic"));
         desk.close();
-        stop(&keyring);
+        keyring.stop();
         fetchers.into_iter().for_each(|fetcher| fetcher.join().expect("it does not panic"));
         let calls = slow.0.lock();
-        let context = Context::file(keyring.volume.id(), file);
+        let context = Context::file(keyring.volume().id(), file);
         assert!(calls.get(&context).is_some_and(|c| (1..=3).contains(&c.done)));
     });
 }
@@ -237,8 +231,8 @@ fn files_of_one_branch_key_share_its_call() {
                 let (keyring, desk) = (keyring.clone(), desk.clone());
                 thread::spawn(move || {
                     let outcome = match n {
-                        0 => keyring.supply(Want::File(file)),
-                        _ => desk.wait(Want::File(file)),
+                        0 => keyring.supply(KeyRequest::File(file)),
+                        _ => desk.wait(KeyRequest::File(file)),
                     };
                     assert_eq!(outcome, Ok(()));
                     assert!(keyring.cipher(file).is_ok());
@@ -247,7 +241,7 @@ fn files_of_one_branch_key_share_its_call() {
             .collect();
         waiters.into_iter().for_each(|waiter| waiter.join().expect("it does not panic"));
         desk.close();
-        stop(&keyring);
+        keyring.stop();
         fetchers.into_iter().for_each(|fetcher| fetcher.join().expect("it does not panic"));
         let calls = slow.0.lock();
         assert_eq!(calls.values().map(|c| c.done).sum::<usize>(), 1);
@@ -271,7 +265,7 @@ fn every_writer_gets_a_fresh_key() {
                     loop {
                         match keyring.fresh() {
                             Ok(cipher) => return cipher.file(),
-                            Err(KeyFail::Need(want)) => {
+                            Err(KeyFail::NotCached(want)) => {
                                 assert_eq!(desk.wait(want), Ok(()));
                             }
                             Err(e) => panic!("{e}"),
@@ -286,7 +280,7 @@ fn every_writer_gets_a_fresh_key() {
         files.dedup();
         assert_eq!(files.len(), 3, "each its own");
         desk.close();
-        stop(&keyring);
+        keyring.stop();
         filler.join().expect("it does not panic");
     });
 }
@@ -312,10 +306,10 @@ fn locks(keyring: &Arc<Keyring>, file: FileId) {
     };
     let threads = [
         act(|keyring, file| {
-            let _ = keyring.supply(Want::File(file));
+            let _ = keyring.supply(KeyRequest::File(file));
         }),
         act(|keyring, _| {
-            let _ = keyring.supply(Want::Fresh);
+            let _ = keyring.supply(KeyRequest::Fresh);
         }),
         act(|keyring, file| {
             let Ok(_pass) = keyring.enter(Purpose::Use) else { return };
@@ -331,15 +325,15 @@ fn locks(keyring: &Arc<Keyring>, file: FileId) {
     gate.wait_idle();
     keyring.wipe();
     let (cached, pooled, _) = keyring.counts();
-    assert_eq!((cached, pooled, keyring.branches.len()), (0, 0, 0), "wiped");
+    assert_eq!((cached, pooled, keyring.branches().len()), (0, 0, 0), "wiped");
     threads.into_iter().for_each(|thread| thread.join().expect("it does not panic"));
     let (cached, pooled, _) = keyring.counts();
-    let branches = keyring.branches.len();
+    let branches = keyring.branches().len();
     assert_eq!((cached, pooled, branches), (0, 0, 0), "and what came later was not taken in");
     assert!(keyring.cipher(file).is_err() && keyring.names().is_err());
     let closed = Err(KeyFail::Closed(Reason::Refused));
     let ticket = keyring.answers().ticket();
-    keyring.want(Want::File(file), ticket);
+    keyring.wait_for(KeyRequest::File(file), ticket);
     let answer = keyring.answers().take().pop();
     assert_eq!(answer, Some(Answer::Outcome(ticket, closed)), "nobody waits while it is locked");
 }
@@ -353,7 +347,7 @@ fn a_lock_answers_everyone_who_waits() {
         let waiters: Vec<_> = (0..2)
             .map(|_| {
                 let desk = desk.clone();
-                thread::spawn(move || desk.wait(Want::Fresh))
+                thread::spawn(move || desk.wait(KeyRequest::Fresh))
             })
             .collect();
         keyring.close(Phase::Draining(Reason::Refused));

@@ -1,35 +1,40 @@
 //! The one door to a key.
 //!
-//! Nothing here waits: a key that is not at hand is `KeyFail::Need`, and the caller waits for it
-//! with [`Keyring::want`]. The outcome comes through [`Keyring::answers`]. Threads of the keyring's
-//! own talk to the KMS.
+//! Nothing here waits: a key that is not at hand is `KeyFail::NotCached`, and the caller waits for
+//! it with [`Keyring::wait_for`]. The outcome comes through [`Keyring::answers`]. Threads of the
+//! keyring's own talk to the KMS.
+//!
+//! What it knows has four owners, none of which reaches into another: the keys of files and those
+//! who wait ([`FileKeys`]), the pool of keys made ahead ([`Pool`]), the branch keys ([`Branches`]),
+//! and what is known of the alias that new keys come from ([`Following`]).
 
-use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ahead::Ahead;
-use super::answers::Answers;
+use super::answers::{Answer, Answers, Ticket};
+use super::audit::Trail;
+use super::beat::AskedBeats;
 use super::branches::Branches;
-use super::cache::{Cache, Expiry};
-use super::follow::Stamp;
+use super::cache::Expiry;
+use super::files::FileKeys;
+use super::follow::Following;
 use super::gate::{Gate, Pass, Purpose, Shut};
 use super::lines::DeadLines;
 use super::machine::{Phase, Reason};
 use super::pool::Pool;
 use super::rate::Rate;
+use super::request::{KeyFail, KeyRequest};
 use super::services::Services;
 use super::volume::Volume;
-use super::want::{KeyFail, Waiter, Want};
 use crate::clock::Moment;
 use crate::content::ContentCipher;
 use crate::ids::{FileId, LinkId};
 use crate::kms::{KeyService, Verdict};
 use crate::names::VolumeKeys;
 use crate::store::Store;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Condvar, Mutex, RwLock};
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// The keyring's settings.
 #[derive(Clone, Copy, Debug)]
@@ -44,58 +49,24 @@ pub struct Limits {
     pub patience: Duration,
 }
 
-/// How long a request waits for its key.
-pub(super) const PARKED_FOR: Duration = Duration::from_secs(4);
-
-/// From reading a line to the KMS's answer: a fetch waits for its turn and for three tries.
-const LONGEST_FETCH: Duration = Duration::from_secs(600);
-
-pub(super) struct Inner {
-    pub(super) cache: Cache,
-    pub(super) pool: Pool,
-    pub(super) waiting: HashMap<Want, Vec<Waiter>>,
-    /// Files whose key someone waits for.
-    pub(super) queue: VecDeque<FileId>,
-    /// Files whose key may be wanted next; after the others.
-    pub(super) later: VecDeque<FileId>,
-    pub(super) ahead: Ahead,
-    /// Those of both queues, and those being fetched.
-    pub(super) in_flight: HashSet<FileId>,
-    /// The KMS gave no answer that counts: those who wait are not asked for again before.
-    pub(super) again: Moment,
-    /// When all keys of files were dropped: what was asked for before is not taken any more.
-    pub(super) dropped: Moment,
-    /// When lines were shredded, lately: one that was read before is not taken any more.
-    shredded: HashMap<FileId, Moment>,
-    pub(super) stopping: bool,
-}
-
-/// The keyring. See the module's description.
+/// The keyring; see above.
 pub struct Keyring {
-    pub(super) volume: Volume,
-    pub(super) store: Arc<Store>,
-    pub(super) service: Arc<dyn KeyService>,
-    pub(super) beats: Arc<dyn KeyService>,
+    volume: Volume,
+    store: Arc<Store>,
+    services: Services,
+    rate: Rate,
     gate: Arc<Gate>,
     answers: Arc<Answers>,
     names: RwLock<Option<Arc<VolumeKeys>>>,
-    pub(super) inner: Mutex<Inner>,
-    pub(super) branches: Branches,
-    pub(super) fetch_work: Condvar,
-    pub(super) pool_work: Condvar,
-    pub(super) dead: DeadLines,
-    pub(super) rate: Rate,
-    /// Of keys fetched ahead that are not yet at hand.
-    pub(super) most_ahead: usize,
-    pub(super) outage: AtomicBool,
-    pub(super) beat_wanted: AtomicBool,
-    /// Held while new data keys are on their way to their sidecar page.
-    pub(super) filling: Mutex<()>,
-    /// The `volume.json` that was looked at last.
-    pub(super) followed: parking_lot::Mutex<Stamp>,
-    /// New data keys come under another master key, and keys of files are to be dropped.
-    pub(super) turned: AtomicBool,
-    fetched: AtomicU64,
+    files: FileKeys,
+    pool: Pool,
+    branches: Branches,
+    following: Following,
+    dead: DeadLines,
+    beats: AskedBeats,
+    /// The KMS is out of reach.
+    outage: AtomicBool,
+    stopping: AtomicBool,
 }
 
 impl Keyring {
@@ -107,41 +78,26 @@ impl Keyring {
         services: impl Into<Services>,
         limits: Limits,
     ) -> Self {
-        let Services { work, beats } = services.into();
-        let rate = Rate::new(limits.rate.or(work.fair_rate()));
+        let services = services.into();
+        let rate = Rate::new(limits.rate.or(services.work.fair_rate()));
+        let (gate, answers) = (Arc::new(Gate::new(limits.patience)), Arc::<Answers>::default());
+        let files = FileKeys::new((limits.cache, limits.ttl), gate.clone(), answers.clone());
         Self {
             volume,
             store,
-            service: work,
-            beats,
-            gate: Arc::new(Gate::new(limits.patience)),
-            answers: Arc::default(),
-            names: RwLock::new(Some(Arc::new(names))),
-            inner: Mutex::new(Inner {
-                cache: Cache::new(limits.cache, limits.ttl),
-                pool: Pool::default(),
-                waiting: HashMap::new(),
-                queue: VecDeque::new(),
-                later: VecDeque::new(),
-                ahead: Ahead::default(),
-                in_flight: HashSet::new(),
-                again: Moment(Duration::ZERO),
-                dropped: Moment(Duration::ZERO),
-                shredded: HashMap::new(),
-                stopping: false,
-            }),
-            branches: Branches::new(limits.ttl),
-            fetch_work: Condvar::new(),
-            pool_work: Condvar::new(),
-            dead: DeadLines::default(),
+            services,
             rate,
-            most_ahead: limits.cache.get() / 4,
+            gate,
+            answers,
+            names: RwLock::new(Some(Arc::new(names))),
+            files,
+            pool: Pool::default(),
+            branches: Branches::new(limits.ttl),
+            following: Following::default(),
+            dead: DeadLines::default(),
+            beats: AskedBeats::default(),
             outage: AtomicBool::new(false),
-            beat_wanted: AtomicBool::new(false),
-            filling: Mutex::new(()),
-            followed: parking_lot::Mutex::new(None),
-            turned: AtomicBool::new(false),
-            fetched: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
         }
     }
 
@@ -150,19 +106,66 @@ impl Keyring {
         &self.gate
     }
 
-    /// Where the outcomes come that were asked for with [`Keyring::want`].
+    /// Where the outcomes come that were asked for with [`Keyring::wait_for`].
     pub fn answers(&self) -> &Arc<Answers> {
         &self.answers
+    }
+
+    /// The volume.
+    pub fn volume(&self) -> &Volume {
+        &self.volume
+    }
+
+    pub(super) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The KMS for data keys.
+    pub(super) fn service(&self) -> &dyn KeyService {
+        &*self.services.work
+    }
+
+    /// The KMS for heartbeats.
+    pub(super) fn beat_service(&self) -> &dyn KeyService {
+        &*self.services.beats
+    }
+
+    pub(super) fn rate(&self) -> &Rate {
+        &self.rate
+    }
+
+    pub(super) fn files(&self) -> &FileKeys {
+        &self.files
+    }
+
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    pub(super) fn branches(&self) -> &Branches {
+        &self.branches
+    }
+
+    pub(super) fn following(&self) -> &Following {
+        &self.following
+    }
+
+    pub(super) fn dead(&self) -> &DeadLines {
+        &self.dead
+    }
+
+    pub(super) fn beats(&self) -> &AskedBeats {
+        &self.beats
     }
 
     /// Lets a request in; hold the pass until it is answered.
     ///
     /// # Errors
-    /// `Closed`, or `Need(Beat)`.
+    /// `Closed`, or `NotCached(Beat)`.
     pub fn enter(&self, purpose: Purpose) -> Result<Pass<'_>, KeyFail> {
         self.gate.enter(purpose).map_err(|shut| match shut {
             Shut::Closed(reason) => KeyFail::Closed(reason),
-            Shut::Stale => KeyFail::Need(Want::Beat),
+            Shut::Stale => KeyFail::NotCached(KeyRequest::Beat),
         })
     }
 
@@ -171,11 +174,8 @@ impl Keyring {
     /// # Errors
     /// `Closed`.
     pub fn names(&self) -> Result<Arc<VolumeKeys>, KeyFail> {
-        self.names.read().clone().ok_or_else(|| KeyFail::Closed(self.reason()))
-    }
-
-    fn reason(&self) -> Reason {
-        self.gate.phase().reason().unwrap_or(Reason::Refused)
+        let reason = || self.gate.phase().reason().unwrap_or(Reason::Refused);
+        self.names.read().clone().ok_or_else(|| KeyFail::Closed(reason()))
     }
 
     /// Whether a time to live counts now.
@@ -183,56 +183,47 @@ impl Keyring {
         if self.outage.load(Ordering::Relaxed) { Expiry::Outage } else { Expiry::Strict }
     }
 
+    /// Decides whether a time to live counts.
+    pub(super) fn set_expiry(&self, expiry: Expiry) {
+        self.outage.store(expiry == Expiry::Outage, Ordering::Relaxed);
+    }
+
     /// The cipher of a file's content.
     ///
     /// # Errors
-    /// `Need` when it is not cached.
+    /// `NotCached`.
     pub fn cipher(&self, file: FileId) -> Result<Arc<ContentCipher>, KeyFail> {
-        let mut inner = self.inner.lock();
-        let found = inner.cache.get(file, Moment::now(), self.expiry());
-        if found.is_some() {
-            inner.ahead.hit(file);
-        }
-        found.ok_or(KeyFail::Need(Want::File(file)))
+        let found = self.files.get(file, self.expiry());
+        found.ok_or(KeyFail::NotCached(KeyRequest::File(file)))
     }
 
     /// A data key from the pool, with its wrapped key durable in its sidecar. It is cached.
     ///
     /// # Errors
-    /// `Need(Fresh)` when the pool is empty.
+    /// `NotCached(Fresh)` when the pool is empty.
     pub fn fresh(&self) -> Result<Arc<ContentCipher>, KeyFail> {
-        let mut inner = self.inner.lock();
-        let taken = inner.pool.take();
-        if inner.pool.is_low() {
-            self.pool_work.notify_one();
-        }
-        let cipher = taken.ok_or(KeyFail::Need(Want::Fresh))?;
-        inner.cache.put(cipher.clone(), Moment::now());
-        Ok(cipher)
+        let taken = self.pool.take(|cipher| self.files.put(cipher));
+        taken.ok_or(KeyFail::NotCached(KeyRequest::Fresh))
     }
 
     /// Keeps a file's key cached (it is open for writing) until [`Keyring::release`].
     pub fn hold(&self, file: FileId) {
-        self.inner.lock().cache.hold(file);
+        self.files.hold(file);
     }
 
     /// Takes one `hold` back.
     pub fn release(&self, file: FileId) {
-        self.inner.lock().cache.release(file);
+        self.files.release(file);
     }
 
     /// Forgets a file's key, whose line was removed just now; also where it is being fetched.
     pub fn shredded(&self, file: FileId) {
-        let now = Moment::now();
-        let mut inner = self.inner.lock();
-        inner.cache.evict(file);
-        inner.shredded.retain(|_, at| now.since(*at) < LONGEST_FETCH);
-        inner.shredded.insert(file, now);
+        self.files.shredded(file);
     }
 
     /// Forgets a file's key.
     pub fn evict(&self, file: FileId) {
-        self.inner.lock().cache.evict(file);
+        self.files.evict(file);
     }
 
     /// Says that nothing refers to this file any more: its sidecar line is removed later, after
@@ -255,46 +246,66 @@ impl Keyring {
         self.dead.sweep(&self.store)
     }
 
-    /// Puts a fetched key into the cache, unless meanwhile the mount closed, all were dropped, or
-    /// its line, which was looked at when it was `read`, was shredded. Its time to live counts
-    /// from `since`, when the KMS was last asked for what opens it.
-    pub(super) fn admit(&self, cipher: ContentCipher, since: Moment, read: Moment) {
-        let mut inner = self.inner.lock();
-        let shredded = inner.shredded.get(&cipher.file()).is_some_and(|at| read <= *at);
-        let closed = matches!(self.gate.phase(), Phase::Locked(_));
-        if !closed && !shredded && since > inner.dropped {
-            inner.cache.put(Arc::new(cipher), since);
-            self.fetched.fetch_add(1, Ordering::Relaxed);
+    /// Tells a log which branch keys files' keys come from. A mount has one log: another that
+    /// came later would not be told.
+    pub fn audit(&self, trail: &Arc<Trail>) {
+        self.branches.audit(trail);
+    }
+
+    /// Has `ticket` answered once: when the key is there, when it is known not to come, or after
+    /// four seconds.
+    pub fn wait_for(&self, request: KeyRequest, ticket: Ticket) {
+        self.files.wait_for(request, ticket);
+        match request {
+            KeyRequest::File(_) => {}
+            // Filled since the caller found it empty: nobody else would answer.
+            KeyRequest::Fresh if self.pool.len() > 0 => self.files.answer(request, Ok(())),
+            KeyRequest::Fresh => self.pool.call(),
+            KeyRequest::Beat => self.beats.ask(),
+        }
+    }
+
+    /// Closes the gate so far. Those who wait are answered, and those on their way to the gate
+    /// will be refused.
+    pub(super) fn close(&self, phase: Phase) {
+        self.gate.set(phase);
+        if let Some(reason) = phase.reason() {
+            self.files.answer_all(Err(KeyFail::Closed(reason)));
+        }
+        self.answers.add([Answer::GateClosed]);
+    }
+
+    /// What time brings; see [`FileKeys::tick`].
+    pub(super) fn tick(&self, now: Moment) {
+        let expiry = self.expiry();
+        self.files.tick(now, expiry);
+        if expiry == Expiry::Strict && self.gate.phase() == Phase::Open {
+            self.branches.expire(now);
         }
     }
 
     /// Drops every key. The gate must be locked and idle.
     pub(super) fn wipe(&self) -> Option<Arc<VolumeKeys>> {
-        let mut inner = self.inner.lock();
-        inner.cache.wipe();
-        for file in std::mem::take(&mut inner.later) {
-            inner.in_flight.remove(&file);
-        }
-        let unused = inner.pool.wipe();
-        drop(inner);
+        // First, for what is taken from the pool goes to the files' keys.
+        self.pool.wipe().into_iter().for_each(|file| self.dead.add(file));
+        self.files.wipe();
         self.branches.wipe();
-        unused.into_iter().for_each(|file| self.dead.add(file));
         self.names.write().take()
     }
 
     /// Takes the volume keys, which the KMS was asked for at `began`, and opens the gate.
     pub(super) fn reopen(&self, names: VolumeKeys, began: Moment) {
         *self.names.write() = Some(Arc::new(names));
-        self.gate.heard(began);
+        self.gate.mark_fresh(began);
         self.gate.set(Phase::Open);
-        self.pool_work.notify_one();
+        self.pool.call();
     }
 
-    /// A failed call's meaning; a refusal asks for a beat at once.
+    /// A failed call's meaning; a refusal asks for a beat.
     pub(super) fn fail_of(&self, verdict: Verdict) -> Option<KeyFail> {
         match verdict {
             Verdict::Refused => {
-                self.beat_wanted.store(true, Ordering::Relaxed);
+                self.beats.ask();
                 Some(KeyFail::Closed(Reason::Refused))
             }
             Verdict::ThisKey | Verdict::Invalid => Some(KeyFail::Rejected),
@@ -304,12 +315,24 @@ impl Keyring {
 
     /// How many data keys are cached, how many lie in the pool, how many were fetched.
     pub fn counts(&self) -> (usize, usize, u64) {
-        let inner = self.inner.lock();
-        (inner.cache.len(), inner.pool.len(), self.fetched.load(Ordering::Relaxed))
+        let (cached, fetched) = self.files.counts();
+        (cached, self.pool.len(), fetched)
     }
 
-    /// The volume.
-    pub fn volume(&self) -> &Volume {
-        &self.volume
+    /// Ends the keyring's threads. Those who wait are answered.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.files.stop();
+        self.pool.stop();
+        self.files.answer_all(Err(KeyFail::Late));
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    #[cfg(test)]
+    pub(super) fn volume_mut(&mut self) -> &mut Volume {
+        &mut self.volume
     }
 }

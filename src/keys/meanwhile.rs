@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::fixture::{Around, branch_volume, keyring_over, kms, volume};
-use super::{Accepted, KeyFail, Keyring, Reason, Want};
+use super::{Accepted, KeyFail, KeyRequest, Keyring, Reason};
 use crate::disk::sim::Sim;
 use crate::ids::FileId;
 use crate::kms::{
@@ -38,7 +38,7 @@ impl Meanwhile {
 fn one_file(disk: &Sim) -> (Arc<Keyring>, Meanwhile, FileId) {
     let service = Meanwhile::default();
     let keyring = keyring_over(disk, service.kms());
-    keyring.supply(Want::Fresh).expect("filled");
+    keyring.supply(KeyRequest::Fresh).expect("filled");
     let file = keyring.fresh().expect("filled").file();
     keyring.drop_data_keys();
     (keyring, service, file)
@@ -81,18 +81,18 @@ fn rewrap(store: &Store, keyring: &Keyring, file: FileId, to: &KeyRef) -> KeyArn
 fn a_refusal_of_a_master_key_that_a_rewrap_left_is_asked_again() {
     for disk in [volume(), branch_volume()] {
         let (keyring, service, file) = one_file(&disk);
-        let (store, to, ring) = (keyring.store.clone(), other_key(), keyring.clone());
+        let (store, to, ring) = (keyring.store().clone(), other_key(), keyring.clone());
         service.before_the_next(move || {
             rewrap(&store, &ring, file, &to);
             Err(KmsError::new(Verdict::Refused, "DisabledException", "the old key"))
         });
-        assert_eq!(keyring.supply(Want::File(file)), Ok(()));
+        assert_eq!(keyring.supply(KeyRequest::File(file)), Ok(()));
         assert!(keyring.cipher(file).is_ok());
         keyring.drop_data_keys();
         let refused = || Err(KmsError::new(Verdict::Refused, "DisabledException", "this one"));
         service.before_the_next(refused);
         let closed = Err(KeyFail::Closed(Reason::Refused));
-        assert_eq!(keyring.supply(Want::File(file)), closed, "nothing was replaced");
+        assert_eq!(keyring.supply(KeyRequest::File(file)), closed, "nothing was replaced");
     }
 }
 
@@ -104,13 +104,13 @@ fn a_key_that_is_being_fetched_while_its_line_is_shredded_is_not_kept() {
         let (keyring, service, file) = one_file(&disk);
         let ring = keyring.clone();
         service.before_the_next(move || {
-            ring.store.remove_lines(file.page(), &[file.slot()].into()).expect("removed");
+            ring.store().remove_lines(file.page(), &[file.slot()].into()).expect("removed");
             ring.shredded(file);
             Ok(())
         });
-        assert_eq!(keyring.supply(Want::File(file)), Ok(()), "who waits looks again");
-        assert_eq!(keyring.cipher(file).err(), Some(KeyFail::Need(Want::File(file))));
-        assert_eq!(keyring.supply(Want::File(file)), Err(KeyFail::Rejected));
+        assert_eq!(keyring.supply(KeyRequest::File(file)), Ok(()), "who waits looks again");
+        assert_eq!(keyring.cipher(file).err(), Some(KeyFail::NotCached(KeyRequest::File(file))));
+        assert_eq!(keyring.supply(KeyRequest::File(file)), Err(KeyFail::Rejected));
     }
 }
 
@@ -120,9 +120,9 @@ fn a_key_that_is_being_fetched_while_all_are_dropped_is_not_kept() {
     for disk in [volume(), branch_volume()] {
         let service = Meanwhile::default();
         let mut keyring = keyring_over(&disk, service.kms());
-        let volume = &mut Arc::get_mut(&mut keyring).expect("nobody else's").volume;
-        volume.accept(Accepted::Target);
-        keyring.supply(Want::Fresh).expect("filled");
+        let own = Arc::get_mut(&mut keyring).expect("nobody else's");
+        own.volume_mut().accept(Accepted::Target);
+        keyring.supply(KeyRequest::Fresh).expect("filled");
         let file = keyring.fresh().expect("filled").file();
         keyring.drop_data_keys();
         let (ring, other) = (keyring.clone(), kms().create("").expect("made").arn);
@@ -132,9 +132,9 @@ fn a_key_that_is_being_fetched_while_all_are_dropped_is_not_kept() {
             Ok(())
         });
         // A branch key that came too late is not accepted; a data key is just not kept.
-        let _ = keyring.supply(Want::File(file));
-        assert_eq!(keyring.cipher(file).err(), Some(KeyFail::Need(Want::File(file))));
-        assert_eq!(keyring.supply(Want::File(file)), Err(KeyFail::Rejected));
+        let _ = keyring.supply(KeyRequest::File(file));
+        assert_eq!(keyring.cipher(file).err(), Some(KeyFail::NotCached(KeyRequest::File(file))));
+        assert_eq!(keyring.supply(KeyRequest::File(file)), Err(KeyFail::Rejected));
         assert!(keyring.fresh().is_err(), "the pool's keys were under the old one");
     }
 }

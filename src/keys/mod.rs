@@ -9,6 +9,7 @@ mod branch;
 mod branches;
 mod cache;
 mod fetch;
+mod files;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod follow;
@@ -27,8 +28,8 @@ mod services;
 #[cfg(test)]
 mod tests;
 mod volume;
-mod waiting;
-mod want;
+
+mod request;
 
 pub use answers::{Answer, Answers, Ticket};
 pub use follow::FollowError;
@@ -37,6 +38,6 @@ pub use keyring::{Keyring, Limits};
 pub use machine::{Effect, Event, Machine, Phase, Reason, Timing};
 pub use monitor::{Effects, LockTime, Monitor, Status};
 pub use rate::Rate;
+pub use request::{KeyFail, KeyRequest};
 pub use services::Services;
 pub use volume::{Accepted, OpenError, Volume, create, open, open_file};
-pub use want::{KeyFail, Want};

@@ -1,17 +1,17 @@
 //! The thread that beats, steps the state machine and carries out what it says.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::cache::Expiry;
 use super::keyring::Keyring;
 use super::machine::{Effect, Event, Machine, Phase, Reason, Timing};
+use super::request::KeyRequest;
 use super::volume::OpenError;
-use super::want::{KeyFail, Want};
 use super::{beat, fetch, follow, pool};
 use crate::clock::Moment;
 use crate::kms::{KmsError, Verdict};
@@ -143,17 +143,14 @@ impl Monitor {
 
     /// Ends the threads: parked requests are answered, unused and dead lines removed.
     pub fn stop(self) {
-        self.keyring.inner.lock().stopping = true;
-        self.keyring.fetch_work.notify_all();
-        self.keyring.pool_work.notify_all();
-        self.keyring.wake_all(Err(KeyFail::Late));
+        self.keyring.stop();
         for thread in self.threads {
             if thread.join().is_err() {
                 log::error!("a thread of the keyring panicked");
             }
         }
         drop(self.keyring.wipe());
-        if let Err(e) = self.keyring.dead.sweep(&self.keyring.store) {
+        if let Err(e) = self.keyring.sweep() {
             log::warn!("sidecar lines that nothing uses are left over: {e}");
         }
     }
@@ -172,13 +169,13 @@ fn sweep_lines(keyring: &Keyring) {
     let mut last = Moment::now();
     loop {
         std::thread::park_timeout(TICK);
-        if keyring.inner.lock().stopping {
+        if keyring.is_stopping() {
             return;
         }
         let now = Moment::now();
-        if keyring.dead.len() >= MANY_LINES || now.since(last) >= SWEEP {
+        if keyring.dead().len() >= MANY_LINES || now.since(last) >= SWEEP {
             last = now;
-            if let Err(e) = keyring.dead.sweep(&keyring.store) {
+            if let Err(e) = keyring.sweep() {
                 log::warn!("dead sidecar lines are kept for now: {e}");
             }
         }
@@ -206,7 +203,7 @@ impl Loop {
     fn run(mut self) {
         let mut next = Moment::now() + self.interval();
         let mut last = Moment::now();
-        while !self.keyring.inner.lock().stopping {
+        while !self.keyring.is_stopping() {
             let now = Moment::now();
             let gap = now.since(last) > self.timing.heartbeat;
             last = now;
@@ -214,15 +211,15 @@ impl Loop {
                 self.gap = Some(now);
             }
             if self.gap.is_none() {
-                self.keyring.gate().heard(now);
+                self.keyring.gate().mark_fresh(now);
             }
-            let wanted = self.keyring.beat_wanted.swap(false, Ordering::Relaxed);
-            if now >= next || wanted || gap {
+            let asked = self.keyring.beats().take(now);
+            if now >= next || asked || gap {
                 beat::start(&self.keyring, self.events.clone());
                 next = now + self.interval();
             }
-            if self.keyring.turned.swap(false, Ordering::Relaxed) {
-                follow::turn(&self.keyring, &self.effects, self.timing.heartbeat);
+            if self.keyring.following().take_retargeted() {
+                follow::drop_stale_keys(&self.keyring, &self.effects, self.timing.heartbeat);
             }
             let wait = next.since(now).min(TICK);
             match self.inbox.recv_timeout(wait) {
@@ -270,7 +267,7 @@ impl Loop {
         }
         self.follow_reason();
         if matches!(event, Event::Good { .. } | Event::Refused | Event::Unavailable) {
-            self.vouch(began);
+            self.record_beat(began);
         }
         if event == Event::Sealed {
             self.sealed = true;
@@ -303,13 +300,13 @@ impl Loop {
         match event {
             Event::Good { .. } => {
                 status.beats += 1;
-                self.keyring.outage.store(false, Ordering::Relaxed);
+                self.keyring.set_expiry(Expiry::Strict);
             }
             Event::Refused | Event::Unavailable => {
                 status.beats += 1;
                 status.failed += 1;
                 let out = event == Event::Unavailable;
-                self.keyring.outage.store(out, Ordering::Relaxed);
+                self.keyring.set_expiry(if out { Expiry::Outage } else { Expiry::Strict });
             }
             _ => return,
         }
@@ -320,10 +317,10 @@ impl Loop {
     }
 
     /// A beat has said how things stand, and the gate is as it says.
-    fn vouch(&mut self, began: Moment) {
+    fn record_beat(&mut self, began: Moment) {
         self.gap = self.gap.filter(|found| began < *found);
-        self.keyring.gate().heard(began);
-        self.keyring.wake(Want::Beat, Ok(()));
+        self.keyring.gate().mark_fresh(began);
+        self.keyring.files().answer(KeyRequest::Beat, Ok(()));
     }
 
     fn drain(&mut self, reason: Reason, until: Moment) {
@@ -369,7 +366,8 @@ impl Loop {
     fn open(&mut self) {
         self.join_lockers();
         let began = Moment::now();
-        let unlocked = self.keyring.volume.unlock(&self.keyring.store, &*self.keyring.beats);
+        let unlocked =
+            self.keyring.volume().unlock(self.keyring.store(), self.keyring.beat_service());
         scrub_stack();
         match unlocked {
             Ok(names) => {

@@ -5,18 +5,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use super::branches;
 use super::keyring::Keyring;
 use super::machine::Phase;
-use super::want::{KeyFail, Want};
+use super::request::{KeyFail, KeyRequest};
 use crate::clock::Moment;
 use crate::content::{ContentCipher, check};
 use crate::ids::{FileId, PageId, SLOTS};
 use crate::kms::{Context, KmsError};
 use crate::secret::{Key, scrub_stack};
 use crate::store::{DataKeys, Line, Page, WrapKind};
+use crate::sync::{Condvar, Mutex};
 
 const SMALLEST: usize = 16;
 const LARGEST: usize = 2048;
@@ -27,43 +26,114 @@ const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Data keys ready for use.
-pub(super) struct Pool {
-    ready: VecDeque<Arc<ContentCipher>>,
+struct Ready {
+    keys: VecDeque<Arc<ContentCipher>>,
     target: usize,
+    stopping: bool,
 }
 
-impl Default for Pool {
+impl Default for Ready {
     fn default() -> Self {
-        Self { ready: VecDeque::new(), target: SMALLEST }
+        Self { keys: VecDeque::new(), target: SMALLEST, stopping: false }
     }
 }
 
-impl Pool {
-    pub(super) fn take(&mut self) -> Option<Arc<ContentCipher>> {
-        self.ready.pop_front()
-    }
-
-    pub(super) fn is_low(&self) -> bool {
-        self.ready.len() <= self.target / 2
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.ready.len()
-    }
-
-    /// Drops the keys and names the files whose lines were never used.
-    pub(super) fn wipe(&mut self) -> Vec<FileId> {
-        self.ready.drain(..).map(|c| c.file()).collect()
+impl Ready {
+    fn is_low(&self) -> bool {
+        self.keys.len() <= self.target / 2
     }
 
     /// How many keys to make now. A pool that ran down by half since its last fill grows.
     fn order(&mut self, quiet: bool) -> usize {
         if quiet {
             self.target = SMALLEST;
-        } else if self.ready.is_empty() {
+        } else if self.keys.is_empty() {
             self.target = (self.target * 2).min(LARGEST);
         }
-        self.target.saturating_sub(self.ready.len())
+        self.target.saturating_sub(self.keys.len())
+    }
+}
+
+/// The pool; see above.
+#[derive(Default)]
+pub(super) struct Pool {
+    ready: Mutex<Ready>,
+    /// It is low, or its thread is to look for another reason.
+    low: Condvar,
+    /// Held while new data keys are on their way to their sidecar page.
+    filling: Mutex<()>,
+}
+
+impl Pool {
+    /// Takes a key, and has `keep` keep it: whoever empties the pool finds each of its keys here
+    /// or there.
+    pub(super) fn take(
+        &self,
+        keep: impl FnOnce(&Arc<ContentCipher>),
+    ) -> Option<Arc<ContentCipher>> {
+        let mut ready = self.ready.lock();
+        let taken = ready.keys.pop_front();
+        if ready.is_low() {
+            self.low.notify_one();
+        }
+        taken.inspect(keep)
+    }
+
+    /// Has its thread look whether keys are wanted.
+    pub(super) fn call(&self) {
+        self.low.notify_one();
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ready.lock().keys.len()
+    }
+
+    /// Drops the keys and names the files whose lines were never used.
+    pub(super) fn wipe(&self) -> Vec<FileId> {
+        self.ready.lock().keys.drain(..).map(|c| c.file()).collect()
+    }
+
+    /// Returns when no key that is being made now is on its way to the store any more.
+    pub(super) fn wait_for_pages(&self) {
+        drop(self.filling.lock());
+    }
+
+    /// Ends its thread.
+    pub(super) fn stop(&self) {
+        self.ready.lock().stopping = true;
+        self.low.notify_all();
+    }
+
+    /// Waits until keys are wanted, and says how many; `None` when the keyring stops.
+    fn next_order(&self, is_open: impl Fn() -> bool) -> Option<usize> {
+        let (mut ready, mut quiet) = (self.ready.lock(), false);
+        while !(ready.stopping || is_open() && ready.is_low()) {
+            quiet |= self.low.wait_for(&mut ready, QUIET).timed_out();
+        }
+        (!ready.stopping).then(|| ready.order(quiet))
+    }
+
+    /// Waits, unless the keyring stops. Those who want a key call meanwhile, and it is no use.
+    fn pause(&self, pause: Duration) {
+        let end = Moment::now() + pause;
+        let mut ready = self.ready.lock();
+        while !ready.stopping && Moment::now() < end {
+            self.low.wait_for(&mut ready, end.since(Moment::now()));
+        }
+    }
+
+    /// Takes keys that were made, if they are still `wanted`; else gives them back.
+    fn add(
+        &self,
+        keys: Vec<Arc<ContentCipher>>,
+        wanted: impl FnOnce() -> bool,
+    ) -> Result<(), Vec<Arc<ContentCipher>>> {
+        let mut ready = self.ready.lock();
+        if !wanted() {
+            return Err(keys);
+        }
+        ready.keys.extend(keys);
+        Ok(())
     }
 }
 
@@ -76,18 +146,7 @@ pub(super) enum NoKeys {
 /// The thread that keeps the pool full, until the keyring stops.
 pub(super) fn run(keyring: &Keyring) {
     let mut pause = PAUSE;
-    loop {
-        let wanted = {
-            let mut inner = keyring.inner.lock();
-            let mut quiet = false;
-            while !(inner.stopping || open(keyring) && inner.pool.is_low()) {
-                quiet |= keyring.pool_work.wait_for(&mut inner, QUIET).timed_out();
-            }
-            if inner.stopping {
-                return;
-            }
-            inner.pool.order(quiet)
-        };
+    while let Some(wanted) = keyring.pool().next_order(|| open(keyring)) {
         // After a failure one key is tried: many at once would only burden who is in trouble.
         let wanted = if pause > PAUSE { 1 } else { wanted };
         let Err(e) = fill(keyring, wanted) else {
@@ -95,13 +154,8 @@ pub(super) fn run(keyring: &Keyring) {
             continue;
         };
         refuse(keyring, e);
-        let end = Moment::now() + pause;
+        keyring.pool().pause(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
-        let mut inner = keyring.inner.lock();
-        // Those who want a key wake it meanwhile, and it is no use.
-        while !inner.stopping && Moment::now() < end {
-            keyring.pool_work.wait_for(&mut inner, end.since(Moment::now()));
-        }
     }
 }
 
@@ -111,7 +165,7 @@ fn open(keyring: &Keyring) -> bool {
 
 fn refuse(keyring: &Keyring, why: NoKeys) {
     if let Some(fail) = fail_of(keyring, why) {
-        keyring.wake(Want::Fresh, Err(fail));
+        keyring.files().answer(KeyRequest::Fresh, Err(fail));
     }
 }
 
@@ -136,20 +190,17 @@ pub(super) fn supply(keyring: &Keyring) -> Result<(), KeyFail> {
 fn fill(keyring: &Keyring, mut wanted: usize) -> Result<(), NoKeys> {
     while wanted > 0 && open(keyring) {
         let n = wanted.min(usize::from(SLOTS));
-        let target = keyring.volume.target();
+        let target = keyring.volume().target();
         let page = make_page(keyring, n);
         scrub_stack();
-        let page = page?;
-        let mut inner = keyring.inner.lock();
-        if !open(keyring) || keyring.volume.target() != target {
+        let wanted_still = || open(keyring) && keyring.volume().target() == target;
+        if let Err(unused) = keyring.pool().add(page?, wanted_still) {
             // Locked, or an alias moved, while the page was made: its keys are dropped, its lines
             // never used.
-            page.iter().for_each(|c| keyring.dead.add(c.file()));
+            unused.iter().for_each(|c| keyring.dead().add(c.file()));
             return Ok(());
         }
-        inner.pool.ready.extend(page);
-        drop(inner);
-        keyring.wake(Want::Fresh, Ok(()));
+        keyring.files().answer(KeyRequest::Fresh, Ok(()));
         wanted -= n;
     }
     Ok(())
@@ -160,9 +211,9 @@ type Made = (Line, Arc<ContentCipher>);
 
 /// A page of up to `n` keys, durable. Fewer where the KMS stops giving some.
 fn make_page(keyring: &Keyring, n: usize) -> Result<Vec<Arc<ContentCipher>>, NoKeys> {
-    let _filling = keyring.filling.lock();
+    let _filling = keyring.pool().filling.lock();
     let page = PageId::random();
-    let keys = match keyring.volume.settings().data_keys {
+    let keys = match keyring.volume().settings().data_keys {
         DataKeys::PerFile => by_the_kms(keyring, page, n)?,
         DataKeys::Branch => by_a_branch(keyring, page, n)?,
     };
@@ -171,18 +222,18 @@ fn make_page(keyring: &Keyring, n: usize) -> Result<Vec<Arc<ContentCipher>>, NoK
     }
     let (mut lines, ciphers): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
     lines.sort_by_key(|line: &Line| line.slot);
-    keyring.store.add_page(page, &Page::of(&lines)).map_err(NoKeys::Disk)?;
+    keyring.store().add_page(page, &Page::of(&lines)).map_err(NoKeys::Disk)?;
     Ok(ciphers)
 }
 
 /// Keys that are made here and wrapped by the present branch key.
 fn by_a_branch(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, NoKeys> {
     let Some(branch) = branches::for_new(keyring, n)? else { return Ok(Vec::new()) };
-    let volume = keyring.volume.id();
+    let volume = keyring.volume().id();
     let make = |slot| {
         let (file, key) = (FileId::new(page, slot), Key::random());
         let kind = WrapKind::Branch(branch.id());
-        keyring.branches.origins.tell(branch.id(), file);
+        keyring.branches().note_origin(branch.id(), file);
         let (wrapped, check) = (branch.wrap(&key, file), check(&key, volume, file));
         let line = Line { slot, kind, key: wrapped, check };
         (line, Arc::new(ContentCipher::new(&key, volume, file)))
@@ -192,11 +243,11 @@ fn by_a_branch(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, N
 
 /// Keys that the KMS makes, side by side.
 fn by_the_kms(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, NoKeys> {
-    let slots = Mutex::new((0..SLOTS).take(n));
-    let made = Mutex::new((Vec::with_capacity(n), None));
+    let slots = parking_lot::Mutex::new((0..SLOTS).take(n));
+    let made = parking_lot::Mutex::new((Vec::with_capacity(n), None));
     let work = || {
         while let Some(slot) = { slots.lock().next() }
-            && keyring.wait_turn()
+            && keyring.wait_for_rate()
         {
             match make_key(keyring, FileId::new(page, slot)) {
                 Ok(key) => made.lock().0.push(key),
@@ -207,7 +258,7 @@ fn by_the_kms(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, No
             }
         }
     };
-    let threads = keyring.service.parallelism().min(n);
+    let threads = keyring.service().parallelism().min(n);
     std::thread::scope(|scope| {
         (1..threads).for_each(|_| drop(scope.spawn(work)));
         work();
@@ -220,8 +271,9 @@ fn by_the_kms(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, No
 }
 
 fn make_key(keyring: &Keyring, file: FileId) -> Result<Made, KmsError> {
-    let volume = keyring.volume.id();
-    let made = keyring.service.generate(&keyring.volume.asked(), &Context::file(volume, file))?;
+    let volume = keyring.volume().id();
+    let made =
+        keyring.service().generate(&keyring.volume().asked(), &Context::file(volume, file))?;
     let line = Line {
         slot: file.slot(),
         kind: WrapKind::Master(made.master),

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::branch::BranchKey;
 use super::fixture::{Around, branch_volume, keyring, keyring_over, kms, volume};
-use super::{Answer, KeyFail, Keyring, Phase, Reason, Ticket, Want, fetch};
+use super::{Answer, KeyFail, KeyRequest, Keyring, Phase, Reason, Ticket, fetch};
 use crate::clock::Moment;
 use crate::content::check;
 use crate::disk::sim::Sim;
@@ -27,10 +27,10 @@ use crate::store::{BranchFile, Line, Page, Store, WrapKind};
 #[test]
 fn who_asks_for_a_fresh_key_after_the_pool_was_filled_is_answered_at_once() {
     let keyring = keyring(kms());
-    assert_eq!(keyring.fresh().err(), Some(KeyFail::Need(Want::Fresh)));
-    keyring.supply(Want::Fresh).expect("filled");
+    assert_eq!(keyring.fresh().err(), Some(KeyFail::NotCached(KeyRequest::Fresh)));
+    keyring.supply(KeyRequest::Fresh).expect("filled");
     let ticket = keyring.answers().ticket();
-    keyring.want(Want::Fresh, ticket);
+    keyring.wait_for(KeyRequest::Fresh, ticket);
     assert_eq!(keyring.answers().take(), [Answer::Outcome(ticket, Ok(()))]);
     assert!(keyring.fresh().is_ok());
 }
@@ -41,9 +41,9 @@ fn a_full_disk_under_the_sidecars_is_told_as_one() {
     let disk = volume();
     let keyring = keyring_over(&disk, kms());
     disk.limit_space(Some(0));
-    assert_eq!(keyring.supply(Want::Fresh), Err(KeyFail::Disk(libc::ENOSPC)));
+    assert_eq!(keyring.supply(KeyRequest::Fresh), Err(KeyFail::Disk(libc::ENOSPC)));
     disk.limit_space(None);
-    assert_eq!(keyring.supply(Want::Fresh), Ok(()));
+    assert_eq!(keyring.supply(KeyRequest::Fresh), Ok(()));
     assert!(keyring.fresh().is_ok());
 }
 
@@ -53,15 +53,13 @@ fn a_full_disk_under_the_sidecars_is_told_as_one() {
 #[test]
 fn a_locked_mount_asks_for_no_keys_of_files_open_for_writing() {
     let keyring = keyring(kms());
-    keyring.supply(Want::Fresh).expect("filled");
+    keyring.supply(KeyRequest::Fresh).expect("filled");
     let file = keyring.fresh().expect("filled").file();
     keyring.hold(file);
     let now = Moment::now();
     let queued = |at: Moment| {
         keyring.tick(at);
-        let mut inner = keyring.inner.lock();
-        inner.in_flight.clear();
-        std::mem::take(&mut inner.queue).len()
+        keyring.files().take_queue().len()
     };
     assert_eq!(queued(now), 0, "it is at hand");
     keyring.gate().set(Phase::Locked(Reason::Refused));
@@ -92,7 +90,7 @@ fn files(keyring: &Keyring, n: usize) -> Vec<FileId> {
     let fresh = |_| loop {
         match keyring.fresh() {
             Ok(cipher) => return cipher.file(),
-            Err(KeyFail::Need(want)) => keyring.supply(want).expect("the keystore answers"),
+            Err(KeyFail::NotCached(want)) => keyring.supply(want).expect("the keystore answers"),
             Err(e) => panic!("{e}"),
         }
     };
@@ -100,7 +98,7 @@ fn files(keyring: &Keyring, n: usize) -> Vec<FileId> {
 }
 
 fn read_all(keyring: &Keyring, files: &[FileId]) -> Vec<Result<(), KeyFail>> {
-    files.iter().map(|file| keyring.supply(Want::File(*file))).collect()
+    files.iter().map(|file| keyring.supply(KeyRequest::File(*file))).collect()
 }
 
 /// The branch keys of these files' lines.
@@ -234,7 +232,7 @@ fn what_the_kms_says_of_a_branch_key_holds_for_its_files() {
         (Verdict::ThisKey, KeyFail::Rejected),
     ] {
         let keyring = keyring_over(&disk, Arc::new(Says(verdict)));
-        assert_eq!(keyring.supply(Want::File(file)), Err(told), "{verdict:?}");
+        assert_eq!(keyring.supply(KeyRequest::File(file)), Err(told), "{verdict:?}");
     }
 }
 
@@ -249,7 +247,7 @@ fn a_page_may_mix_both_kinds_of_lines() {
         let made = kms().generate(&asked, &Context::branch(volume, branch)).expect("made");
         let wrapper = BranchKey::new(&made.key, volume, branch);
         let file = BranchFile { master: made.master, key: made.wrapped };
-        keyring.store.write_branch(branch, &file).expect("written");
+        keyring.store().write_branch(branch, &file).expect("written");
         let page = PageId::random();
         let by_kms = |slot| {
             let file = FileId::new(page, slot);
@@ -263,7 +261,7 @@ fn a_page_may_mix_both_kinds_of_lines() {
             Line { slot, kind, key: wrapper.wrap(&key, FileId::new(page, of)), check }
         };
         let lines = [by_kms(0), by_branch(1, 1), by_branch(2, 9), by_kms(2), by_branch(3, 9)];
-        keyring.store.add_page(page, &Page::of(&lines)).expect("written");
+        keyring.store().add_page(page, &Page::of(&lines)).expect("written");
         let outcomes = read_all(&keyring, &[0, 1, 2, 3].map(|slot| FileId::new(page, slot)));
         assert_eq!(outcomes, [Ok(()), Ok(()), Ok(()), Err(KeyFail::Rejected)]);
     }
@@ -274,7 +272,7 @@ fn a_full_disk_under_the_branch_keys_is_told_as_one() {
     let disk = branch_volume();
     let (keyring, _) = counted(&disk);
     disk.limit_space(Some(0));
-    assert_eq!(keyring.supply(Want::Fresh), Err(KeyFail::Disk(libc::ENOSPC)));
+    assert_eq!(keyring.supply(KeyRequest::Fresh), Err(KeyFail::Disk(libc::ENOSPC)));
     disk.limit_space(None);
     assert_eq!(files(&keyring, 1).len(), 1);
 }
@@ -308,7 +306,7 @@ fn a_call_for_a_branch_key_that_hangs_holds_up_its_own_files_alone() {
     let answers = keyring.answers();
     let want = |file: &FileId| {
         let ticket = answers.ticket();
-        keyring.want(Want::File(*file), ticket);
+        keyring.wait_for(KeyRequest::File(*file), ticket);
         ticket
     };
     let all_answered = |mut waiting: HashSet<Ticket>| {
@@ -326,8 +324,7 @@ fn a_call_for_a_branch_key_that_hangs_holds_up_its_own_files_alone() {
     let_go.send(()).expect("it waits");
     all_answered(hanging);
     assert!(was_asked.try_recv().is_err(), "one call for all");
-    keyring.inner.lock().stopping = true;
-    keyring.fetch_work.notify_all();
+    keyring.stop();
     threads.into_iter().for_each(|thread| thread.join().expect("it does not panic"));
 }
 
@@ -337,10 +334,10 @@ fn a_lock_wipes_branch_keys_and_new_keys_begin_another() {
     let disk = branch_volume();
     let (keyring, counters) = counted(&disk);
     let before = files(&keyring, 1);
-    assert!(keyring.branches.len() > 0);
+    assert!(keyring.branches().len() > 0);
     keyring.gate().set(Phase::Locked(Reason::Refused));
     drop(keyring.wipe());
-    assert_eq!(keyring.branches.len(), 0);
+    assert_eq!(keyring.branches().len(), 0);
     keyring.gate().set(Phase::Open);
     let after = files(&keyring, 1);
     assert_eq!(calls(&counters), (2, 0));

@@ -12,6 +12,8 @@ mod bell;
 mod bulk;
 mod cores;
 mod dispatch;
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;
 mod lane;
 mod mailbox;
 mod memory;

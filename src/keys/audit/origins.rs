@@ -8,7 +8,6 @@ use parking_lot::Mutex;
 
 use super::trail::Trail;
 use crate::ids::{BranchId, FileId};
-use crate::keys::Keyring;
 use crate::kms::KeyArn;
 
 /// Files that are remembered: more than have their key in memory.
@@ -95,18 +94,15 @@ impl Origins {
 pub(in crate::keys) struct BranchOrigins(OnceLock<Arc<Trail>>);
 
 impl BranchOrigins {
+    /// Where it is told from now on.
+    pub(in crate::keys) fn tell_to(&self, trail: &Arc<Trail>) {
+        let _ = self.0.set(trail.clone());
+    }
+
     /// The key of this file came from this branch key.
     pub(in crate::keys) fn tell(&self, branch: BranchId, file: FileId) {
         if let Some(trail) = self.0.get() {
             trail.origins.file_by(file, branch);
         }
-    }
-}
-
-impl Keyring {
-    /// Tells a log which branch keys files' keys come from. A mount has one log: another that
-    /// came later would not be told.
-    pub fn audit(&self, trail: &Arc<Trail>) {
-        let _ = self.branches.origins.0.set(trail.clone());
     }
 }

@@ -6,7 +6,7 @@ use super::finding::{NoKey, Text, errno};
 use super::{FsckError, Job, MOST_REFUSED};
 use crate::content::ContentCipher;
 use crate::ids::FileId;
-use crate::keys::{KeyFail, Want};
+use crate::keys::{KeyFail, KeyRequest};
 use crate::kms::{KeyArn, KmsError, Verdict};
 use crate::store::{Line, WrapKind};
 
@@ -27,10 +27,10 @@ pub(super) fn cipher(job: &Job<'_>, file: FileId) -> Result<Option<Arc<ContentCi
     while !job.is_stopped() {
         let want = match keyring.cipher(file) {
             Ok(cipher) => return Ok(Some(cipher)),
-            Err(KeyFail::Need(want)) => want,
+            Err(KeyFail::NotCached(want)) => want,
             Err(fail) => return failed(job, &lines, fail),
         };
-        debug_assert!(matches!(want, Want::File(_)), "the file has its key already");
+        debug_assert!(matches!(want, KeyRequest::File(_)), "the file has its key already");
         match keyring.supply(want) {
             Ok(()) => {}
             // The canary says how it stands with the KMS.
@@ -62,7 +62,7 @@ fn failed(
                 Ok(None)
             }
         },
-        KeyFail::Need(_) | KeyFail::Late | KeyFail::Disk(_) => {
+        KeyFail::NotCached(_) | KeyFail::Late | KeyFail::Disk(_) => {
             job.stop(FsckError::Kms(no_answer()));
             Ok(None)
         }

@@ -1,4 +1,4 @@
-//! A wish for a key that is not at hand: what is wished, why it may fail, and who waits.
+//! A request for a key that is not at hand: which one, why it may fail, and who waits.
 
 use super::answers::Ticket;
 use super::machine::Reason;
@@ -7,7 +7,7 @@ use crate::ids::FileId;
 
 /// What a parked request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Want {
+pub enum KeyRequest {
     /// The data key of a file.
     File(FileId),
     /// A data key for a file that has none yet.
@@ -21,7 +21,7 @@ pub enum Want {
 pub enum KeyFail {
     /// It has to be fetched: park the request.
     #[error("the key has to be fetched")]
-    Need(Want),
+    NotCached(KeyRequest),
     /// The mount is draining or locked, or the KMS refuses this file's master key.
     #[error("the mount is locked ({0:?})")]
     Closed(Reason),

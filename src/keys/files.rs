@@ -1,0 +1,331 @@
+//! The data keys of files: those that are cached, those that someone waits for, and those that are
+//! to be fetched.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ahead::Ahead;
+use super::answers::{Answer, Answers, Ticket};
+use super::cache::{Cache, Expiry};
+use super::gate::Gate;
+use super::machine::Phase;
+use super::request::{KeyFail, KeyRequest, Waiter};
+use crate::clock::Moment;
+use crate::content::ContentCipher;
+use crate::ids::{FileId, PageId};
+use crate::store::{Line, WrapKind};
+use crate::sync::{Condvar, Mutex};
+
+/// How long a request waits for its key.
+const PARKED_FOR: Duration = Duration::from_secs(4);
+/// From reading a line to the KMS's answer: a fetch waits for its turn and for three tries.
+const LONGEST_FETCH: Duration = Duration::from_secs(600);
+/// Between an inconclusive fetch and the next one of the same key.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What becomes of the other keys of a page when one is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Neighbours {
+    /// They may be fetched ahead.
+    Follow,
+    /// They stay.
+    Stay,
+}
+
+/// How many fetches are worth making side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fetches {
+    /// Several: each waits for a network.
+    SideBySide,
+    /// One after another: each is quick.
+    InTurn,
+}
+
+struct State {
+    cache: Cache,
+    waiting: HashMap<KeyRequest, Vec<Waiter>>,
+    /// Files whose key someone waits for.
+    queue: VecDeque<FileId>,
+    /// Files whose key may be wanted next; after the others.
+    later: VecDeque<FileId>,
+    ahead: Ahead,
+    /// Those of both queues, and those being fetched.
+    in_flight: HashSet<FileId>,
+    /// The last call of the KMS was inconclusive: those who wait are not asked for again before.
+    retry_after: Moment,
+    /// When all keys were dropped: what was asked for before is not taken any more.
+    cleared_at: Moment,
+    /// When lines were shredded, lately: one that was read before is not taken any more.
+    shredded: HashMap<FileId, Moment>,
+    fetched: u64,
+    stopping: bool,
+}
+
+/// The keys of files; see above. One lock, held across no call.
+pub(super) struct FileKeys {
+    state: Mutex<State>,
+    /// There is something to fetch.
+    work: Condvar,
+    /// Keys fetched ahead that are not yet at hand, at most.
+    most_ahead: usize,
+    gate: Arc<Gate>,
+    answers: Arc<Answers>,
+}
+
+impl FileKeys {
+    pub(super) fn new(
+        (cache, ttl): (NonZeroUsize, Duration),
+        gate: Arc<Gate>,
+        answers: Arc<Answers>,
+    ) -> Self {
+        let never = Moment(Duration::ZERO);
+        let state = State {
+            cache: Cache::new(cache, ttl),
+            waiting: HashMap::new(),
+            queue: VecDeque::new(),
+            later: VecDeque::new(),
+            ahead: Ahead::default(),
+            in_flight: HashSet::new(),
+            retry_after: never,
+            cleared_at: never,
+            shredded: HashMap::new(),
+            fetched: 0,
+            stopping: false,
+        };
+        let (state, work) = (Mutex::new(state), Condvar::new());
+        Self { state, work, most_ahead: cache.get() / 4, gate, answers }
+    }
+
+    /// A file's cipher, if it is cached.
+    pub(super) fn get(&self, file: FileId, expiry: Expiry) -> Option<Arc<ContentCipher>> {
+        let mut state = self.state.lock();
+        let found = state.cache.get(file, Moment::now(), expiry);
+        if found.is_some() {
+            state.ahead.hit(file);
+        }
+        found
+    }
+
+    /// Takes a cipher whose key was made just now.
+    pub(super) fn put(&self, cipher: &Arc<ContentCipher>) {
+        self.state.lock().cache.put(cipher.clone(), Moment::now());
+    }
+
+    pub(super) fn hold(&self, file: FileId) {
+        self.state.lock().cache.hold(file);
+    }
+
+    pub(super) fn release(&self, file: FileId) {
+        self.state.lock().cache.release(file);
+    }
+
+    pub(super) fn evict(&self, file: FileId) {
+        self.state.lock().cache.evict(file);
+    }
+
+    /// Forgets a file's key, whose line was removed just now; also where it is being fetched.
+    pub(super) fn shredded(&self, file: FileId) {
+        let now = Moment::now();
+        let mut state = self.state.lock();
+        state.cache.evict(file);
+        state.shredded.retain(|_, at| now.since(*at) < LONGEST_FETCH);
+        state.shredded.insert(file, now);
+    }
+
+    /// Registers who waits for a key, or answers at once where the gate is closed.
+    pub(super) fn wait_for(&self, request: KeyRequest, ticket: Ticket) {
+        let mut state = self.state.lock();
+        if let Some(reason) = self.gate.phase().reason() {
+            drop(state);
+            let closed = Err(KeyFail::Closed(reason));
+            return self.answers.add([Answer::Outcome(ticket, closed)]);
+        }
+        let deadline = Moment::now() + PARKED_FOR;
+        state.waiting.entry(request).or_default().push(Waiter { ticket, deadline });
+        // Fetched even if it came in the meantime: rare, and simpler than another look.
+        if let KeyRequest::File(file) = request {
+            let later = state.later.iter().position(|f| *f == file);
+            if let Some(at) = later {
+                state.later.remove(at);
+            }
+            if state.in_flight.insert(file) || later.is_some() {
+                state.queue.push_back(file);
+                self.work.notify_one();
+            }
+        }
+    }
+
+    /// Answers everyone who waits for this key.
+    pub(super) fn answer(&self, request: KeyRequest, outcome: Result<(), KeyFail>) {
+        let waiters = self.state.lock().waiting.remove(&request).unwrap_or_default();
+        self.tell(waiters, outcome);
+    }
+
+    /// Answers everyone who waits for anything.
+    pub(super) fn answer_all(&self, outcome: Result<(), KeyFail>) {
+        let all = std::mem::take(&mut self.state.lock().waiting);
+        self.tell(all.into_values().flatten(), outcome);
+    }
+
+    fn tell(&self, waiters: impl IntoIterator<Item = Waiter>, outcome: Result<(), KeyFail>) {
+        let answer = |waiter: Waiter| Answer::Outcome(waiter.ticket, outcome);
+        self.answers.add(waiters.into_iter().map(answer));
+    }
+
+    /// Answers those whose time is up, asks again for what the others wait for, and drops keys
+    /// whose time to live is up, but for those of files that are open for writing: these are
+    /// fetched afresh.
+    pub(super) fn tick(&self, now: Moment, expiry: Expiry) {
+        let mut late = Vec::new();
+        {
+            let mut state = self.state.lock();
+            let State { waiting, queue, in_flight, cache, retry_after, .. } = &mut *state;
+            let again = now >= *retry_after;
+            waiting.retain(|request, waiters| {
+                late.extend(waiters.extract_if(.., |w| now >= w.deadline));
+                if let KeyRequest::File(file) = request
+                    && !waiters.is_empty()
+                    && again
+                    && in_flight.insert(*file)
+                {
+                    queue.push_back(*file);
+                }
+                !waiters.is_empty()
+            });
+            // A locked mount asks for nothing but beats: each refusal here would cause one more.
+            if expiry == Expiry::Strict && self.gate.phase() == Phase::Open {
+                cache.expire(now);
+                queue.extend(cache.due(now).into_iter().filter(|file| in_flight.insert(*file)));
+            }
+            if !queue.is_empty() {
+                self.work.notify_all();
+            }
+        }
+        self.tell(late, Err(KeyFail::Late));
+    }
+
+    /// Of a fetch thread: waits for the next file; `None` when the keyring stops.
+    pub(super) fn next(&self) -> Option<(FileId, Neighbours)> {
+        let mut state = self.state.lock();
+        loop {
+            if state.stopping {
+                return None;
+            }
+            if let Some(file) = state.queue.pop_front() {
+                return Some((file, Neighbours::Follow));
+            }
+            if let Some(file) = state.later.pop_front() {
+                return Some((file, Neighbours::Stay));
+            }
+            self.work.wait(&mut state);
+        }
+    }
+
+    /// A fetch has ended: those who wait are answered.
+    pub(super) fn finish(&self, file: FileId, outcome: Result<(), KeyFail>) {
+        self.unclaim([file]);
+        self.answer(KeyRequest::File(file), outcome);
+    }
+
+    /// A fetch was inconclusive: those who wait are asked for again at a later tick.
+    pub(super) fn finish_inconclusively(&self, file: FileId) {
+        let mut state = self.state.lock();
+        state.in_flight.remove(&file);
+        state.retry_after = Moment::now() + PAUSE;
+    }
+
+    /// These files are not fetched after all.
+    pub(super) fn unclaim(&self, files: impl IntoIterator<Item = FileId>) {
+        let mut state = self.state.lock();
+        for file in files {
+            state.in_flight.remove(&file);
+        }
+    }
+
+    /// Queues files again whose fetch waited for another.
+    pub(super) fn requeue(&self, files: &[FileId]) {
+        self.state.lock().queue.extend(files);
+        self.work.notify_all();
+    }
+
+    /// Claims the other keys of a page, if its files seem to be read one after another. Where
+    /// calls are worth making side by side they are queued; where not, and where a branch key
+    /// opens them, they are the caller's to fetch.
+    pub(super) fn look_ahead(&self, page: PageId, lines: &[Line], fetches: Fetches) -> Vec<FileId> {
+        let mut state = self.state.lock();
+        if !state.ahead.miss(page) {
+            return Vec::new();
+        }
+        let room = self.most_ahead.saturating_sub(state.later.len());
+        let (mut slots, mut own) = (Vec::new(), Vec::new());
+        for line in lines {
+            let file = FileId::new(page, line.slot);
+            if slots.len() < room && !state.cache.has(file) && state.in_flight.insert(file) {
+                slots.push(line.slot);
+                match line.kind {
+                    WrapKind::Master(_) if fetches == Fetches::SideBySide => {
+                        state.later.push_back(file);
+                    }
+                    _ => own.push(file),
+                }
+            }
+        }
+        state.ahead.asked(page, &slots);
+        drop(state);
+        if own.len() < slots.len() {
+            self.work.notify_all();
+        }
+        own
+    }
+
+    /// Puts a fetched key into the cache, unless meanwhile the mount closed, all were dropped, or
+    /// its line, which was looked at when it was `read`, was shredded. Its time to live counts
+    /// from `since`, when the KMS was last asked for what opens it.
+    pub(super) fn admit(&self, cipher: ContentCipher, since: Moment, read: Moment) {
+        let mut state = self.state.lock();
+        let shredded = state.shredded.get(&cipher.file()).is_some_and(|at| read <= *at);
+        let closed = matches!(self.gate.phase(), Phase::Locked(_));
+        if !closed && !shredded && since > state.cleared_at {
+            state.cache.put(Arc::new(cipher), since);
+            state.fetched += 1;
+        }
+    }
+
+    /// Drops every key; what is being fetched now is not taken any more.
+    pub(super) fn clear(&self) {
+        let mut state = self.state.lock();
+        state.cleared_at = Moment::now();
+        state.cache.wipe();
+    }
+
+    /// Drops every key, for a gate that is locked and idle, and what was to be fetched ahead.
+    pub(super) fn wipe(&self) {
+        let mut state = self.state.lock();
+        state.cache.wipe();
+        for file in std::mem::take(&mut state.later) {
+            state.in_flight.remove(&file);
+        }
+    }
+
+    /// How many keys are cached, and how many were fetched.
+    pub(super) fn counts(&self) -> (usize, u64) {
+        let state = self.state.lock();
+        (state.cache.len(), state.fetched)
+    }
+
+    /// Ends the fetch threads.
+    pub(super) fn stop(&self) {
+        self.state.lock().stopping = true;
+        self.work.notify_all();
+    }
+
+    /// Files that are queued, as if they had been fetched in vain.
+    #[cfg(test)]
+    pub(super) fn take_queue(&self) -> Vec<FileId> {
+        let mut state = self.state.lock();
+        state.in_flight.clear();
+        state.queue.drain(..).collect()
+    }
+}
