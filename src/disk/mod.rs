@@ -118,6 +118,8 @@ pub trait OpenFile: Send + Sync + Debug {
     fn range(&self, how: Range, at: u64, len: u64) -> io::Result<()>;
     /// The first offset ≥ `at` with data; `None` past the last.
     fn seek_data(&self, at: u64) -> io::Result<Option<u64>>;
+    /// The first offset ≥ `at`, which lies within the file, in a hole: its end counts as one.
+    fn seek_hole(&self, at: u64) -> io::Result<u64>;
     /// The attributes. The filesystem then gives the next write a time of its own, which costs
     /// more than one that nobody asked about (multigrain timestamps); where the size or the mode
     /// is enough, ask for that.

@@ -157,6 +157,10 @@ impl OpenFile for RealFile {
         }
     }
 
+    fn seek_hole(&self, at: u64) -> io::Result<u64> {
+        Ok(rfs::seek(&self.0, SeekFrom::Hole(at))?)
+    }
+
     fn stat(&self) -> io::Result<Stat> {
         Ok(stat_of(&rfs::fstat(&self.0)?))
     }

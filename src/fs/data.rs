@@ -9,9 +9,10 @@ use super::attr::without_privileges;
 use super::errno::{Outcome, errno};
 use super::handles::OpenFor;
 use super::holes::Sought;
+use super::piece::Piece;
 use super::records::Records;
 use super::table::{Content, Node};
-use crate::content::{ContentCipher, PAGE, disk_size, records};
+use crate::content::{ContentCipher, PAGE, disk_size, locate, start_of};
 use crate::disk::{File, Range};
 use crate::secret::wipe;
 
@@ -20,8 +21,11 @@ thread_local! {
     static PAGES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Copies go in pieces of this size.
-const PIECE: usize = 1 << 20;
+/// So many bytes are copied in one step.
+const COPIED_AT_ONCE: usize = 256 << 10;
+
+/// So many records are reserved in one call of the store: 1 GiB.
+const RESERVED_AT_ONCE: u64 = 1 << 18;
 
 /// What `fallocate` does to the size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +79,16 @@ impl Fs {
         Ok(())
     }
 
+    /// Makes sure that a file without a key has no content that a key could make unreadable.
+    fn check_blank(&self, node: &Node, file: &File) -> Outcome<()> {
+        let mut content = node.content.write();
+        if content.id.is_some() {
+            return Ok(());
+        }
+        let records = Records { file: &**file, cipher: None, writeback: self.writeback };
+        records.check_blank(&mut content.blank, &Piece::begin())
+    }
+
     /// Runs `act` under the file's lock with its cipher, giving it a key first if it has none.
     fn with_key<T>(
         &self,
@@ -85,7 +99,10 @@ impl Fs {
         let known = self.file_id(node, &*file)?;
         let cipher = match known {
             Some(id) => self.keyring.cipher(id)?,
-            None => self.keyring.fresh()?,
+            None => {
+                self.check_blank(node, &file)?;
+                self.keyring.fresh()?
+            }
         };
         let mut content = node.content.write();
         let cipher = match content.id {
@@ -100,7 +117,11 @@ impl Fs {
         };
         let records = Records { file: &*file, cipher: Some(&cipher), writeback: self.writeback };
         if content.id.is_none() {
-            records.give_key()?;
+            if let Err(e) = records.give_key() {
+                // It stays without a key, so this one was never used.
+                self.keyring.bury(cipher.file());
+                return Err(e);
+            }
             content.id = Some(cipher.file());
             if content.writers > 0 {
                 self.keyring.hold(cipher.file());
@@ -127,35 +148,26 @@ impl Fs {
         records.set_size(&mut content.tail, size)
     }
 
-    /// fallocate(2) without a mode, or with KEEP_SIZE.
+    /// fallocate(2) without a mode, or with KEEP_SIZE, of the bytes from `at` to `end`. `at`
+    /// advances with what is reserved.
     ///
     /// # Errors
-    /// `Park`; of the backing filesystem.
-    pub fn allocate(&self, ino: u64, offset: u64, len: u64, reach: Reach) -> Outcome<()> {
+    /// `Park`, `Unfinished`; of the backing filesystem.
+    pub fn allocate(&self, ino: u64, at: &mut u64, end: u64, reach: Reach) -> Outcome<()> {
         self.writable()?;
         let node = self.node(ino)?;
-        let end = offset.checked_add(len).ok_or(errno(libc::EFBIG))?;
+        let piece = Piece::begin();
         self.with_key(&node, |content, r| {
-            let size = r.size()?;
-            let from = records(offset.saturating_add(1)).saturating_sub(1) * PAGE;
-            r.file.range(Range::Reserve, from, disk_size(end).saturating_sub(from).max(PAGE))?;
-            if reach == Reach::Extend && end > size {
-                r.set_size(&mut content.tail, end)?;
+            while *at < end {
+                let (record, _) = locate(*at);
+                let to = start_of(record + RESERVED_AT_ONCE).min(end);
+                let from = record * PAGE;
+                r.file.range(Range::Reserve, from, disk_size(to).saturating_sub(from).max(PAGE))?;
+                *at = to;
+                if *at < end {
+                    piece.go_on()?;
+                }
             }
-            Ok(())
-        })
-    }
-
-    /// fallocate(2) with PUNCH_HOLE or ZERO_RANGE: the range reads as zeros.
-    ///
-    /// # Errors
-    /// `Park`; of the backing filesystem.
-    pub fn zero(&self, ino: u64, offset: u64, len: u64, reach: Reach) -> Outcome<()> {
-        self.writable()?;
-        let node = self.node(ino)?;
-        let end = offset.checked_add(len).ok_or(errno(libc::EFBIG))?;
-        self.with_key(&node, |content, r| {
-            r.punch(&mut content.tail, offset, len)?;
             if reach == Reach::Extend && end > r.size()? {
                 r.set_size(&mut content.tail, end)?;
             }
@@ -163,41 +175,62 @@ impl Fs {
         })
     }
 
-    /// lseek(2) SEEK_DATA and SEEK_HOLE. Holes are known without a key.
+    /// fallocate(2) with PUNCH_HOLE or ZERO_RANGE: the bytes from `at` to `end` read as zeros.
+    /// `at` advances with what is done.
     ///
     /// # Errors
-    /// ENXIO; of the backing filesystem.
-    pub fn seek(&self, ino: u64, offset: u64, to: Sought) -> Outcome<u64> {
+    /// `Park`, `Unfinished`; of the backing filesystem.
+    pub fn zero(&self, ino: u64, at: &mut u64, end: u64, reach: Reach) -> Outcome<()> {
+        self.writable()?;
+        let node = self.node(ino)?;
+        let piece = Piece::begin();
+        self.with_key(&node, |content, r| {
+            r.punch(&mut content.tail, at, end, &piece)?;
+            if reach == Reach::Extend && end > r.size()? {
+                r.set_size(&mut content.tail, end)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// lseek(2) SEEK_DATA and SEEK_HOLE. Holes are known without a key. `offset` advances with
+    /// what has been looked at.
+    ///
+    /// # Errors
+    /// `Unfinished`; ENXIO; of the backing filesystem.
+    pub fn seek(&self, ino: u64, offset: &mut u64, to: Sought) -> Outcome<u64> {
         let node = self.node(ino)?;
         let file = self.backing(&node, OpenFor::Reading)?;
         let _content = node.content.read();
         let records = Records { file: &*file, cipher: None, writeback: self.writeback };
-        records.seek(offset, to)
+        records.seek(offset, to, &Piece::begin())
     }
 
-    /// copy_file_range(2); answers how many bytes, fewer where the source ends.
+    /// copy_file_range(2); answers how many bytes: fewer where the source ends, or where it has
+    /// taken long enough. Who copies goes on from there.
     ///
     /// # Errors
     /// `Park`, when nothing is copied yet; of the backing filesystem.
     pub fn copy(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Outcome<u64> {
-        let mut piece = vec![0; PIECE.min(usize::try_from(len).unwrap_or(PIECE))];
+        let mut bytes = vec![0; COPIED_AT_ONCE.min(usize::try_from(len).unwrap_or(usize::MAX))];
+        let piece = Piece::begin();
         let mut done = 0;
-        while done < len {
-            let want = piece.len().min(usize::try_from(len - done).unwrap_or(PIECE));
+        while done < len && (done == 0 || !piece.is_over()) {
+            let want = bytes.len().min(usize::try_from(len - done).unwrap_or(usize::MAX));
             let step = self
-                .read(from.0, from.1 + done, &mut piece[..want])
-                .and_then(|n| self.write(to.0, to.1 + done, &piece[..n]).map(|()| n));
+                .read(from.0, from.1 + done, &mut bytes[..want])
+                .and_then(|n| self.write(to.0, to.1 + done, &bytes[..n]).map(|()| n));
             match step {
                 Ok(0) => break,
                 Ok(n) => done += n as u64,
                 Err(_) if done > 0 => break,
                 Err(e) => {
-                    wipe(&mut piece);
+                    wipe(&mut bytes);
                     return Err(e);
                 }
             }
         }
-        wipe(&mut piece);
+        wipe(&mut bytes);
         Ok(done)
     }
 

@@ -1,8 +1,9 @@
 //! Holes: making them, and finding data between them.
 
 use super::errno::{Outcome, errno};
+use super::piece::Piece;
 use super::records::{PAGE_LEN, Records, Tail};
-use crate::content::{HEADER, PAGE, capacity, is_hole, locate, records, spans, start_of};
+use crate::content::{HEADER, PAGE, capacity, is_hole, locate, records, start_of};
 use crate::disk::Range;
 use crate::secret::wipe;
 
@@ -15,53 +16,62 @@ pub enum Sought {
     Hole,
 }
 
+/// Records punched in one call of the store: 256 MiB of them.
+const STEP: u64 = 1 << 16;
+
+/// Records read at once where the store calls data what should be a hole.
+const READ_AHEAD: u64 = 64;
+
 impl Records<'_> {
-    /// Makes a range read as zeros, its whole records holes. The size stays.
+    /// Makes the bytes from `at` to `end` read as zeros, whole records of them holes. The size
+    /// stays. `at` advances with what is done.
     ///
     /// # Errors
-    /// EBADMSG; of the backing file.
-    pub fn punch(&self, tail: &mut Tail, offset: u64, len: u64) -> Outcome<()> {
+    /// `Unfinished` between two steps; EBADMSG; of the backing file.
+    pub fn punch(&self, tail: &mut Tail, at: &mut u64, end: u64, piece: &Piece) -> Outcome<()> {
         let size = self.size()?;
-        let end = offset.saturating_add(len).min(size);
-        if offset >= end {
-            return Ok(());
+        let end = end.min(size);
+        if *at < end {
+            self.clean_tail(tail, size)?;
         }
-        self.clean_tail(tail, size)?;
-        let (first, within) = locate(offset);
-        let (last, last_within) = locate(end - 1);
-        let ends_whole = end == size || last_within as u64 + 1 == capacity(last);
-        let whole_from = if within == 0 { first } else { first + 1 };
-        let whole_to = if ends_whole { last + 1 } else { last };
-        if whole_from >= whole_to {
-            return self.zero_edges(&[(offset, end)]);
-        }
-        let edges = [(offset, start_of(whole_from)), (start_of(whole_to).min(end), end)];
-        self.zero_edges(&edges)?;
-        self.punch_records(whole_from, whole_to, records(size))
-    }
-
-    fn zero_edges(&self, edges: &[(u64, u64)]) -> Outcome<()> {
-        for (from, to) in edges.iter().filter(|(from, to)| from < to) {
-            for span in spans(*from, (to - from) as usize) {
-                let mut page = [0; PAGE_LEN];
-                self.file.read_at(&mut page, span.record * PAGE)?;
-                if is_hole(&page) {
-                    continue;
-                }
-                let mut plain = [0; PAGE_LEN];
-                let plain = &mut plain[..capacity(span.record) as usize];
-                self.open_page(span.record, &page, plain)?;
-                plain[span.within..span.within + span.len].fill(0);
-                let nonce = crate::secret::random_bytes();
-                self.cipher()?.seal(span.record, plain, &mut page, nonce);
-                wipe(plain);
-                self.rewrite(span.record, &page)?;
+        while *at < end {
+            let (record, within) = locate(*at);
+            let next = start_of(record + 1);
+            if within > 0 || (next > end && end < size) {
+                let to = next.min(end);
+                self.zero_within(record, within, to)?;
+                *at = to;
+            } else {
+                let whole_to = if end == size { records(size) } else { locate(end).0 };
+                let reached = self.punch_records(record, whole_to.min(record + STEP), piece)?;
+                *at = start_of(reached).min(end);
+            }
+            if *at < end {
+                piece.go_on()?;
             }
         }
         Ok(())
     }
 
-    fn punch_records(&self, from: u64, to: u64, count: u64) -> Outcome<()> {
+    /// Zeros a record's bytes from `within` to the file's offset `to`.
+    fn zero_within(&self, record: u64, within: usize, to: u64) -> Outcome<()> {
+        let mut page = [0; PAGE_LEN];
+        self.file.read_at(&mut page, record * PAGE)?;
+        if is_hole(&page) {
+            return Ok(());
+        }
+        let mut plain = [0; PAGE_LEN];
+        let plain = &mut plain[..capacity(record) as usize];
+        self.open_page(record, &page, plain)?;
+        plain[within..(to - start_of(record)) as usize].fill(0);
+        let nonce = crate::secret::random_bytes();
+        self.cipher()?.seal(record, plain, &mut page, nonce);
+        wipe(plain);
+        self.rewrite(record, &page)
+    }
+
+    /// Makes holes of the records from `from` on; answers the first that is left to do.
+    fn punch_records(&self, from: u64, to: u64, piece: &Piece) -> Outcome<u64> {
         let mut at = from;
         if at == 0 {
             let mut page = [0; PAGE_LEN];
@@ -72,47 +82,103 @@ impl Records<'_> {
             at = 1;
         }
         if at >= to {
-            return Ok(());
+            return Ok(at);
         }
         // The bytes of the size marker stay: only the pages of records are punched.
-        debug_assert!(to <= count);
         match self.file.range(Range::Punch, at * PAGE, (to - at) * PAGE) {
             Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                (at..to).try_for_each(|record| self.rewrite(record, &[0; PAGE_LEN]))
+                while at < to {
+                    self.rewrite(at, &[0; PAGE_LEN])?;
+                    at += 1;
+                    if piece.is_over() {
+                        break;
+                    }
+                }
+                Ok(at)
             }
-            other => Ok(other?),
+            other => {
+                other?;
+                Ok(to)
+            }
         }
     }
 
-    /// The first offset ≥ `offset` that lies in data, or in a hole (the end of the file counts
-    /// as one); lseek(2).
+    /// The first offset ≥ `*offset` that lies in data, or in a hole (the end of the file counts
+    /// as one); lseek(2). What the store calls a hole is one, and what it calls data counts as
+    /// data, but for the first record, whose page holds the header too: so no content is read.
+    /// `offset` advances where a piece ends.
     ///
     /// # Errors
-    /// ENXIO; of the backing file.
-    pub fn seek(&self, offset: u64, sought: Sought) -> Outcome<u64> {
+    /// `Unfinished`; ENXIO; of the backing file.
+    pub fn seek(&self, offset: &mut u64, sought: Sought, piece: &Piece) -> Outcome<u64> {
         let size = self.size()?;
-        if offset >= size {
+        if *offset >= size {
             return Err(errno(libc::ENXIO));
         }
-        let (mut record, _) = locate(offset);
+        let (mut record, _) = locate(*offset);
         let count = records(size);
-        while record < count {
-            if sought == Sought::Data {
-                match self.file.seek_data(record * PAGE)? {
-                    Some(at) => record = record.max(at / PAGE),
-                    None => return Err(errno(libc::ENXIO)),
-                }
-                if record >= count {
-                    return Err(errno(libc::ENXIO));
-                }
-            }
+        if record == 0 {
             let mut page = [0; PAGE_LEN];
-            self.file.read_at(&mut page, record * PAGE)?;
+            self.file.read_at(&mut page, 0)?;
             if is_hole(&page) == (sought == Sought::Hole) {
-                return Ok(start_of(record).max(offset));
+                return Ok(*offset);
             }
-            record += 1;
+            record = 1;
         }
-        if sought == Sought::Hole { Ok(size) } else { Err(errno(libc::ENXIO)) }
+        loop {
+            let found = match (record < count, sought) {
+                (false, _) => None,
+                (true, Sought::Data) => self.file.seek_data(record * PAGE)?.map(|at| at / PAGE),
+                (true, Sought::Hole) => Some(self.file.seek_hole(record * PAGE)?.div_ceil(PAGE)),
+            };
+            let Some(found) = found.filter(|found| *found < count) else {
+                return if sought == Sought::Hole { Ok(size) } else { Err(errno(libc::ENXIO)) };
+            };
+            let at = start_of(found).max(*offset);
+            // A store with blocks smaller than a page may have a hole that ends within it.
+            if sought == Sought::Data || !self.has_data(found)? {
+                return Ok(at);
+            }
+            record = found + 1;
+            *offset = start_of(record).max(*offset).min(size - 1);
+            piece.go_on()?;
+        }
+    }
+
+    /// Whether the store calls any byte of a record's page data.
+    fn has_data(&self, record: u64) -> Outcome<bool> {
+        let data = self.file.seek_data(record * PAGE)?;
+        Ok(data.is_some_and(|at| at < (record + 1) * PAGE))
+    }
+
+    /// Makes sure that every record of a file without a key is a hole, from the record `*from`
+    /// on: anything else is damage, which a new key would make final. The store's holes are
+    /// believed; what it calls data is read. `from` advances where a piece ends.
+    ///
+    /// # Errors
+    /// `Unfinished`; EBADMSG where one is not a hole; of the backing file.
+    pub fn check_blank(&self, from: &mut u64, piece: &Piece) -> Outcome<()> {
+        let count = records(self.size()?);
+        let mut pages = Vec::new();
+        while *from < count {
+            match self.file.seek_data(*from * PAGE)? {
+                Some(at) if at / PAGE < count => *from = (*from).max(at / PAGE),
+                _ => {
+                    *from = count;
+                    return Ok(());
+                }
+            }
+            let some = READ_AHEAD.min(count - *from);
+            pages.resize(some as usize * PAGE_LEN, 0);
+            self.read_pages(*from, &mut pages)?;
+            if !pages.chunks(PAGE_LEN).all(is_hole) {
+                return Err(errno(libc::EBADMSG));
+            }
+            *from += some;
+            if *from < count {
+                piece.go_on()?;
+            }
+        }
+        Ok(())
     }
 }

@@ -4,7 +4,6 @@
 //! order are those of docs/FORMAT.md; tests/crash.rs cuts the power between all of them.
 
 use super::errno::{Outcome, errno};
-use super::holes::Sought;
 use crate::content::{
     ContentCipher, FirstPage, HEADER, Header, MAX_SIZE, Opened, PAGE, Span, capacity, disk_size,
     is_hole, locate, parse_header, plain_size, records, spans, start_of,
@@ -215,19 +214,14 @@ impl Records<'_> {
         Ok(())
     }
 
-    /// Gives a file that has none the key of this cipher. In one with a size every record must
-    /// be a hole: anything else is damage, which a new key would make final.
+    /// Gives a file that has none the key of this cipher. [`Records::check_blank`] has found
+    /// every record of it a hole.
     ///
     /// # Errors
-    /// EBADMSG where one is not a hole; of the backing file.
+    /// Of the backing file.
     pub fn give_key(&self) -> Outcome<()> {
         if self.size()? == 0 {
             return Ok(()); // The first write brings the header along.
-        }
-        match self.seek(0, Sought::Data) {
-            Err(e) if e == errno(libc::ENXIO) => {}
-            Err(e) => return Err(e),
-            Ok(_) => return Err(errno(libc::EBADMSG)),
         }
         self.install()?;
         // Zeros that were synced must stay readable beside records that need this header.
@@ -301,7 +295,7 @@ impl Records<'_> {
     }
 
     /// Reads whole pages; what lies beyond the end of the file is zeros.
-    fn read_pages(&self, first: u64, into: &mut [u8]) -> Outcome<()> {
+    pub(super) fn read_pages(&self, first: u64, into: &mut [u8]) -> Outcome<()> {
         let got = self.file.read_at(into, first * PAGE)?;
         into[got..].fill(0);
         Ok(())

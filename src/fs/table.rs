@@ -28,6 +28,8 @@ pub struct Content {
     pub id: Option<FileId>,
     /// What is known of the last record's padding.
     pub tail: Tail,
+    /// While it has no key: so many of its records were looked at, and are holes.
+    pub blank: u64,
     /// Whether a removal left the header to be read when the kernel forgets the inode.
     pub header_asked: bool,
     /// Opens that are not released yet.

@@ -7,8 +7,8 @@ use kmsfs::content::ContentCipher;
 use kmsfs::disk::device::Writeback;
 use kmsfs::disk::sim::Sim;
 use kmsfs::disk::{File, Open};
-use kmsfs::fs::Outcome;
 use kmsfs::fs::records::{self, Records, Tail};
+use kmsfs::fs::{Outcome, Piece};
 use kmsfs::ids::{FileId, VolumeId};
 use kmsfs::secret::Key;
 
@@ -89,14 +89,15 @@ impl Driver {
             }
             Op::Punch(from, to) => {
                 self.take_key()?;
-                let len = EDGES[to] - EDGES[from];
-                records(&self.file, true).punch(&mut self.tail, EDGES[from], len)
+                let (mut at, end) = (EDGES[from], EDGES[to]);
+                records(&self.file, true).punch(&mut self.tail, &mut at, end, &Piece::all())
             }
         }
     }
 
     fn take_key(&mut self) -> Outcome<()> {
         if !self.keyed {
+            records(&self.file, false).check_blank(&mut 0, &Piece::all())?;
             records(&self.file, true).give_key()?;
             self.keyed = true;
         }

@@ -6,6 +6,7 @@ mod support;
 
 mod layer;
 mod mounted;
+mod pieces;
 mod reference;
 
 use proptest::prelude::*;

@@ -16,12 +16,12 @@ use crate::support::{Store, full_size, skipped, wait_for};
 
 /// The kinds of access that are probed; each leaves the time of its last success, and how often
 /// it has failed since, in a file that the test reads.
-const KINDS: [&str; 9] =
+pub const KINDS: [&str; 9] =
     ["descriptor", "page cache", "open", "readdir", "readlink", "getxattr", "stat", "fstat", "map"];
 /// The map's failure is the end of its process.
 const MAP: usize = 8;
 const ROLES: &str = "bound::a_role";
-const HEARTBEAT: Duration = Duration::from_secs(2);
+pub const HEARTBEAT: Duration = Duration::from_secs(2);
 
 struct Size {
     files: usize,
@@ -76,6 +76,11 @@ fn make_tree(root: &Path, Size { files, bytes, .. }: &Size) {
         rustix::fs::XattrFlags::empty(),
     );
     value.expect("set");
+}
+
+/// As few files as the probes need.
+pub fn make_small_tree(root: &Path) {
+    make_tree(root, &Size { files: 20, bytes: 6000, loaders: 0, rounds: 0 });
 }
 
 fn read_all(root: &Path, files: usize) {
@@ -162,8 +167,9 @@ fn a_role() {
     }
 }
 
-/// Locks once, and answers when each kind of access succeeded last, from the disable on.
-fn lock_once(store: &Store, root: &Path, stamps_at: &Path) -> Vec<Duration> {
+/// Locks once, and answers when the key was disabled (by [`micros`]), and when each kind of
+/// access succeeded last, from then on.
+pub fn lock_once(store: &Store, root: &Path, stamps_at: &Path) -> (u64, Vec<Duration>) {
     let stamps = Probes(Stamps::open(stamps_at));
     stamps.clear();
     let _probe = Role::start(ROLES, "probe", root, stamps_at);
@@ -178,7 +184,7 @@ fn lock_once(store: &Store, root: &Path, stamps_at: &Path) -> Vec<Duration> {
         (0..MAP).all(|k| stamps.failures(k) >= 3) && mapper.ended()
     });
     let since = |k| Duration::from_micros(stamps.last_success(k).saturating_sub(disabled));
-    (0..KINDS.len()).map(since).collect()
+    (disabled, (0..KINDS.len()).map(since).collect())
 }
 
 #[test]
@@ -234,7 +240,7 @@ fn check_bound(size: &Size, store: &Store) {
             })
             .collect();
         assert!(maps.iter().any(|(m, _)| m.resident() > 0), "the files are cached before");
-        let last = lock_once(store, &root, &stamps);
+        let (_, last) = lock_once(store, &root, &stamps);
         for (kind, last) in KINDS.iter().zip(&last) {
             assert!(*last <= HEARTBEAT + Duration::from_secs(1), "{kind}: {last:?}, round {round}");
             worst = worst.max(*last);

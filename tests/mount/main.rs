@@ -19,5 +19,6 @@ mod killswitch;
 mod memory;
 mod posix;
 mod rewrap;
+mod slow_store;
 mod terminal;
 mod transports;

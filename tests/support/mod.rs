@@ -9,6 +9,7 @@ pub mod proxy;
 pub mod role;
 pub mod schedule;
 pub mod server;
+pub mod slow;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -99,6 +100,8 @@ fn text(output: &Output) -> String {
 /// A store in a temporary folder, on a keystore of its own or on a KMS server.
 pub struct Store {
     folder: tempfile::TempDir,
+    /// Where it lies, where not in the folder.
+    at: Option<PathBuf>,
     env: Vec<(String, String)>,
     /// Of the KMS server, where that is what it is on.
     url: Option<String>,
@@ -135,9 +138,16 @@ impl Store {
     /// As [`Store::unmade`], in this folder.
     pub fn unmade_in(folder: &Path) -> Self {
         let folder = tempfile::Builder::new().prefix("kmsfs-test-").tempdir_in(folder);
-        let store = Self { folder: folder.expect("a folder"), env: Vec::new(), url: None };
+        let store =
+            Self { folder: folder.expect("a folder"), at: None, env: Vec::new(), url: None };
         std::fs::create_dir(store.mountpoint()).expect("a folder");
         store
+    }
+
+    /// With its store at another place.
+    pub fn at(mut self, path: PathBuf) -> Self {
+        self.at = Some(path);
+        self
     }
 
     /// Runs `kmsfs init` with these further arguments.
@@ -162,7 +172,7 @@ impl Store {
 
     /// The store.
     pub fn path(&self) -> PathBuf {
-        self.folder.path().join("store")
+        self.at.clone().unwrap_or_else(|| self.folder.path().join("store"))
     }
 
     /// Its keystore.

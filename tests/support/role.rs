@@ -54,7 +54,12 @@ impl Role {
         Self(child.expect("this binary starts"))
     }
 
-    /// Whether it has ended by itself.
+    /// Kills it, and does not wait for its end.
+    pub fn kill(&mut self) {
+        self.0.kill().expect("it is ours");
+    }
+
+    /// Whether it has ended.
     pub fn ended(&mut self) -> bool {
         self.0.try_wait().expect("it is ours").is_some()
     }

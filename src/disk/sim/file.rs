@@ -135,6 +135,10 @@ impl OpenFile for SimFile {
         self.with(|w| Ok(w.content(self.ino)?.seek_data(at)))
     }
 
+    fn seek_hole(&self, at: u64) -> io::Result<u64> {
+        self.with(|w| Ok(w.content(self.ino)?.seek_hole(at)))
+    }
+
     fn stat(&self) -> io::Result<Stat> {
         self.with(|w| Ok(w.stat(self.ino)))
     }

@@ -17,6 +17,7 @@ mod pages;
 mod world;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -75,6 +76,11 @@ impl Sim {
     /// How many operations there have been.
     pub fn operations(&self) -> u64 {
         self.0.lock().operations()
+    }
+
+    /// Has each operation take this long from now on.
+    pub fn slow(&self, delay: Duration) {
+        self.0.lock().delay = delay;
     }
 
     /// Lifts what [`Sim::fail_at`] and [`Sim::limit_space`] asked for.

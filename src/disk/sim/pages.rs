@@ -153,6 +153,11 @@ impl Content {
         (found < self.size).then_some(found)
     }
 
+    pub(super) fn seek_hole(&self, at: u64) -> u64 {
+        let hole = (at / PAGE..).find(|index| !self.pages.contains_key(index));
+        hole.map_or(self.size, |index| at.max(index * PAGE).min(self.size))
+    }
+
     pub(super) fn sync(&mut self) {
         self.base = (self.size, self.pages.clone());
         self.log.clear();

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::pages::Content;
 use crate::disk::{FileKind, Stat, Time, TimeChange, XattrHow};
@@ -68,6 +69,8 @@ pub(super) struct World {
     pub(super) inodes: BTreeMap<u64, Arc<Inode>>,
     pub(super) pending: Vec<EntryChange>,
     pub(super) space: Option<u64>,
+    /// What each operation takes.
+    pub(super) delay: Duration,
     next: u64,
     clock: i64,
     operations: u64,
@@ -82,6 +85,7 @@ impl World {
             inodes: BTreeMap::new(),
             pending: Vec::new(),
             space: None,
+            delay: Duration::ZERO,
             next: ROOT,
             clock: 0,
             operations: 0,
@@ -125,6 +129,7 @@ impl World {
     /// Counts an operation, which may be the one that fails.
     pub(super) fn begin(&mut self) -> io::Result<()> {
         self.operations += 1;
+        std::thread::sleep(self.delay);
         match self.fault {
             Some((at, errno)) if at == self.operations => Err(error(errno)),
             _ => Ok(()),

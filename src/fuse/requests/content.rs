@@ -133,12 +133,16 @@ impl<'a> Asked<'a> {
         const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
         const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
         const ZERO_KEEP: i32 = ZERO | KEEP;
-        let op = move |fs: &Fs| match mode {
-            0 => fs.allocate(ino, offset, length, Reach::Extend),
-            KEEP => fs.allocate(ino, offset, length, Reach::KeepSize),
-            PUNCH | ZERO_KEEP => fs.zero(ino, offset, length, Reach::KeepSize),
-            ZERO => fs.zero(ino, offset, length, Reach::Extend),
-            _ => Err(errno(libc::EOPNOTSUPP)),
+        let mut at = offset;
+        let op = move |fs: &Fs| {
+            let end = offset.checked_add(length).ok_or(errno(libc::EFBIG))?;
+            match mode {
+                0 => fs.allocate(ino, &mut at, end, Reach::Extend),
+                KEEP => fs.allocate(ino, &mut at, end, Reach::KeepSize),
+                PUNCH | ZERO_KEEP => fs.zero(ino, &mut at, end, Reach::KeepSize),
+                ZERO => fs.zero(ino, &mut at, end, Reach::Extend),
+                _ => Err(errno(libc::EOPNOTSUPP)),
+            }
         };
         self.watched(self.shared().watch_write(self.who, ino), op, reply)
     }
@@ -156,8 +160,9 @@ impl<'a> Asked<'a> {
             libc::SEEK_HOLE => Sought::Hole,
             _ => return self.refuse(libc::EINVAL, reply),
         };
+        let mut from = u64::try_from(offset);
         let op = move |fs: &Fs| {
-            let from = u64::try_from(offset).map_err(|_| errno(libc::ENXIO))?;
+            let from = from.as_mut().map_err(|_| errno(libc::ENXIO))?;
             let at = fs.seek(ino, from, to)?;
             i64::try_from(at).map_err(|_| errno(libc::EOVERFLOW))
         };
