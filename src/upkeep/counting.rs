@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::store::{Census, Counts, Store};
+use crate::threads::{Role, spawn};
 
 /// How long who asks waits for a count that has begun.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -38,8 +39,7 @@ impl Counting {
             state.going_on = true;
             let (counting, store) = (self.clone(), store.clone());
             let count = move || counting.count(&store);
-            if let Err(e) = std::thread::Builder::new().name("kmsfs-count".to_owned()).spawn(count)
-            {
+            if let Err(e) = spawn(Role::Count, count) {
                 log::warn!("no thread to count lines: {e}");
                 state.going_on = false;
             }
