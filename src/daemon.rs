@@ -23,6 +23,7 @@ use crate::keys::{
 use crate::kms::{Counters, KeyArn};
 use crate::secret::scrub_stack;
 use crate::store::{Counts, Store, StoreError};
+use crate::threads::{Role, spawn};
 use crate::upkeep::Counting;
 
 /// Everything that a mount is told.
@@ -195,7 +196,7 @@ fn sweep_leftovers(store: &Arc<Store>) -> std::io::Result<()> {
             log::warn!("temporary files in the store's .kmsfs are left over: {e}");
         }
     };
-    std::thread::Builder::new().name("kmsfs-leftovers".to_owned()).spawn(sweep).map(drop)
+    spawn(Role::Leftovers, sweep).map(drop)
 }
 
 /// The word that `status` uses for a phase.

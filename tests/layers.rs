@@ -12,6 +12,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("disk", 0),
     ("durable", 0),
     ("sync", 0),
+    ("threads", 0),
     ("content", 1),
     ("names", 1),
     ("store", 2),
@@ -119,6 +120,33 @@ fn each_foreign_crate_is_named_only_where_it_belongs() {
             assert!(fine, "{}: {module} names {name}", path.display());
         }
     }
+}
+
+/// Code that ships: without the tests at the end of a file, and without files of tests.
+fn shipped<'a>(path: &Path, text: &'a str) -> &'a str {
+    const OF_TESTS: [&str; 4] = ["tests.rs", "interleavings.rs", "meanwhile.rs", "fixture.rs"];
+    let name = path.file_name().expect("a file").to_string_lossy();
+    if OF_TESTS.contains(&&*name) {
+        return "";
+    }
+    text.split("\nmod tests {").next().unwrap_or_default()
+}
+
+#[test]
+fn threads_are_started_in_one_place() {
+    let (mut others, mut here) = (Vec::new(), 0);
+    for (module, path, text) in checked() {
+        for way in ["thread::Builder", "Builder::new().name", "thread::spawn", "scope.spawn("] {
+            let found = shipped(&path, &text).matches(way).count();
+            match module.as_str() {
+                "threads" => here += found,
+                _ if found > 0 => others.push(format!("{}: {way}", path.display())),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(others, [] as [String; 0], "use crate::threads::spawn");
+    assert!(here > 0, "and this test knows what that looks like");
 }
 
 #[test]

@@ -164,7 +164,7 @@ fn failure(args: &FsckArgs, e: &FsckError) -> Failure {
                 _ => failure.hint("nothing was changed: run the same command again"),
             }
         }
-        FsckError::Closed | FsckError::Sync(_) | FsckError::Owner(_) => {
+        FsckError::Closed | FsckError::Sync(_) | FsckError::Owner(_) | FsckError::Thread(_) => {
             Failure::new(Exit::Failed, format!("{}: {e}", args.store.display()))
         }
     }

@@ -9,6 +9,7 @@ use rustix::mount::UnmountFlags;
 use super::failure::{Exit, Failure};
 use super::printing::tell;
 use crate::control::{Answer, Ask, ask, mounts};
+use crate::threads::{Role, spawn};
 
 /// Arguments of `unmount`.
 #[derive(Args)]
@@ -101,15 +102,12 @@ pub(super) fn on_signals(at: &Path) -> Result<(), Failure> {
     let mut signals =
         signal_hook::iterator::Signals::new([libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
             .map_err(|e| Failure::io(&at, &e))?;
-    std::thread::Builder::new()
-        .name("kmsfs-signals".to_owned())
-        .spawn(move || {
-            for _ in signals.forever() {
-                if unmount(&at, UnmountFlags::empty()).is_err() {
-                    let _ = detach(&at);
-                }
+    let work = move || {
+        for _ in signals.forever() {
+            if unmount(&at, UnmountFlags::empty()).is_err() {
+                let _ = detach(&at);
             }
-        })
-        .map(drop)
-        .map_err(|e| Failure::io(Path::new("threads"), &e))
+        }
+    };
+    spawn(Role::Signals, work).map(drop).map_err(|e| Failure::io(Path::new("threads"), &e))
 }

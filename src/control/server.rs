@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::process::Uid;
 
 use super::{Answer, Ask, Host, Peer};
+use crate::threads::{Role, spawn};
 
 /// The longest question.
 const LONGEST: u64 = 4096;
@@ -74,13 +75,11 @@ impl Server {
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        std::thread::Builder::new().name("kmsfs-control".to_owned()).spawn(move || {
+        spawn(Role::Control, move || {
             for stream in listener.incoming().flatten() {
                 let host = host.clone();
                 // One that asks slowly holds up itself alone.
-                let _ = std::thread::Builder::new()
-                    .name("kmsfs-answer".to_owned())
-                    .spawn(move || serve(&stream, &*host));
+                let _ = spawn(Role::ControlClient, move || serve(&stream, &*host));
             }
         })?;
         Ok(Self(path))

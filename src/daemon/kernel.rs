@@ -15,6 +15,7 @@ use crate::keys::audit::Trail;
 use crate::keys::{Effects, LockTime, Phase};
 use crate::kms::KmsError;
 use crate::names::VolumeKeys;
+use crate::threads::{Role, spawn};
 
 /// The kernel's side of a lock.
 pub(super) struct Kernel {
@@ -109,7 +110,11 @@ fn run_hook(command: &str, state: &str, mountpoint: &Path) {
         .stdout(std::process::Stdio::null())
         .spawn();
     match spawned {
-        Ok(mut child) => drop(std::thread::spawn(move || child.wait())),
+        Ok(mut child) => {
+            if let Err(e) = spawn(Role::Hook, move || child.wait()) {
+                log::warn!("--on-lock: no thread to wait for its end: {e}");
+            }
+        }
         Err(e) => log::error!("--on-lock: {e}"),
     }
 }

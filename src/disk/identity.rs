@@ -11,6 +11,7 @@ use std::io;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use super::sys;
+use crate::threads;
 
 thread_local! {
     static CURRENT: Cell<Option<(u32, u32)>> = const { Cell::new(None) };
@@ -32,6 +33,11 @@ impl Owners {
     }
 }
 
+/// Whether the calling thread creates files as the daemon, and not as somebody's.
+pub fn is_daemons() -> bool {
+    CURRENT.get().is_none_or(|current| current == (0, 0))
+}
+
 /// Makes the calling thread create files as `uid` and `gid` from now on.
 ///
 /// # Errors
@@ -44,6 +50,7 @@ pub fn assume(owners: Owners, uid: u32, gid: u32) -> io::Result<()> {
     if before == (uid, gid) {
         return Ok(());
     }
+    debug_assert!(threads::may_act_for_programs(), "only a request's thread acts for a program");
     sys::set_fs_ids(uid, gid);
     CURRENT.set(Some((uid, gid)));
     if uid != 0 {

@@ -28,6 +28,7 @@ use super::pace::Pace;
 use crate::fs::{Errno, Fail};
 use crate::keys::{Answer, Answers, Gate, KeyFail, Purpose, Ticket};
 use crate::sync::{Condvar, Mutex};
+use crate::threads::{self, Role};
 
 /// Parked requests, at most.
 pub(super) const MOST_PARKED: usize = 256;
@@ -37,9 +38,9 @@ const MOST_BYTES: usize = 64 << 20;
 /// Proof of being a thread that runs tasks, which may wait for the thread of a lane.
 pub(super) struct RunnerThread(());
 
-#[cfg(all(test, feature = "shuttle"))]
+#[cfg(test)]
 impl RunnerThread {
-    /// For a thread that is none, in a model of what goes wrong then.
+    /// For a thread that is none.
     pub(super) fn for_test() -> Self {
         Self(())
     }
@@ -107,16 +108,15 @@ impl Runner {
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub(super) fn start(self: &Arc<Self>, threads: usize) -> io::Result<()> {
-        let start = |name: &str, work: fn(&Self)| {
+    pub(super) fn start(self: &Arc<Self>, count: usize) -> io::Result<()> {
+        let start = |role, work: fn(&Self)| {
             let runner = self.clone();
-            let thread = std::thread::Builder::new().name(name.to_owned());
-            let thread = thread.spawn(move || work(&runner))?;
+            let thread = threads::spawn(role, move || work(&runner))?;
             self.threads.lock().push(thread);
             io::Result::Ok(())
         };
-        start("kmsfs-answers", Self::take_answers)?;
-        (0..threads).try_for_each(|_| start("kmsfs-runner", Self::run_tasks))
+        start(Role::Answers, Self::take_answers)?;
+        (0..count).try_for_each(|_| start(Role::Runner, Self::run_tasks))
     }
 
     /// Ends the threads, and refuses what is left.

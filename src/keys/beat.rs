@@ -12,6 +12,7 @@ use crate::clock::Moment;
 use crate::ids::{FileId, PageId};
 use crate::kms::{Context, KeyRef, KmsError, Verdict};
 use crate::secret::scrub_stack;
+use crate::threads::{Role, spawn, spawn_in};
 
 /// Beats that are asked for, between those that come by the clock: a refusal met by any call asks
 /// for one, and so does who finds the gate stale.
@@ -49,10 +50,7 @@ impl AskedBeats {
 /// holds up this beat alone, and the next starts on time.
 pub(super) fn start(keyring: &Arc<Keyring>, events: Sender<Message>) {
     let keyring = keyring.clone();
-    let spawned = std::thread::Builder::new()
-        .name("kmsfs-beat".to_owned())
-        .spawn(move || beat(&keyring, &events));
-    if let Err(e) = spawned {
+    if let Err(e) = spawn(Role::Beat, move || beat(&keyring, &events)) {
         log::error!("no thread for a heartbeat: {e}");
     }
 }
@@ -75,12 +73,16 @@ fn beat(keyring: &Keyring, events: &Sender<Message>) {
         }
         None
     };
+    let ask_canary = || look(keyring.volume().unwrap_canary(keyring.beat_service()).map(drop));
     let (pair, canary) = std::thread::scope(|scope| {
-        let canary =
-            scope.spawn(|| look(keyring.volume().unwrap_canary(keyring.beat_service()).map(drop)));
+        let canary = spawn_in(scope, Role::Canary, ask_canary);
         let pair = look(generate_and_decrypt(keyring));
         let panicked = |_| Some(KmsError::new(Verdict::Unavailable, "Internal", "a call panicked"));
-        (pair, canary.join().unwrap_or_else(panicked))
+        match canary {
+            Ok(canary) => (pair, canary.join().unwrap_or_else(panicked)),
+            // No thread is to be had: one after the other, then.
+            Err(_) => (pair, ask_canary()),
+        }
     });
     if refused.into_inner() {
         return;

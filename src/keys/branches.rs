@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use lru::LruCache;
 
-use super::audit::{BranchOrigins, Trail};
+use super::audit::BranchOrigins;
 use super::branch::BranchKey;
 use super::cache::Expiry;
 use super::fetch::{self, Fetched};
@@ -115,14 +115,9 @@ impl Branches {
         state.asked.remove(&branch).unwrap_or_default()
     }
 
-    /// Tells a log from now on which branch keys files' keys come from.
-    pub(super) fn audit(&self, trail: &Arc<Trail>) {
-        self.origins.tell_to(trail);
-    }
-
-    /// The key of this file came from this branch key.
-    pub(super) fn note_origin(&self, branch: BranchId, file: FileId) {
-        self.origins.tell(branch, file);
+    /// Where it is told which branch keys files' keys come from.
+    pub(super) fn origins(&self) -> &BranchOrigins {
+        &self.origins
     }
 
     /// Parks a file with the question for its branch key; `false` when that is answered already.
@@ -226,7 +221,7 @@ pub(super) fn unwrap(
             return Err(KeyFail::Rejected);
         }
         if let Some(key) = known.key.as_ref().and_then(|k| k.unwrap(&line.key, file)) {
-            keyring.branches().note_origin(branch, file);
+            keyring.branches().origins().tell(branch, file);
             return Ok(Fetched::Key((key, known.since)));
         }
         if keyring.store().read_branch(branch).is_ok_and(|f| f != known.file) {

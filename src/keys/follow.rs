@@ -12,6 +12,7 @@ use crate::disk::Time;
 use crate::kms::KeyArn;
 use crate::secret::scrub_stack;
 use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::threads::{Role, spawn};
 
 /// What tells one `volume.json` from another; `None` before the first look.
 type Stamp = Option<(u64, Time)>;
@@ -120,7 +121,7 @@ pub(super) fn drop_stale_keys(keyring: &Arc<Keyring>, effects: &Arc<dyn Effects>
         keyring.drop_data_keys();
         effects.drain(Moment::now() + limit);
     };
-    if let Err(e) = std::thread::Builder::new().name("kmsfs-stale".to_owned()).spawn(work) {
+    if let Err(e) = spawn(Role::StaleKeys, work) {
         again.following().set_retargeted();
         log::error!("no thread to drop the keys under an earlier master key: {e}");
     }

@@ -249,7 +249,7 @@ impl Keyring {
     /// Tells a log which branch keys files' keys come from. A mount has one log: another that
     /// came later would not be told.
     pub fn audit(&self, trail: &Arc<Trail>) {
-        self.branches.audit(trail);
+        self.branches.origins().tell_to(trail);
     }
 
     /// Has `ticket` answered once: when the key is there, when it is known not to come, or after

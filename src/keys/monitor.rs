@@ -17,6 +17,7 @@ use crate::clock::Moment;
 use crate::kms::{KmsError, Verdict};
 use crate::names::VolumeKeys;
 use crate::secret::scrub_stack;
+use crate::threads::{Role, spawn};
 
 /// What the lock needs of the layers above.
 pub trait Effects: Send + Sync {
@@ -105,10 +106,10 @@ impl Monitor {
         }));
         let mut threads = Vec::new();
         for _ in 0..fetch::threads(keyring) {
-            threads.push(spawn("kmsfs-fetch", keyring, |k| fetch::run(&k))?);
+            threads.push(start(Role::Fetch, keyring, |k| fetch::run(&k))?);
         }
-        threads.push(spawn("kmsfs-pool", keyring, |k| pool::run(&k))?);
-        threads.push(spawn("kmsfs-lines", keyring, |k| sweep_lines(&k))?);
+        threads.push(start(Role::Pool, keyring, |k| pool::run(&k))?);
+        threads.push(start(Role::Lines, keyring, |k| sweep_lines(&k))?);
         let work = Loop {
             keyring: keyring.clone(),
             effects,
@@ -122,7 +123,7 @@ impl Monitor {
             last_error: None,
             gap: None,
         };
-        threads.push(spawn("kmsfs-monitor", keyring, |_| work.run())?);
+        threads.push(start(Role::Monitor, keyring, |_| work.run())?);
         Ok(Self { events, status, keyring: keyring.clone(), threads })
     }
 
@@ -156,13 +157,13 @@ impl Monitor {
     }
 }
 
-fn spawn(
-    name: &str,
+fn start(
+    role: Role,
     keyring: &Arc<Keyring>,
     body: impl FnOnce(Arc<Keyring>) + Send + 'static,
 ) -> std::io::Result<JoinHandle<()>> {
     let keyring = keyring.clone();
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || body(keyring))
+    spawn(role, move || body(keyring))
 }
 
 fn sweep_lines(keyring: &Keyring) {
@@ -335,7 +336,7 @@ impl Loop {
             effects.drain(deadline);
             let _ = events.send(Event::Drained.into());
         };
-        match spawn("kmsfs-drain", &self.keyring, drain) {
+        match start(Role::Drain, &self.keyring, drain) {
             Ok(thread) => self.lockers.push(thread),
             Err(e) => {
                 log::error!("no thread for the drain, locking without it: {e}");
@@ -357,7 +358,7 @@ impl Loop {
             }
             let _ = events.send(Event::Sealed.into());
         };
-        match spawn("kmsfs-seal", &self.keyring, seal) {
+        match start(Role::Seal, &self.keyring, seal) {
             Ok(thread) => self.lockers.push(thread),
             Err(e) => log::error!("no thread to finish the lock: {e}"),
         }

@@ -16,6 +16,7 @@ use crate::kms::{Context, KmsError};
 use crate::secret::{Key, scrub_stack};
 use crate::store::{DataKeys, Line, Page, WrapKind};
 use crate::sync::{Condvar, Mutex};
+use crate::threads::{Role, spawn_in};
 
 const SMALLEST: usize = 16;
 const LARGEST: usize = 2048;
@@ -233,7 +234,7 @@ fn by_a_branch(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, N
     let make = |slot| {
         let (file, key) = (FileId::new(page, slot), Key::random());
         let kind = WrapKind::Branch(branch.id());
-        keyring.branches().note_origin(branch.id(), file);
+        keyring.branches().origins().tell(branch.id(), file);
         let (wrapped, check) = (branch.wrap(&key, file), check(&key, volume, file));
         let line = Line { slot, kind, key: wrapped, check };
         (line, Arc::new(ContentCipher::new(&key, volume, file)))
@@ -260,7 +261,8 @@ fn by_the_kms(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, No
     };
     let threads = keyring.service().parallelism().min(n);
     std::thread::scope(|scope| {
-        (1..threads).for_each(|_| drop(scope.spawn(work)));
+        // With fewer threads it takes longer.
+        (1..threads).for_each(|_| drop(spawn_in(scope, Role::PoolCall, work)));
         work();
     });
     let (keys, error) = made.into_inner();

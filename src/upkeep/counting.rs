@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::store::{Census, Counts, Store};
+use crate::threads::{Role, spawn};
 
 /// How long whoever asks waits for a count.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -72,7 +73,7 @@ impl Counting {
     fn begin(self: &Arc<Self>, state: &mut State, store: &Arc<Store>) {
         let (counting, store) = (self.clone(), store.clone());
         let count = move || counting.count(&store);
-        match std::thread::Builder::new().name("kmsfs-count".to_owned()).spawn(count) {
+        match spawn(Role::Count, count) {
             Ok(_) => state.going_on = true,
             Err(e) => {
                 log::warn!("no thread to count lines: {e}");

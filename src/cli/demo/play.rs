@@ -136,7 +136,7 @@ impl Play {
         }
         self.interrupts.check()?;
         self.timeline.origin = Moment::now();
-        self.load = self.server.as_ref().map(|s| s.load(self.sender.clone()));
+        self.load = self.server.as_ref().map(|s| s.load(self.sender.clone())).transpose()?;
         self.programs = Some(Programs::start(&self.stage.mountpoint(), &self.sender)?);
         let screen = Screen::new(rows.clone(), self.timeline.origin);
         say(&format!("\n{}", screen.header()));

@@ -16,6 +16,7 @@ use super::timeline::{Event, Got, Row};
 use super::verdict::{Database, Sums};
 use crate::cli::failure::{Exit, Failure};
 use crate::clock::Moment;
+use crate::threads::{Role, spawn};
 
 /// How long a server may take to start or to recover.
 const START: Duration = Duration::from_secs(60);
@@ -160,10 +161,13 @@ impl Server {
     }
 
     /// Runs pgbench on it, on and on; what it does goes to `events`.
-    pub fn load(&self, events: Sender<Event>) -> Load {
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn load(&self, events: Sender<Event>) -> Result<Load, Failure> {
         let stop = Arc::new(AtomicBool::new(false));
         let committed = Arc::new(AtomicU64::new(0));
-        let thread = std::thread::spawn({
+        let thread = spawn(Role::Demo, {
             let (programs, stop, committed) =
                 (self.programs.clone(), stop.clone(), committed.clone());
             move || {
@@ -179,7 +183,8 @@ impl Server {
                 }
             }
         });
-        Load { stop, committed, thread: Some(thread) }
+        let thread = thread.map_err(|e| Failure::io(Path::new("threads"), &e))?;
+        Ok(Load { stop, committed, thread: Some(thread) })
     }
 
     /// What is in it, of which pgbench was told that so many transactions are committed.

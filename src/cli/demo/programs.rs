@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use super::role::{self, Kind};
 use super::timeline::Event;
 use crate::cli::failure::{Exit, Failure};
+use crate::threads::{Role, spawn};
 
 struct Program {
     kind: Kind,
@@ -57,7 +58,7 @@ fn start(kind: Kind, folder: &Path, events: Sender<Event>) -> Result<Program, Fa
         .spawn()
         .map_err(|e| Failure::io(Path::new("/proc/self/exe"), &e))?;
     let stdout = child.stdout.take().expect("it was asked to be piped");
-    let listener = std::thread::spawn(move || {
+    let listener = spawn(Role::Demo, move || {
         let lines = BufReader::new(stdout).lines().map_while(Result::ok);
         for event in lines.filter_map(|line| Event::parse(&line)) {
             if events.send(event).is_err() {
@@ -65,6 +66,7 @@ fn start(kind: Kind, folder: &Path, events: Sender<Event>) -> Result<Program, Fa
             }
         }
     });
+    let listener = listener.map_err(|e| Failure::io(Path::new("threads"), &e))?;
     Ok(Program { kind, child, listener })
 }
 

@@ -1,7 +1,7 @@
 //! Wakes a thread that waits on its ring.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use io_uring::types::Fd;
@@ -17,7 +17,7 @@ impl Bell {
         Ok(Self(eventfd(0, EventfdFlags::CLOEXEC)?))
     }
 
-    /// What the thread reads from.
+    /// What the thread reads from, in its ring.
     pub(super) fn fd(&self) -> Fd {
         Fd(self.0.as_raw_fd())
     }
@@ -27,5 +27,11 @@ impl Wake for Arc<Bell> {
     fn wake(&self) {
         // It cannot fail but by overflow, and then the thread is awake.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

@@ -26,7 +26,7 @@ struct Jobs {
 }
 
 /// What a worker does next.
-enum Turn {
+pub(super) enum Turn {
     Run(Slot),
     /// It is woken for a request.
     Wait,
@@ -65,7 +65,7 @@ impl Bulk {
 
     /// What a worker that is awake does next. It takes one of the requests that wait; others may
     /// have the rest.
-    fn turn(&self, worker: usize) -> Turn {
+    pub(super) fn turn(&self, worker: usize) -> Turn {
         let mut jobs = self.jobs.lock();
         jobs.idle.retain(|idle| *idle != worker);
         if jobs.closed {
@@ -78,6 +78,11 @@ impl Bulk {
         let rest = jobs.waiting.len();
         self.wake(&mut jobs, rest);
         Turn::Run(slot)
+    }
+
+    #[cfg(all(test, not(feature = "shuttle")))]
+    pub(super) fn bell(&self, worker: usize) -> &Bell {
+        &self.bells[worker]
     }
 
     /// Ends the workers.

@@ -21,6 +21,8 @@ mod policy;
 mod ring;
 mod router;
 mod slot;
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests;
 
 use std::fs;
 use std::io;
@@ -32,6 +34,7 @@ use std::thread::JoinHandle;
 use super::handshake::MAX_WRITE;
 use super::requests::Requests;
 use super::runner::MOST_PARKED;
+use crate::threads::{Role, spawn};
 use bulk::Bulk;
 use cores::{cores, pin, share};
 use lane::{Lane, Lanes};
@@ -108,13 +111,13 @@ impl Rings {
         for (number, (uring, core)) in (0u16..).zip(self.rings) {
             let (thread, device) = (thread.clone(), device.as_fd().try_clone_to_owned()?);
             let work = move || thread.serve_lane(number, uring, core, device);
-            threads.push(std::thread::Builder::new().name("kmsfs-ring".to_owned()).spawn(work)?);
+            threads.push(spawn(Role::Ring, work)?);
         }
         for worker in 0..workers {
             let (thread, device) = (thread.clone(), device.as_fd().try_clone_to_owned()?);
             let (bulk, on) = (bulk.clone(), share(&online, worker, workers));
             let work = move || thread.serve_bulk(worker, &on, &bulk, device);
-            threads.push(std::thread::Builder::new().name("kmsfs-bulk".to_owned()).spawn(work)?);
+            threads.push(spawn(Role::Bulk, work)?);
         }
         drop(thread);
         all_begun.iter().collect::<io::Result<()>>()?;

@@ -16,6 +16,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use crate::threads::{Role, spawn};
+
 /// How often a busy thread looks at the machine. The kernel counts idle time in hundredths of a
 /// second.
 const EVERY: Duration = Duration::from_millis(50);
@@ -97,7 +99,7 @@ impl Permit {
         }
         // A thread of its own tries it: it may not come back.
         let comes_back = || Policy::Idle.take() && Policy::Ordinary.take();
-        let tried = std::thread::Builder::new().spawn(comes_back).ok()?.join();
+        let tried = spawn(Role::PolicyTrial, comes_back).ok()?.join();
         tried.is_ok_and(|back| back).then_some(Self(()))
     }
 }

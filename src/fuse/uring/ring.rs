@@ -240,3 +240,52 @@ impl Ring {
         }
     }
 }
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests {
+    use super::super::mailbox::Wake;
+    use super::super::tests::{asked, lane, reply};
+    use super::*;
+
+    /// A ring that serves the first of two lanes, on a device that does nothing with a command;
+    /// `None` where io_uring is not to be had.
+    fn ring() -> Option<Ring> {
+        let Ok(uring) = build(8) else {
+            eprintln!("SKIPPED: io_uring (this machine has none)");
+            return None;
+        };
+        uring.submitter().register_enable_rings().expect("it was disabled");
+        let lanes: Lanes = [lane(0), lane(1)].into();
+        let device = std::fs::File::open("/dev/null").expect("there").into();
+        let parts = Parts { uring, serves: Serves::Lane(0), bell: lanes[0].bell(), lanes, device };
+        let mut ring = Ring { parts, rung: Box::new([0; 8]), announced: VecDeque::new() };
+        ring.listen();
+        Some(ring)
+    }
+
+    #[test]
+    fn a_bell_wakes_a_ring_again_and_again() {
+        let Some(mut ring) = ring() else { return };
+        for _ in 0..3 {
+            let bell = ring.parts.bell.clone();
+            let rings = std::thread::spawn(move || bell.wake());
+            assert!(matches!(ring.next(Wait::Forever), Ok(Some(Event::Bell))));
+            rings.join().expect("it does not panic");
+            assert!(matches!(ring.next(Wait::Never), Ok(None)));
+        }
+    }
+
+    #[test]
+    fn a_ring_commits_its_own_lanes_replies_and_leaves_others_to_their_threads() {
+        let Some(mut ring) = ring() else { return };
+        let [own, other] = [0, 1].map(|n: usize| ring.parts.lanes[n].clone());
+        ring.commit(reply(asked(&other, 0, b"")));
+        assert_eq!(other.mailbox.take().0.len(), 1);
+        assert!(matches!(ring.next(Wait::Never), Ok(None)), "no command was made");
+        ring.commit(reply(asked(&own, 2, b"")));
+        assert!(own.mailbox.take().0.is_empty());
+        assert!(own.memory.payload(2).iter().all(|b| *b == 0), "wiped when it was sent");
+        let answered = ring.next(Wait::Never);
+        assert!(!matches!(answered, Ok(None)), "a command was made");
+    }
+}

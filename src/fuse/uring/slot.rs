@@ -158,7 +158,7 @@ impl Slot {
     }
 
     /// Replies with what lies in the payload.
-    fn finish(mut self, outcome: Result<usize, Errno>) -> RingReply {
+    pub(super) fn finish(mut self, outcome: Result<usize, Errno>) -> RingReply {
         self.entry.answer(outcome);
         RingReply(self.entry)
     }

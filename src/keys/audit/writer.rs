@@ -7,6 +7,7 @@ use super::entry::{By, Detail, Entry, Operation};
 use super::file::LogFile;
 use super::trail::Trail;
 use crate::secret::wipe;
+use crate::threads::{Role, spawn};
 
 /// How long entries gather before they are written: one write and one wake-up for many.
 const GATHER: Duration = Duration::from_millis(5);
@@ -14,7 +15,7 @@ const GATHER: Duration = Duration::from_millis(5);
 /// Starts it; it ends with the trail.
 pub(super) fn start(trail: Arc<Trail>, file: LogFile) -> std::io::Result<()> {
     let writer = Writer { trail, file, text: Vec::new(), failing: false };
-    std::thread::Builder::new().name("kmsfs-audit".to_owned()).spawn(move || writer.run()).map(drop)
+    spawn(Role::Audit, move || writer.run()).map(drop)
 }
 
 struct Writer {

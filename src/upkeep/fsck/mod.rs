@@ -35,6 +35,7 @@ use crate::keys::{Accepted, Keyring, OpenError, Services};
 use crate::kms::{KeyArn, KeyService, KmsError};
 use crate::names::VolumeKeys;
 use crate::store::{Names, Store};
+use crate::threads::{Role, spawn_in};
 use repair::{Repair, Todo};
 use walk::{FileJob, Walk};
 
@@ -58,6 +59,9 @@ pub enum FsckError {
     /// Root cannot write as the store's owner.
     #[error("the owner of the store: {0}")]
     Owner(#[source] std::io::Error),
+    /// No thread to check files with.
+    #[error("a thread cannot be started: {0}")]
+    Thread(#[source] std::io::Error),
 }
 
 /// What was looked at.
@@ -200,7 +204,9 @@ impl<'a> Job<'a> {
         };
         std::thread::scope(|scope| {
             for _ in 0..service.parallelism().max(cores) {
-                scope.spawn(work);
+                if let Err(e) = spawn_in(scope, Role::Fsck, work) {
+                    return self.stop(FsckError::Thread(e));
+                }
             }
             Walk::new(self, queue).run();
         });

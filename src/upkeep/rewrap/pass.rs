@@ -15,6 +15,7 @@ use crate::keys::Rate;
 use crate::kms::{Context, KeyArn, KmsError, Rewrapped, Verdict, Wrapped};
 use crate::secret::Key;
 use crate::store::{BranchFile, Line, WrapKind};
+use crate::threads::{Role, spawn_in};
 
 /// Pages are written side by side even where calls are computed here: each waits for the disk.
 const FEWEST_THREADS: usize = 4;
@@ -100,7 +101,8 @@ impl Pass<'_> {
         };
         let threads = self.rewrap.way.parallelism().max(FEWEST_THREADS);
         std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let others: Vec<_> =
+                (1..threads).flat_map(|_| spawn_in(scope, Role::Rewrap, work)).collect();
             others.into_iter().fold(work(), |first, other| {
                 first.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             })
