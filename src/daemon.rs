@@ -117,8 +117,8 @@ impl Daemon {
         }
         volume.rehearse(&*services.work).map_err(OpenError::Kms)?;
         (settings.known)(&volume.id().to_string(), &names.fingerprint())?;
-        let bsize = store.root().statfs().map_err(io("statfs of the store"))?.bsize;
-        let device = device::probe(store.device(), bsize);
+        let beneath = store.root().statfs().map_err(io("statfs of the store"))?;
+        let device = device::probe(store.device(), &beneath);
         if let Some(why) = &device.tearing {
             log::warn!("{}: {why}", settings.store.display());
         }

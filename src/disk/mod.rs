@@ -191,7 +191,7 @@ pub trait Directory: Send + Sync + Debug {
     fn sync(&self) -> io::Result<()>;
     /// syncfs(2) of the whole filesystem.
     fn sync_filesystem(&self) -> io::Result<()>;
-    /// fstatvfs(3).
+    /// fstatfs(2).
     fn statfs(&self) -> io::Result<FsStat>;
     /// For an implementation to find its own kind in `to` arguments.
     fn as_any(&self) -> &dyn Any;

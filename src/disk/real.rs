@@ -345,16 +345,17 @@ impl Directory for RealDir {
     }
 
     fn statfs(&self) -> io::Result<FsStat> {
-        let s = rfs::fstatvfs(&self.0)?;
+        let s = rfs::fstatfs(&self.0)?;
         Ok(FsStat {
-            bsize: s.f_bsize,
-            frsize: s.f_frsize,
+            kind: s.f_type.unsigned_abs(),
+            bsize: s.f_bsize.unsigned_abs(),
+            frsize: s.f_frsize.unsigned_abs(),
             blocks: s.f_blocks,
             bfree: s.f_bfree,
             bavail: s.f_bavail,
             files: s.f_files,
             ffree: s.f_ffree,
-            namemax: s.f_namemax,
+            namemax: s.f_namelen.unsigned_abs(),
         })
     }
 

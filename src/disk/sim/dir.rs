@@ -264,6 +264,7 @@ impl Directory for SimDir {
             let (bfree, bavail) = (free, free);
             let (bsize, frsize, namemax) = (4096, 4096, 255);
             Ok(FsStat {
+                kind: 0,
                 bsize,
                 frsize,
                 blocks,
