@@ -12,6 +12,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("disk", 0),
     ("durable", 0),
     ("sync", 0),
+    ("xdg", 0),
     ("content", 1),
     ("names", 1),
     ("store", 2),
