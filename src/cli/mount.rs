@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::failure::{Exit, Failure};
-use super::options::{KmsArgs, duration};
+use super::options::{KmsArgs, duration, heartbeat};
 use super::passphrase::PassphraseSource;
 use super::printing::tell;
 use super::{known, logging, provider, unmount};
@@ -63,7 +63,7 @@ pub struct Mount {
     #[arg(long, overrides_with = "allow_other")]
     no_allow_other: bool,
     /// How soon after the KMS refuses the key the mount is unreadable, less one second
-    #[arg(long, env = "KMSFS_HEARTBEAT", value_parser = duration, default_value = "10s")]
+    #[arg(long, env = "KMSFS_HEARTBEAT", value_parser = heartbeat, default_value = "10s")]
     heartbeat: Duration,
     /// How long a refusal must last before it locks
     #[arg(long, env = "KMSFS_REVOKE_AFTER", value_parser = duration, default_value = "0s")]

@@ -92,9 +92,33 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     milliseconds.map(Duration::from_millis).ok_or_else(|| format!("{text:?} is too long"))
 }
 
+/// A beat takes up to three calls of the KMS, each of which may take a second: closer to each
+/// other, beats would tell nothing more and only burden the KMS.
+const SHORTEST_HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A duration that a heartbeat can have.
+///
+/// # Errors
+/// As [`duration`]; where it is too short.
+pub fn heartbeat(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        beat if beat < SHORTEST_HEARTBEAT => {
+            Err("a heartbeat is at least 1s long, for the KMS has to answer in between".to_owned())
+        }
+        beat => Ok(beat),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_heartbeat_is_not_shorter_than_a_second() {
+        assert!(["0", "1ms", "999ms"].iter().all(|short| heartbeat(short).is_err()));
+        assert_eq!(heartbeat("1s"), Ok(Duration::from_secs(1)));
+        assert!(heartbeat("soon").is_err());
+    }
 
     #[test]
     fn durations_have_units() {
