@@ -1,4 +1,5 @@
-//! Options that several verbs share.
+//! Options that several verbs share. Where they belong to a family of verbs (`kmsfs key …`), they are
+//! accepted before and after the verb: `global`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,10 +13,10 @@ use crate::kms::local;
 #[derive(Args, Clone)]
 pub struct KeystoreArgs {
     /// The embedded keystore's folder [default: the XDG data folder]
-    #[arg(long, env = "KMSFS_KEYSTORE", value_name = "DIR")]
+    #[arg(long, env = "KMSFS_KEYSTORE", value_name = "DIR", global = true)]
     pub keystore: Option<PathBuf>,
     /// Read the keystore's passphrase from this file
-    #[arg(long, env = "KMSFS_PASSPHRASE_FILE", value_name = "FILE")]
+    #[arg(long, env = "KMSFS_PASSPHRASE_FILE", value_name = "FILE", global = true)]
     pub passphrase_file: Option<PathBuf>,
 }
 
@@ -44,13 +45,13 @@ pub enum KmsArg {
 #[derive(Args, Clone)]
 pub struct AwsArgs {
     /// AWS: a profile of the shared configuration [default: AWS_PROFILE]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", global = true)]
     pub profile: Option<String>,
     /// AWS: the region [default: the volume's, the key's, or AWS_REGION]
-    #[arg(long, value_name = "REGION")]
+    #[arg(long, value_name = "REGION", global = true)]
     pub region: Option<String>,
     /// AWS: the URL of the KMS [default: AWS_ENDPOINT_URL_KMS, or the region's]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", global = true)]
     pub endpoint_url: Option<String>,
 }
 
