@@ -44,6 +44,8 @@ pub struct Settings {
     pub timing: Timing,
     /// Which master keys' files are served; as the volume's settings say, if not said here.
     pub accepted: Option<Accepted>,
+    /// The one master key that `volume.json` may be under; any, if not said here.
+    pub master: Option<KeyArn>,
     /// Asked with the volume's id and its key's fingerprint before it is mounted.
     pub known: fn(&str, &str) -> Result<(), Unknown>,
     /// Run at every change of state, with `KMSFS_STATE` and `KMSFS_MOUNTPOINT`.
@@ -110,16 +112,19 @@ impl Daemon {
         let trail = log.as_ref().map(|log| log.trail().clone());
         let (started, calls) = (Moment::now(), Arc::new(Counters::default()));
         let services = audit::observed(services, &calls, trail.as_ref());
-        let opened = keys::open(&store, &*services.work);
+        let file = store.read_volume()?;
+        keys::check_master(&file, settings.master.as_ref())?;
+        let opened = keys::open_file(file, &*services.work);
         scrub_stack();
         let (mut volume, names) = opened?;
+        volume.pin(settings.master.clone());
         if let Some(accepted) = settings.accepted {
             volume.accept(accepted);
         }
         volume.rehearse(&*services.work).map_err(OpenError::Kms)?;
         (settings.known)(&volume.id().to_string(), &names.fingerprint())?;
-        let bsize = store.root().statfs().map_err(io("statfs of the store"))?.bsize;
-        let device = device::probe(store.device(), bsize);
+        let beneath = store.root().statfs().map_err(io("statfs of the store"))?;
+        let device = device::probe(store.device(), &beneath);
         if let Some(why) = &device.tearing {
             log::warn!("{}: {why}", settings.store.display());
         }
@@ -167,13 +172,15 @@ impl Daemon {
         self.control.clone()
     }
 
-    /// Serves until it is unmounted, then ends in order: threads, unused lines, the lock.
+    /// Serves until it is unmounted, then ends in order: `unmounted`, threads, unused lines, the
+    /// lock.
     ///
     /// # Errors
     /// Of the FUSE device.
-    pub fn serve(self) -> std::io::Result<()> {
+    pub fn serve(self, unmounted: impl FnOnce()) -> std::io::Result<()> {
         let served = self.mounted.serve();
         self.shared.stop();
+        unmounted();
         self.shared.fs.forget_all();
         let monitor = self.control.monitor.lock().take();
         if let Some(monitor) = monitor {
@@ -231,6 +238,7 @@ impl Host for Control {
         let (inodes, paged) = self.shared.fs.table().counts();
         let counts = self.counting.current(&self.store);
         Some(Report {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             state: state_word(status.phase).to_owned(),
             volume: keyring.volume().id().to_string(),
             store: self.settings.store.display().to_string(),
@@ -240,6 +248,7 @@ impl Host for Control {
             key_asked: keyring.volume().asked().0,
             master_key: keyring.volume().master().0,
             key_target: keyring.volume().target().0,
+            pinned_key: self.settings.master.as_ref().map(|key| key.0.clone()),
             only_current_key: keyring.volume().accepted() == Accepted::Target,
             lines_damaged: counts.as_ref().map(|c| c.damaged),
             lines: counts.map(|c| lines_under(&c)),

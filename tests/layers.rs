@@ -13,6 +13,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("durable", 0),
     ("sync", 0),
     ("threads", 0),
+    ("xdg", 0),
     ("content", 1),
     ("names", 1),
     ("store", 2),

@@ -12,6 +12,7 @@ use clap::{Arg, ArgAction, Command};
 use toml::{Table, Value};
 
 use super::failure::{Exit, Failure};
+use crate::xdg;
 
 /// The system's file, and root's only one: what a user's file names would run as root.
 const SYSTEM: &str = "/etc/kmsfs.toml";
@@ -74,9 +75,8 @@ fn find(typed: &[OsString]) -> Option<PathBuf> {
     }
     let mut usual = vec![PathBuf::from(SYSTEM)];
     if !rustix::process::geteuid().is_root() {
-        let base = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
-        let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".config"));
-        usual.splice(0..0, base.or_else(home).map(|base| base.join("kmsfs.toml")));
+        let base = xdg::folder_or("XDG_CONFIG_HOME", ".config");
+        usual.splice(0..0, base.map(|base| base.join("kmsfs.toml")));
     }
     usual.into_iter().find(|path| path.exists())
 }

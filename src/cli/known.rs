@@ -9,12 +9,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::daemon::Unknown;
+use crate::xdg;
 
 fn folder() -> PathBuf {
-    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(|| {
-        let home = std::env::var_os("HOME").filter(|h| !h.is_empty())?;
-        Some(PathBuf::from(home).join(".local/state"))
-    });
+    let state = xdg::folder_or("XDG_STATE_HOME", ".local/state");
     state.unwrap_or_else(|| PathBuf::from("/var/lib")).join("kmsfs/volumes")
 }
 

@@ -16,6 +16,7 @@ mod logging;
 mod mount;
 mod options;
 mod passphrase;
+mod place;
 mod policy;
 mod printing;
 mod provider;
@@ -89,7 +90,7 @@ enum Verb {
     /// Manage master keys
     Key {
         /// Which KMS
-        #[arg(long, env = "KMSFS_KMS", value_enum, default_value_t = options::KmsArg::Local)]
+        #[arg(long, env = "KMSFS_KMS", value_enum, default_value_t = options::KmsArg::Local, global = true)]
         kms: options::KmsArg,
         #[command(flatten)]
         args: options::KmsArgs,
@@ -103,6 +104,8 @@ enum Verb {
     Program(demo::Role),
     /// Make, check and try key policies
     Policy {
+        #[command(flatten)]
+        kms: options::KmsArgs,
         #[command(subcommand)]
         command: policy::PolicyCommand,
     },
@@ -152,7 +155,7 @@ pub fn main() -> ExitCode {
         Verb::Bench(args) => bench::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Program(args) => demo::program(&args),
-        Verb::Policy { command } => policy::run(&command),
+        Verb::Policy { kms, command } => policy::run(&command, &kms),
         Verb::Key { kms, args, command } => key::run(&command, kms, &args),
         Verb::Keystore { keystore, command } => {
             keystore::run(&command, &keystore.path(), &keystore.passphrase())
@@ -167,4 +170,26 @@ pub fn main() -> ExitCode {
 fn end(failure: &Failure) -> ExitCode {
     failure.print();
     failure.exit.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `kmsfs key disable KEY --keystore DIR` was a usage error: the option was taken before the
+    /// verb alone.
+    #[test]
+    fn the_options_of_a_family_are_accepted_anywhere() {
+        let command = Cli::command();
+        let mut families = 0;
+        for family in command.get_subcommands().filter(|verb| verb.has_subcommands()) {
+            families += 1;
+            for option in family.get_arguments() {
+                let name = option.get_id();
+                assert!(option.is_global_set(), "{} {name}", family.get_name());
+            }
+        }
+        assert!(families >= 3, "{families}");
+        command.debug_assert();
+    }
 }

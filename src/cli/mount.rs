@@ -10,16 +10,17 @@ use std::time::Duration;
 use clap::Args;
 
 use super::failure::{Exit, Failure};
-use super::options::{KmsArgs, duration};
+use super::options::{KmsArgs, duration, heartbeat};
 use super::passphrase::PassphraseSource;
 use super::printing::tell;
-use super::{known, logging, provider, unmount};
-use crate::control::{Ask, Server, ask, mounts};
+use super::{known, logging, place, provider, unmount};
+use crate::control::{self, Server, Target};
 use crate::daemon::{Daemon, Settings};
 use crate::disk::identity::Owners;
 use crate::fs::{Access, FsSettings};
 use crate::fuse::{Exposure, Options, PageCache, Transport};
 use crate::keys::{Accepted, Limits, Timing};
+use crate::kms::KeyArn;
 use crate::kms::local::LocalKms;
 use crate::secret::Passphrase;
 use crate::store::Store;
@@ -63,7 +64,7 @@ pub struct Mount {
     #[arg(long, overrides_with = "allow_other")]
     no_allow_other: bool,
     /// How soon after the KMS refuses the key the mount is unreadable, less one second
-    #[arg(long, env = "KMSFS_HEARTBEAT", value_parser = duration, default_value = "10s")]
+    #[arg(long, env = "KMSFS_HEARTBEAT", value_parser = heartbeat, default_value = "10s")]
     heartbeat: Duration,
     /// How long a refusal must last before it locks
     #[arg(long, env = "KMSFS_REVOKE_AFTER", value_parser = duration, default_value = "0s")]
@@ -126,7 +127,7 @@ fn absolute(args: &Mount) -> Result<Mount, Failure> {
     let full = |p: &Path| std::path::absolute(p).map_err(|e| Failure::io(p, &e));
     Ok(Mount {
         store: full(&args.store)?,
-        mountpoint: full(&args.mountpoint)?,
+        mountpoint: place::as_mounted(&full(&args.mountpoint)?),
         kms: args.kms.clone(),
         master_key: args.master_key.clone(),
         on_lock: args.on_lock.clone(),
@@ -145,8 +146,9 @@ fn check(args: &Mount) -> Result<(), Failure> {
         Failure::new(Exit::Mountpoint, format!("{}: {why}", at.display()))
             .hint("choose an empty folder: mkdir DIR && kmsfs mount STORE DIR")
     };
-    if mounts().is_ok_and(|all| all.iter().any(|m| m.mountpoint == *at)) {
-        if is_dead(at) {
+    let known = control::mounts().unwrap_or_default();
+    if let Some(mount) = known.into_iter().find(|m| m.mountpoint == *at) {
+        if place::is_dead(&Target::Here(mount)) {
             tell!("kmsfs: {}: detaching a dead mount, whose daemon is gone", at.display());
             unmount::detach(at)?;
         } else {
@@ -164,25 +166,10 @@ fn check(args: &Mount) -> Result<(), Failure> {
         return Err(wrong("it lies inside the store"));
     }
     match fs::read_dir(at).map(Iterator::count) {
-        Ok(0) => Ok(()),
+        Ok(0) => place::wait_for(&args.store, &store),
         Ok(_) => Err(wrong("the folder is not empty, and the mount would hide what it holds")),
         Err(e) => Err(wrong(&e.to_string())),
     }
-}
-
-/// Whether the daemon of the mount at `at` is gone. Just after its end the kernel may not know
-/// yet; then nobody answers at the control socket either.
-fn is_dead(at: &Path) -> bool {
-    for _ in 0..40 {
-        if fs::metadata(at).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN)) {
-            return true;
-        }
-        if matches!(ask(at, Ask::Status), Ok(Some(_))) {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    false
 }
 
 /// Opens a keystore, asking for its passphrase where it is sealed.
@@ -249,17 +236,16 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     };
     let kms = provider::open(&provider, passphrase.as_ref(), &args.kms.aws)?;
     drop(passphrase);
-    if let Some(wanted) = &args.master_key {
-        provider::check_master(&args.store, wanted, &kms)?;
-    }
-    let daemon = Daemon::start(settings(args), kms.services)
+    let wanted = args.master_key.as_deref();
+    let master = wanted.map(|key| provider::master_key(key, &kms)).transpose()?;
+    let daemon = Daemon::start(settings(args, master), kms.services)
         .map_err(|e| Failure::daemon(&args.store, &args.mountpoint, &e))?;
     let host = daemon.host();
     let volume = host.report().map(|r| r.volume).unwrap_or_default();
-    let control = Server::start(&volume, host).map_err(|e| {
+    let control = Server::start(&args.mountpoint, host).map_err(|e| {
         // Without its socket it could not be asked, locked or found: it does not stay.
         let _ = unmount::detach(&args.mountpoint);
-        Failure::io(&crate::control::socket_path(&volume), &e)
+        Failure::new(Exit::Failed, format!("the control socket: {e}"))
     })?;
     unmount::on_signals(&args.mountpoint)?;
     if std::env::var_os(CHILD).is_some() {
@@ -267,8 +253,8 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     } else {
         tell!("kmsfs: {} is mounted", args.mountpoint.display());
     }
-    let served = daemon.serve();
-    drop(control);
+    // What tidies up serves no mount any more: nobody is to find one here.
+    let served = daemon.serve(|| drop(control));
     served.map_err(|e| Failure::new(Exit::Failed, format!("the mount ended: {e}")))
 }
 
@@ -297,7 +283,7 @@ fn harden() {
     }
 }
 
-fn settings(args: &Mount) -> Settings {
+fn settings(args: &Mount, master: Option<KeyArn>) -> Settings {
     let root = rustix::process::geteuid().is_root();
     let everyone = args.allow_other || (root && !args.no_allow_other);
     let cache = match (args.writeback, args.direct_io) {
@@ -337,6 +323,7 @@ fn settings(args: &Mount) -> Settings {
             outage_grace: args.outage_grace,
         },
         accepted: args.only_current_key.then_some(Accepted::Target),
+        master,
         known: known::check,
         on_lock: args.on_lock.clone(),
         audit_log: args.audit_log.clone(),

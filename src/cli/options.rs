@@ -1,4 +1,5 @@
-//! Options that several verbs share.
+//! Options that several verbs share. Where they belong to a family of verbs (`kmsfs key …`), they are
+//! accepted before and after the verb: `global`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,10 +13,10 @@ use crate::kms::local;
 #[derive(Args, Clone)]
 pub struct KeystoreArgs {
     /// The embedded keystore's folder [default: the XDG data folder]
-    #[arg(long, env = "KMSFS_KEYSTORE", value_name = "DIR")]
+    #[arg(long, env = "KMSFS_KEYSTORE", value_name = "DIR", global = true)]
     pub keystore: Option<PathBuf>,
     /// Read the keystore's passphrase from this file
-    #[arg(long, env = "KMSFS_PASSPHRASE_FILE", value_name = "FILE")]
+    #[arg(long, env = "KMSFS_PASSPHRASE_FILE", value_name = "FILE", global = true)]
     pub passphrase_file: Option<PathBuf>,
 }
 
@@ -44,13 +45,13 @@ pub enum KmsArg {
 #[derive(Args, Clone)]
 pub struct AwsArgs {
     /// AWS: a profile of the shared configuration [default: AWS_PROFILE]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", global = true)]
     pub profile: Option<String>,
     /// AWS: the region [default: the volume's, the key's, or AWS_REGION]
-    #[arg(long, value_name = "REGION")]
+    #[arg(long, value_name = "REGION", global = true)]
     pub region: Option<String>,
     /// AWS: the URL of the KMS [default: AWS_ENDPOINT_URL_KMS, or the region's]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", global = true)]
     pub endpoint_url: Option<String>,
 }
 
@@ -92,9 +93,33 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     milliseconds.map(Duration::from_millis).ok_or_else(|| format!("{text:?} is too long"))
 }
 
+/// A beat takes up to three calls of the KMS, each of which may take a second: closer to each
+/// other, beats would tell nothing more and only burden the KMS.
+const SHORTEST_HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A duration that a heartbeat can have.
+///
+/// # Errors
+/// As [`duration`]; where it is too short.
+pub fn heartbeat(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        beat if beat < SHORTEST_HEARTBEAT => {
+            Err("a heartbeat is at least 1s long, for the KMS has to answer in between".to_owned())
+        }
+        beat => Ok(beat),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_heartbeat_is_not_shorter_than_a_second() {
+        assert!(["0", "1ms", "999ms"].iter().all(|short| heartbeat(short).is_err()));
+        assert_eq!(heartbeat("1s"), Ok(Duration::from_secs(1)));
+        assert!(heartbeat("soon").is_err());
+    }
 
     #[test]
     fn durations_have_units() {

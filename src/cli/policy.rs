@@ -70,8 +70,6 @@ pub struct Lint {
     /// Read the policy from this file; `-` is stdin
     #[arg(long)]
     file: Option<PathBuf>,
-    #[command(flatten)]
-    aws: AwsArgs,
     /// End with exit code 1 for findings from this severity on
     #[arg(long, value_enum, default_value_t = SeverityArg::Danger)]
     fail_on: SeverityArg,
@@ -85,8 +83,6 @@ pub struct Lint {
 pub struct Test {
     /// The store
     store: PathBuf,
-    #[command(flatten)]
-    kms: KmsArgs,
 }
 
 /// What to do with key policies.
@@ -104,11 +100,11 @@ pub enum PolicyCommand {
 ///
 /// # Errors
 /// [`Failure`].
-pub fn run(command: &PolicyCommand) -> Result<(), Failure> {
+pub fn run(command: &PolicyCommand, kms: &KmsArgs) -> Result<(), Failure> {
     match command {
         PolicyCommand::Generate(args) => generate(args),
-        PolicyCommand::Lint(args) => lint(args),
-        PolicyCommand::Test(args) => test(args),
+        PolicyCommand::Lint(args) => lint(args, &kms.aws),
+        PolicyCommand::Test(args) => test(args, kms),
     }
 }
 
@@ -170,14 +166,14 @@ fn fetch(_key: &KeyRef, aws: &AwsArgs) -> Result<String, Failure> {
     provider::open_aws(aws).map(|_| String::new())
 }
 
-fn lint(args: &Lint) -> Result<(), Failure> {
+fn lint(args: &Lint, aws: &AwsArgs) -> Result<(), Failure> {
     let file = args.store.as_deref().map(aws_volume).transpose()?;
     let of_volume = file.as_ref().map(|f| KeyRef::from(&f.wrap.master));
     let asked = args.key.clone().map(KeyRef).or(of_volume);
     let key = asked.as_ref().map(|key| KeyArn(key.0.clone()));
     let text = match (&args.file, asked) {
         (Some(path), _) => read_file(path)?,
-        (None, Some(key)) => fetch(&key, &args.aws)?,
+        (None, Some(key)) => fetch(&key, aws)?,
         (None, None) => return Err(Failure::new(Exit::Usage, "name a STORE, a --key or a --file")),
     };
     let parsed = Policy::parse(&text)
@@ -227,9 +223,9 @@ fn told<T>(what: &str, why: &str, answer: Result<T, KmsError>) -> Option<KmsErro
 
 /// Tries each call as a mount or a rewrap would make it. What it makes is thrown away, and what
 /// would change the key is not tried.
-fn test(args: &Test) -> Result<(), Failure> {
+fn test(args: &Test, kms: &KmsArgs) -> Result<(), Failure> {
     let file = volume_file(&args.store)?;
-    let kms = provider::open_for(&args.store, &args.kms)?;
+    let kms = provider::open_for(&args.store, kms)?;
     let (service, volume) = (&kms.services.work, file.settings.volume());
     let master = KeyRef::from(&file.wrap.master);
     let (canary, context) = (&file.wrap.canary, Context::canary(volume));

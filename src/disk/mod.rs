@@ -9,6 +9,8 @@
 
 pub mod device;
 pub mod identity;
+mod number;
+mod pin;
 mod real;
 pub mod sim;
 mod stat;
@@ -21,6 +23,7 @@ use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
 
+pub use number::DeviceNumber;
 pub use real::{open_dir, open_parent};
 pub use stat::{FileKind, FsStat, Stat, Time, TimeChange};
 
@@ -38,7 +41,8 @@ pub enum Open {
     ReadWrite,
     /// A new file (O_CREAT | O_EXCL) for reading and writing, with this mode.
     Create(u32),
-    /// Only to hold the inode (O_PATH): `stat` works, reading does not.
+    /// Only to hold the inode (O_PATH), of any kind: all that concerns its attributes works,
+    /// whatever becomes of its name; nothing else does.
     Pin,
 }
 
@@ -142,11 +146,16 @@ pub trait OpenFile: Send + Sync + Debug {
     fn xattrs(&self) -> io::Result<Vec<OsString>>;
     /// fremovexattr(2).
     fn remove_xattr(&self, name: &OsStr) -> io::Result<()>;
+    /// readlinkat(2), of a symbolic link that is pinned.
+    fn readlink(&self) -> io::Result<OsString>;
     /// flock(2), exclusive.
     fn lock(&self, wait: Wait) -> io::Result<()>;
 }
 
 /// A directory. Names are one component; symbolic links are never followed.
+///
+/// Attributes are changed through an [`OpenFile`] alone: between a look at a name and a change
+/// by that name, another file can take it.
 pub trait Directory: Send + Sync + Debug {
     /// Opens a file.
     fn open(&self, name: &OsStr, how: Open) -> io::Result<File>;
@@ -173,20 +182,10 @@ pub trait Directory: Send + Sync + Debug {
     /// renameat2(2).
     fn rename(&self, name: &OsStr, to: &dyn Directory, new: &OsStr, how: Replace)
     -> io::Result<()>;
-    /// fchmodat(2); never called for a symbolic link.
-    fn set_mode(&self, name: &OsStr, mode: u32) -> io::Result<()>;
-    /// fchownat(2).
-    fn set_owner(&self, name: &OsStr, uid: Option<u32>, gid: Option<u32>) -> io::Result<()>;
-    /// utimensat(2).
-    fn set_times(&self, name: &OsStr, atime: TimeChange, mtime: TimeChange) -> io::Result<()>;
     /// lgetxattr(2).
     fn xattr(&self, name: &OsStr, attr: &OsStr) -> io::Result<Vec<u8>>;
-    /// lsetxattr(2).
-    fn set_xattr(&self, name: &OsStr, attr: &OsStr, value: &[u8], how: XattrHow) -> io::Result<()>;
     /// llistxattr(2).
     fn xattrs(&self, name: &OsStr) -> io::Result<Vec<OsString>>;
-    /// lremovexattr(2).
-    fn remove_xattr(&self, name: &OsStr, attr: &OsStr) -> io::Result<()>;
     /// Lists from `cookie` (0, or an entry's `next`) until `visit` answers false. `.` and `..`
     /// are visited too where the filesystem has them.
     fn list(&self, cookie: u64, visit: &mut dyn FnMut(Entry) -> bool) -> io::Result<()>;
@@ -194,7 +193,7 @@ pub trait Directory: Send + Sync + Debug {
     fn sync(&self) -> io::Result<()>;
     /// syncfs(2) of the whole filesystem.
     fn sync_filesystem(&self) -> io::Result<()>;
-    /// fstatvfs(3).
+    /// fstatfs(2).
     fn statfs(&self) -> io::Result<FsStat>;
     /// For an implementation to find its own kind in `to` arguments.
     fn as_any(&self) -> &dyn Any;

@@ -15,7 +15,7 @@ use rustix::fs::{
 
 use super::{
     Dir, Directory, Entry, File, FileKind, FsStat, Open, OpenFile, Range, Replace, Stat, Time,
-    TimeChange, Wait, XattrHow, sys, xattrs,
+    TimeChange, Wait, XattrHow, pin::Pin, sys, xattrs,
 };
 
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub fn open_parent(path: &Path) -> io::Result<(Dir, OsString)> {
     Ok((open_dir(parent)?, name.to_owned()))
 }
 
-fn stat_of(s: &rfs::Stat) -> Stat {
+pub(super) fn stat_of(s: &rfs::Stat) -> Stat {
     let time = |secs: i64, nanos: u64| Time { secs, nanos: u32::try_from(nanos).unwrap_or(0) };
     Stat {
         dev: s.st_dev,
@@ -58,7 +58,7 @@ fn stat_of(s: &rfs::Stat) -> Stat {
     }
 }
 
-fn timestamps(atime: TimeChange, mtime: TimeChange) -> Timestamps {
+pub(super) fn timestamps(atime: TimeChange, mtime: TimeChange) -> Timestamps {
     let one = |t| match t {
         TimeChange::Keep => Timespec { tv_sec: 0, tv_nsec: rfs::UTIME_OMIT },
         TimeChange::Now => Timespec { tv_sec: 0, tv_nsec: rfs::UTIME_NOW },
@@ -67,15 +67,15 @@ fn timestamps(atime: TimeChange, mtime: TimeChange) -> Timestamps {
     Timestamps { last_access: one(atime), last_modification: one(mtime) }
 }
 
-fn owner(id: Option<u32>) -> Option<rfs::Uid> {
+pub(super) fn owner(id: Option<u32>) -> Option<rfs::Uid> {
     id.map(rfs::Uid::from_raw)
 }
 
-fn group(id: Option<u32>) -> Option<rfs::Gid> {
+pub(super) fn group(id: Option<u32>) -> Option<rfs::Gid> {
     id.map(rfs::Gid::from_raw)
 }
 
-fn xattr_flags(how: XattrHow) -> XattrFlags {
+pub(super) fn xattr_flags(how: XattrHow) -> XattrFlags {
     match how {
         XattrHow::Any => XattrFlags::empty(),
         XattrHow::Create => XattrFlags::CREATE,
@@ -203,6 +203,10 @@ impl OpenFile for RealFile {
         Ok(rfs::fremovexattr(&self.0, name)?)
     }
 
+    fn readlink(&self) -> io::Result<OsString> {
+        Err(io::Error::from_raw_os_error(libc::EINVAL))
+    }
+
     fn lock(&self, wait: Wait) -> io::Result<()> {
         let op = match wait {
             Wait::Block => FlockOperation::LockExclusive,
@@ -240,7 +244,7 @@ impl Directory for RealDir {
             Open::Pin => (OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::PATH, 0),
         };
         let fd = rfs::openat(&self.0, name, flags, Mode::from_raw_mode(mode))?;
-        Ok(Arc::new(RealFile(fd)))
+        Ok(if how == Open::Pin { Arc::new(Pin::new(fd)) } else { Arc::new(RealFile(fd)) })
     }
 
     fn open_dir(&self, name: &OsStr) -> io::Result<Dir> {
@@ -303,36 +307,14 @@ impl Directory for RealDir {
         Ok(rfs::renameat_with(&self.0, name, to, new, flags)?)
     }
 
-    fn set_mode(&self, name: &OsStr, mode: u32) -> io::Result<()> {
-        Ok(rfs::chmodat(&self.0, name, Mode::from_raw_mode(mode), AtFlags::empty())?)
-    }
-
-    fn set_owner(&self, name: &OsStr, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        Ok(rfs::chownat(&self.0, name, owner(uid), group(gid), flags)?)
-    }
-
-    fn set_times(&self, name: &OsStr, atime: TimeChange, mtime: TimeChange) -> io::Result<()> {
-        let times = timestamps(atime, mtime);
-        Ok(rfs::utimensat(&self.0, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
-    }
-
     fn xattr(&self, name: &OsStr, attr: &OsStr) -> io::Result<Vec<u8>> {
         let path = self.proc_path(name);
         xattrs::value(|buf| rfs::lgetxattr(&path, attr, buf))
     }
 
-    fn set_xattr(&self, name: &OsStr, attr: &OsStr, value: &[u8], how: XattrHow) -> io::Result<()> {
-        Ok(rfs::lsetxattr(self.proc_path(name), attr, value, xattr_flags(how))?)
-    }
-
     fn xattrs(&self, name: &OsStr) -> io::Result<Vec<OsString>> {
         let path = self.proc_path(name);
         xattrs::names(|buf| rfs::llistxattr(&path, buf))
-    }
-
-    fn remove_xattr(&self, name: &OsStr, attr: &OsStr) -> io::Result<()> {
-        Ok(rfs::lremovexattr(self.proc_path(name), attr)?)
     }
 
     fn list(&self, cookie: u64, visit: &mut dyn FnMut(Entry) -> bool) -> io::Result<()> {
@@ -367,16 +349,17 @@ impl Directory for RealDir {
     }
 
     fn statfs(&self) -> io::Result<FsStat> {
-        let s = rfs::fstatvfs(&self.0)?;
+        let s = rfs::fstatfs(&self.0)?;
         Ok(FsStat {
-            bsize: s.f_bsize,
-            frsize: s.f_frsize,
+            kind: s.f_type.unsigned_abs(),
+            bsize: s.f_bsize.unsigned_abs(),
+            frsize: s.f_frsize.unsigned_abs(),
             blocks: s.f_blocks,
             bfree: s.f_bfree,
             bavail: s.f_bavail,
             files: s.f_files,
             ffree: s.f_ffree,
-            namemax: s.f_namemax,
+            namemax: s.f_namelen.unsigned_abs(),
         })
     }
 

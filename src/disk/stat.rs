@@ -109,6 +109,8 @@ impl Stat {
 /// A filesystem's attributes, in units of `frsize` bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FsStat {
+    /// Which filesystem it is (`f_type`).
+    pub kind: u64,
     /// Preferred block size.
     pub bsize: u64,
     /// Fragment size: the unit of the counts.

@@ -1,14 +1,14 @@
 //! Attributes: what a lookup and a getattr answer, and what a setattr changes.
 
 use std::ffi::OsStr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Fs;
+use super::dirs::Seen;
 use super::errno::{Outcome, errno};
 use super::table::Node;
 use crate::content::plain_size;
-use crate::disk::{Directory, FileKind, Stat, Time, TimeChange};
+use crate::disk::{Directory, FileKind, OpenFile, Stat, Time, TimeChange};
 
 /// The attributes of an inode, with the mount's own number and plaintext size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,20 +74,24 @@ impl Fs {
     pub fn getattr(&self, ino: u64) -> Outcome<Attr> {
         let node = self.node(ino)?;
         if let Some(file) = node.content.read().file.clone() {
-            let mut stat = file.stat()?;
-            stat.ino = ino;
-            if stat.kind() == FileKind::File {
-                stat.size = plain_size(stat.size);
-            }
-            return Ok(Attr(stat));
+            return self.attr_of_held(&node, &*file);
         }
         self.at_place(&node, |dir, name| {
             let stat = dir.stat(name)?;
-            if self.map_ino(stat.ino) != ino {
-                return Ok(None);
-            }
-            self.attr_of(stat, &**dir, name).map(Some)
+            Ok(Seen { ino: stat.ino, what: self.attr_of(stat, &**dir, name)? })
         })
+    }
+
+    /// The mount's attributes of an inode that is open, or held.
+    fn attr_of_held(&self, node: &Node, file: &dyn OpenFile) -> Outcome<Attr> {
+        let mut stat = file.stat()?;
+        stat.ino = node.ino;
+        match stat.kind() {
+            FileKind::File => stat.size = plain_size(stat.size),
+            FileKind::Symlink => stat.size = self.open_target(&file.readlink()?)?.len() as u64,
+            _ => {}
+        }
+        Ok(Attr(stat))
     }
 
     /// Changes attributes.
@@ -101,67 +105,33 @@ impl Fs {
             self.truncate(&node, size)?;
             node.no_capability.store(false, Ordering::Relaxed);
         }
-        let open = node.content.read().file.clone();
-        if let Some(file) = open {
-            let file = &*file;
-            if change.uid.is_some() || change.gid.is_some() {
-                file.set_owner(change.uid, change.gid)?;
-            }
-            self.after_size_or_owner(change, &|| Ok(file.stat()?), &|m| Ok(file.set_mode(m)?))?;
+        let held = self.hold(&node)?;
+        let file = &*held;
+        if change.uid.is_some() || change.gid.is_some() {
+            file.set_owner(change.uid, change.gid)?;
+        }
+        if node.kind != FileKind::Symlink {
+            drop_privileges(file, change)?;
             if let Some(mode) = change.mode {
                 file.set_mode(mode & 0o7777)?;
             }
-            if change.atime.is_some() || change.mtime.is_some() {
-                file.set_times(time_change(change.atime), time_change(change.mtime))?;
-            }
-            return self.getattr(ino);
-        }
-        self.at_place(&node, |dir, name| self.change_at(&node, &**dir, name, change))?;
-        self.getattr(ino)
-    }
-
-    fn change_at(
-        &self,
-        node: &Arc<Node>,
-        dir: &dyn Directory,
-        name: &OsStr,
-        change: &Change,
-    ) -> Outcome<Option<()>> {
-        if self.map_ino(dir.stat(name)?.ino) != node.ino {
-            return Ok(None);
-        }
-        if change.uid.is_some() || change.gid.is_some() {
-            dir.set_owner(name, change.uid, change.gid)?;
-        }
-        if node.kind != FileKind::Symlink {
-            let stat = || Ok(dir.stat(name)?);
-            self.after_size_or_owner(change, &stat, &|mode| Ok(dir.set_mode(name, mode)?))?;
-            if let Some(mode) = change.mode {
-                dir.set_mode(name, mode & 0o7777)?;
-            }
         }
         if change.atime.is_some() || change.mtime.is_some() {
-            dir.set_times(name, time_change(change.atime), time_change(change.mtime))?;
+            file.set_times(time_change(change.atime), time_change(change.mtime))?;
         }
-        Ok(Some(()))
+        self.attr_of_held(&node, file)
     }
+}
 
-    /// The kernel leaves the dropping of suid and sgid to us (HANDLE_KILLPRIV_V2): a chown
-    /// drops them in the store's own filesystem, a truncation has to here.
-    fn after_size_or_owner(
-        &self,
-        change: &Change,
-        stat: &dyn Fn() -> Outcome<Stat>,
-        set_mode: &dyn Fn(u32) -> Outcome<()>,
-    ) -> Outcome<()> {
-        if change.size.is_none() || change.by == 0 {
-            return Ok(());
-        }
-        let mode = stat()?.mode;
-        match without_privileges(mode) {
-            Some(dropped) => set_mode(dropped),
-            None => Ok(()),
-        }
+/// The kernel leaves the dropping of suid and sgid to us (HANDLE_KILLPRIV_V2): a chown drops them
+/// in the store's own filesystem, a truncation has to here.
+fn drop_privileges(file: &dyn OpenFile, change: &Change) -> Outcome<()> {
+    if change.size.is_none() || change.by == 0 {
+        return Ok(());
+    }
+    match without_privileges(file.mode()?) {
+        Some(dropped) => Ok(file.set_mode(dropped)?),
+        None => Ok(()),
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -11,7 +10,7 @@ use parking_lot::Mutex;
 use super::Fs;
 use super::errno::{Outcome, errno};
 use super::table::{Node, ROOT};
-use crate::disk::Dir;
+use crate::disk::{Dir, File, Open};
 
 /// The bounded set of open directories.
 pub(super) struct DirCache(Mutex<LruCache<u64, Dir>>);
@@ -25,6 +24,12 @@ impl DirCache {
     pub(super) fn forget(&self, ino: u64) {
         self.0.lock().pop(&ino);
     }
+}
+
+/// What was found at a place, and the number, in the store, of the inode that it was found of.
+pub(super) struct Seen<T> {
+    pub(super) ino: u64,
+    pub(super) what: T,
 }
 
 /// How often a place is looked up again that a rename moved meanwhile.
@@ -84,23 +89,37 @@ impl Fs {
         Ok((self.dir(parent)?, name))
     }
 
-    /// Runs `act` at the place of a node, again where a rename came in between: `act` must
-    /// check that it found the node.
+    /// Runs `look` at the place of a node, again where a rename came in between.
+    ///
+    /// Another inode may be found there: `look` changes nothing, or takes back what it changed
+    /// in another inode.
     pub(super) fn at_place<T>(
         &self,
-        node: &Arc<Node>,
-        act: impl Fn(&Dir, &OsStr) -> Outcome<Option<T>>,
+        node: &Node,
+        look: impl Fn(&Dir, &OsStr) -> Outcome<Seen<T>>,
     ) -> Outcome<T> {
         for _ in 0..TRIES {
             let (dir, name) = self.locate(node)?;
-            match act(&dir, &name) {
-                Ok(Some(done)) => return Ok(done),
-                Ok(None) => {}
+            match look(&dir, &name) {
+                Ok(seen) if self.map_ino(seen.ino) == node.ino => return Ok(seen.what),
+                Ok(_) => {}
                 Err(e) if e == errno(libc::ENOENT) => {}
                 Err(e) => return Err(e),
             }
             self.dirs.forget(node.ino);
         }
         Err(errno(libc::ESTALE))
+    }
+
+    /// Holds the inode itself, to change its attributes: as it is open already, else by a pin of
+    /// its own. No name leads elsewhere in between.
+    pub(super) fn hold(&self, node: &Node) -> Outcome<File> {
+        if let Some(file) = node.content.read().file.clone() {
+            return Ok(file);
+        }
+        self.at_place(node, |dir, name| {
+            let pin = dir.open(name, Open::Pin)?;
+            Ok(Seen { ino: pin.stat()?.ino, what: pin })
+        })
     }
 }

@@ -2,11 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Fs;
 use super::attr::Attr;
+use super::dirs::Seen;
 use super::errno::{Outcome, errno};
 use super::handles::OpenFor;
 use super::names::{DIR_ID, entry_of, is_absent};
@@ -122,7 +122,7 @@ impl Fs {
                 return Err(e.into());
             }
         };
-        let mut stat = file.stat()?;
+        let mut stat = file.stat().inspect_err(|_| self.take_back(&parent, &dir, &disk))?;
         stat.ino = self.map_ino(stat.ino);
         let node = self.table.remember(stat.ino, FileKind::File, Some((parent.ino, entry)));
         self.count_open(&mut node.content.write(), file, OpenFor::Writing);
@@ -152,11 +152,31 @@ impl Fs {
             self.drop_record(&*dir, &disk);
             return Err(e);
         }
-        let attr = self.found(&parent, &*dir, entry)?;
+        let attr = self.found(&parent, &*dir, entry).inspect_err(|_| {
+            self.take_back(&parent, &dir, &disk);
+        })?;
         if matches!(what, Made::Dir(_)) {
-            parent.fresh_children.lock().push(attr.0.ino);
+            parent.fresh_children.lock().add(attr.0.ino);
         }
         Ok(attr)
+    }
+
+    /// Removes a new entry whose maker could not be answered: an operation that fails leaves
+    /// everything as it was.
+    fn take_back(&self, parent: &Node, dir: &Dir, disk: &DiskName) {
+        let entry = entry_of(disk);
+        let removed = self.doom(dir, entry).and_then(|doomed| {
+            match doomed.stat.kind() {
+                FileKind::Dir => self.emptied(dir, entry, || Ok(dir.rmdir(entry)?))?,
+                _ => dir.unlink(entry)?,
+            }
+            self.unlinked(doomed, parent, entry);
+            Ok(())
+        });
+        match removed {
+            Ok(()) => self.drop_record(&**dir, disk),
+            Err(e) => log::warn!("a new entry could not be looked at, nor removed again: {e:?}"),
+        }
     }
 
     /// A folder that its owner can enter, its id, then the mode asked for.
@@ -170,7 +190,7 @@ impl Fs {
             made.symlink(OsStr::new(DIR_ID), OsStr::new(&DirId::random().to_string()))?;
             if mode & 0o700 != 0o700 {
                 let now = made.stat_self()?.mode & 0o7777;
-                made.set_mode(OsStr::new("."), now & !(0o700 & !mode))?;
+                made.open(OsStr::new("."), Open::Pin)?.set_mode(now & !(0o700 & !mode))?;
             }
             Ok(())
         });
@@ -203,8 +223,8 @@ impl Fs {
         match link {
             DiskLink::Inline(text) => Ok(dir.symlink(entry, text)?),
             DiskLink::Body { text, id, body } => {
-                self.store.add_link_body(*id, body)?;
-                let made = dir.symlink(entry, text);
+                let kept = self.store.add_link_body(*id, body);
+                let made = kept.and_then(|()| dir.symlink(entry, text));
                 if made.is_err() {
                     let _ = self.store.remove_link_body(*id);
                 }
@@ -215,8 +235,12 @@ impl Fs {
 
     /// The target of the symlink `entry`.
     pub(super) fn read_target(&self, dir: &dyn Directory, entry: &OsStr) -> Outcome<OsString> {
+        self.open_target(&dir.readlink(entry)?)
+    }
+
+    /// The target that the text of a symlink on disk stands for.
+    pub(super) fn open_target(&self, text: &OsStr) -> Outcome<OsString> {
         let keys = self.keyring.names()?;
-        let text = dir.readlink(entry)?;
         let bad = errno(libc::EBADMSG);
         let target = match names::parse_link(text.as_bytes()).map_err(|_| bad)? {
             LinkText::Inline(sealed) => names::open_inline(&keys, &sealed).map_err(|_| bad)?,
@@ -234,7 +258,15 @@ impl Fs {
     /// EBADMSG for a target that fails authentication; of the backing filesystem.
     pub fn readlink(&self, ino: u64) -> Outcome<OsString> {
         let node = self.node(ino)?;
-        self.at_place(&node, |dir, name| self.read_target(&**dir, name).map(Some))
+        let held = node.content.read().file.clone();
+        if let Some(link) = held {
+            return self.open_target(&link.readlink()?);
+        }
+        let text = self.at_place(&node, |dir, name| {
+            let what = dir.readlink(name)?;
+            Ok(Seen { ino: dir.stat(name)?.ino, what })
+        })?;
+        self.open_target(&text)
     }
 
     /// link(2).
@@ -249,11 +281,19 @@ impl Fs {
             self.drop_record(&*to, &disk);
             return Err(e);
         }
-        self.found(&parent, &*to, entry_of(&disk))
+        let found = self.found(&parent, &*to, entry_of(&disk));
+        found.inspect_err(|_| self.take_back(&parent, &to, &disk))
     }
 
-    fn link_at(&self, node: &Arc<Node>, to: &Dir, entry: &OsStr) -> Outcome<()> {
-        let (dir, name) = self.locate(node)?;
-        Ok(dir.link(&name, &**to, entry)?)
+    fn link_at(&self, node: &Node, to: &Dir, entry: &OsStr) -> Outcome<()> {
+        self.at_place(node, |dir, name| {
+            dir.link(name, &**to, entry)?;
+            let taken_back = || to.unlink(entry);
+            let ino = to.stat(entry).inspect_err(|_| drop(taken_back()))?.ino;
+            if self.map_ino(ino) != node.ino {
+                taken_back()?;
+            }
+            Ok(Seen { ino, what: () })
+        })
     }
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::Fs;
+use super::dirs::Seen;
 use super::errno::{Outcome, errno};
 use super::records::{self, Tail};
 use super::table::{Content, Node};
@@ -72,11 +73,7 @@ impl Fs {
                 self.keyring.release(id);
             }
         }
-        // What has no name any more is kept open until the kernel forgets it.
-        if content.openers == 0 && node.place().is_some() {
-            content.file = None;
-            content.writable = false;
-        }
+        node.close_unused(&mut content);
         Ok(())
     }
 
@@ -99,7 +96,7 @@ impl Fs {
         };
         self.at_place(node, |dir, name| {
             let file = dir.open(name, open)?;
-            Ok((file.stat()?.ino == self.map_ino(node.ino)).then_some(file))
+            Ok(Seen { ino: file.stat()?.ino, what: file })
         })
     }
 

@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 
 use super::Fs;
 use super::attr::Attr;
-use super::errno::{Outcome, errno};
+use super::errno::{Fail, Outcome, errno};
+use super::fresh::Fresh;
 use super::table::ROOT;
 use crate::disk::{Dir, Entry, FileKind};
 
@@ -69,7 +70,8 @@ impl Fs {
     /// entry's lookup is not counted.
     ///
     /// # Errors
-    /// EBADF; of the backing filesystem.
+    /// EBADF; `Park`; of the backing filesystem. After an entry was visited there is none: the
+    /// listing ends there, and what failed fails again for whoever asks on.
     pub fn list(
         &self,
         handle: u64,
@@ -82,7 +84,8 @@ impl Fs {
         let parent = self.node(ino)?;
         let keys = self.keyring.names()?;
         let mut failed = Ok(());
-        dir.list(from, &mut |entry| {
+        let mut visited = false;
+        let listed = dir.list(from, &mut |entry| {
             let step = self.listed(&parent, &keys, &dir, entry, detail).map(|listed| {
                 let Some((listed, on_disk)) = listed else { return true };
                 let counted = listed.attr.is_some() && !is_dots(&listed.name);
@@ -90,6 +93,7 @@ impl Fs {
                     self.table.remember(listed.ino, listed.kind, Some((ino, &on_disk)));
                 }
                 let more = visit(&listed);
+                visited = true;
                 if counted && !more {
                     self.forget(listed.ino, 1);
                 }
@@ -99,8 +103,12 @@ impl Fs {
                 failed = Err(e);
                 false
             })
-        })?;
-        failed
+        });
+        match listed.map_err(Fail::from).and(failed) {
+            // Its lookups are counted, and the kernel has to hear of them.
+            Err(_) if visited => Ok(()),
+            other => other,
+        }
     }
 
     fn listed(
@@ -152,19 +160,27 @@ impl Fs {
     /// Of the backing filesystem.
     pub fn sync_dir(&self, ino: u64) -> Outcome<()> {
         let node = self.node(ino)?;
-        let fresh = std::mem::take(&mut *node.fresh_children.lock());
-        for (i, child) in fresh.iter().enumerate() {
-            let synced = match self.dir(*child) {
-                Ok(dir) => dir.sync().map_err(Into::into),
-                // Forgotten or removed since: everything is synced in its place.
-                Err(_) => self.store.sync().map_err(Into::into),
-            };
-            if let Err(e) = synced {
-                node.fresh_children.lock().extend(&fresh[i..]);
-                return Err(e);
-            }
+        if ino != ROOT && node.place().is_none() {
+            // Removed: it has no entries, and its own is its parent's.
+            return Ok(());
+        }
+        let fresh = node.fresh_children.lock().take();
+        if let Err(e) = self.sync_fresh(&fresh) {
+            node.fresh_children.lock().put_back(fresh);
+            return Err(e);
         }
         Ok(self.dir(ino)?.sync()?)
+    }
+
+    fn sync_fresh(&self, fresh: &Fresh) -> Outcome<()> {
+        // One that the kernel has forgotten cannot be found any more by its number.
+        let open = |children: &[u64]| -> Option<Vec<Dir>> {
+            children.iter().map(|child| self.dir(*child).ok()).collect()
+        };
+        match fresh.listed().and_then(open) {
+            Some(dirs) => Ok(dirs.iter().try_for_each(|dir| dir.sync())?),
+            None => Ok(self.store.sync()?),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod data;
 mod dirs;
 mod entries;
 mod errno;
+mod fresh;
 mod handles;
 mod holes;
 mod listing;

@@ -9,7 +9,7 @@ use super::errno::{Outcome, errno};
 use super::names::{DIR_ID, entry_of, is_absent};
 use super::records;
 use super::table::Node;
-use crate::disk::{Dir, Directory, FileKind, Open, OpenFile, Stat};
+use crate::disk::{Dir, Directory, File, FileKind, Open, OpenFile, Stat, TimeChange};
 use crate::ids::FileId;
 use crate::names::LinkText;
 use crate::secret::give_back;
@@ -32,15 +32,16 @@ impl Fs {
         let doomed = self.doom(&dir, entry)?;
         dir.unlink(entry)?;
         self.drop_record(&*dir, &disk);
-        self.unlinked(doomed, parent.ino, entry);
+        self.unlinked(doomed, &parent, entry);
         Ok(())
     }
 
-    /// Looks at what is about to lose a name, and holds its inode if that may be the last.
-    pub(super) fn doom(&self, dir: &Dir, entry: &OsStr) -> Outcome<Doomed> {
+    /// Looks at what is about to lose a name, and holds its inode if that may be the last. Where
+    /// the removal fails, the answer is dropped and the inode let go.
+    pub(super) fn doom(&self, dir: &Dir, entry: &OsStr) -> Outcome<Doomed<'_>> {
         let stat = dir.stat(entry)?;
         let node = self.table.get(self.map_ino(stat.ino));
-        let mut doomed = Doomed { node, stat, body: None };
+        let mut doomed = Doomed { node, stat, body: None, held: None };
         if stat.kind() == FileKind::Symlink
             && let Ok(text) = dir.readlink(entry)
             && let Ok(LinkText::Body(id)) =
@@ -50,14 +51,15 @@ impl Fs {
         }
         let last = stat.kind() == FileKind::Dir || stat.nlink == 1;
         if let Some(node) = doomed.node.as_ref().filter(|_| last) {
-            self.pin(node, &**dir, entry);
+            doomed.held = Some(self.hold_for_removal(node, &**dir, entry));
         }
         Ok(doomed)
     }
 
     /// Keeps an inode open that is about to lose its last name, until the kernel forgets it.
-    fn pin(&self, node: &Arc<Node>, dir: &dyn Directory, entry: &OsStr) {
+    fn hold_for_removal(&self, node: &Arc<Node>, dir: &dyn Directory, entry: &OsStr) -> Held<'_> {
         let mut content = node.content.write();
+        content.removals += 1;
         if content.file.is_none() {
             let how = if node.kind == FileKind::File { Open::Read } else { Open::Pin };
             content.file = dir.open(entry, how).or_else(|_| dir.open(entry, Open::Pin)).ok();
@@ -73,6 +75,8 @@ impl Fs {
                 None => content.header_asked = true,
             }
         }
+        drop(content);
+        Held { fs: self, node: node.clone() }
     }
 
     /// The id of a file about to go, which only its sidecar line's removal needs. `None` where
@@ -92,23 +96,22 @@ impl Fs {
     }
 
     /// After an entry is gone: the inode's name is taken from it.
-    pub(super) fn unlinked(&self, doomed: Doomed, parent: u64, entry: &OsStr) {
+    pub(super) fn unlinked(&self, doomed: Doomed<'_>, parent: &Node, entry: &OsStr) {
         let last = doomed.stat.kind() == FileKind::Dir || doomed.stat.nlink == 1;
         if let Some(id) = doomed.body.filter(|_| last) {
             self.keyring.bury_body(id);
         }
-        let Some(node) = doomed.node else { return };
-        node.remove_link(parent, entry);
+        if doomed.stat.kind() == FileKind::Dir {
+            parent.fresh_children.lock().remove(self.map_ino(doomed.stat.ino));
+        }
+        let Some(node) = &doomed.node else { return };
+        node.remove_link(parent.ino, entry);
         if node.kind == FileKind::Dir {
             self.dirs.forget(node.ino);
         }
         if !last {
-            // Another name is left: the pin, if any, is not needed for finding it.
-            let mut content = node.content.write();
-            if content.openers == 0 && node.place().is_some() {
-                content.file = None;
-                content.writable = false;
-            }
+            // Another name is left, which leads to it again.
+            node.close_unused(&mut node.content.write());
         }
     }
 
@@ -127,7 +130,7 @@ impl Fs {
         }
         self.emptied(&dir, entry, || Ok(dir.rmdir(entry)?))?;
         self.drop_record(&*dir, &disk);
-        self.unlinked(doomed, parent.ino, entry);
+        self.unlinked(doomed, &parent, entry);
         Ok(())
     }
 
@@ -142,7 +145,8 @@ impl Fs {
         if self.names == Names::Plain {
             return act();
         }
-        let victim = open_own(dir, entry)?;
+        let (victim, _entered) = open_own(dir, entry)?;
+        let before = victim.stat_self()?;
         let mut left = crate::disk::names(&*victim)?;
         left.retain(|n| n != DIR_ID && !is_stray_record(&*victim, n));
         if !left.is_empty() {
@@ -154,16 +158,22 @@ impl Fs {
             }
         }
         let id_name = OsStr::new(DIR_ID);
-        let id = victim.readlink(id_name).ok();
+        let id = match victim.readlink(id_name) {
+            Ok(id) => Some(id),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => None,
+            Err(e) => return Err(e.into()),
+        };
         if id.is_some() {
             victim.unlink(id_name)?;
         }
         let done = act();
         if done.is_err()
             && let Some(id) = id
-            && let Err(e) = victim.symlink(id_name, &id)
         {
-            log::error!("a directory's id could not be put back: {e}");
+            match victim.symlink(id_name, &id) {
+                Ok(()) => keep_mtime(&*victim, &before),
+                Err(e) => log::error!("a directory's id could not be put back: {e}"),
+            }
         }
         done
     }
@@ -182,10 +192,6 @@ impl Fs {
 
     fn forgotten(&self, node: &Node) {
         if node.kind == FileKind::Dir {
-            let fresh = node.fresh_children.lock().len();
-            if fresh > 0 && node.place().is_some() {
-                log::debug!("directory {}: {fresh} new directories never synced", node.ino);
-            }
             return;
         }
         let content = node.content.read();
@@ -217,14 +223,43 @@ impl Fs {
 
 /// Opens a folder that is about to be removed. An ordinary user's daemon first gives itself
 /// the bits that it takes: removing an empty folder of one's own needs none of them.
-fn open_own(dir: &Dir, entry: &OsStr) -> Outcome<Dir> {
+fn open_own(dir: &Dir, entry: &OsStr) -> Outcome<(Dir, Option<Entered>)> {
     match dir.open_dir(entry) {
         Err(e) if e.raw_os_error() == Some(libc::EACCES) => {
-            let mode = dir.stat(entry)?.mode & 0o7777;
-            dir.set_mode(entry, mode | 0o700)?;
-            Ok(dir.open_dir(entry)?)
+            let pin = dir.open(entry, Open::Pin)?;
+            let mode = pin.mode()?;
+            if FileKind::of_mode(mode) != FileKind::Dir {
+                return Err(errno(libc::ENOTDIR));
+            }
+            let entered = Entered { mode: mode & 0o7777, pin };
+            entered.pin.set_mode(entered.mode | 0o700)?;
+            Ok((dir.open_dir(entry)?, Some(entered)))
         }
-        other => Ok(other?),
+        other => Ok((other?, None)),
+    }
+}
+
+/// A folder whose mode was changed for its removal. It gets its own back when this is dropped: it
+/// is there still where the removal failed.
+struct Entered {
+    pin: File,
+    mode: u32,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if let Err(e) = self.pin.set_mode(self.mode) {
+            log::error!("a directory's mode could not be put back to {:o}: {e}", self.mode);
+        }
+    }
+}
+
+/// A directory in which nothing changed after all shows no change.
+fn keep_mtime(dir: &dyn Directory, before: &Stat) {
+    let own = dir.open(OsStr::new("."), Open::Pin);
+    let kept = own.and_then(|own| own.set_times(TimeChange::Keep, TimeChange::To(before.mtime)));
+    if let Err(e) = kept {
+        log::warn!("a directory that could not be removed has a new time of change: {e}");
     }
 }
 
@@ -236,10 +271,29 @@ fn is_stray_record(dir: &dyn Directory, name: &OsStr) -> bool {
 }
 
 /// An entry about to go.
-pub(super) struct Doomed {
+pub(super) struct Doomed<'a> {
     /// The inode, if the kernel knows it.
     pub(super) node: Option<Arc<Node>>,
     /// Its attributes before.
     pub(super) stat: Stat,
     body: Option<crate::ids::LinkId>,
+    held: Option<Held<'a>>,
+}
+
+/// An inode that may lose its last name, held open. When this is dropped it is let go, unless the
+/// name is gone indeed.
+struct Held<'a> {
+    fs: &'a Fs,
+    node: Arc<Node>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut content = self.node.content.write();
+        content.removals -= 1;
+        self.node.close_unused(&mut content);
+        if content.file.is_none() && std::mem::take(&mut content.header_asked) {
+            self.fs.headers_asked.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }

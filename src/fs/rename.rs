@@ -1,6 +1,7 @@
 //! Renaming.
 
 use std::ffi::OsStr;
+use std::io;
 use std::sync::Arc;
 
 use super::Fs;
@@ -8,7 +9,7 @@ use super::errno::Outcome;
 use super::names::entry_of;
 use super::remove::Doomed;
 use super::table::Node;
-use crate::disk::{Dir, FileKind, Replace};
+use crate::disk::{Dir, FileKind, Replace, Stat};
 use crate::names::DiskName;
 
 /// What rename does about an entry that is there already (renameat2(2)).
@@ -31,6 +32,14 @@ struct End {
 impl End {
     fn entry(&self) -> &OsStr {
         entry_of(&self.name)
+    }
+}
+
+/// What is there; `None` where nothing is.
+fn present(found: io::Result<Stat>) -> io::Result<Option<Stat>> {
+    match found {
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        other => other.map(Some),
     }
 }
 
@@ -61,9 +70,9 @@ impl Fs {
 
     fn move_over(&self, from: &End, to: &End, how: RenameHow) -> Outcome<()> {
         let source = from.dir.stat(from.entry())?;
-        let target = match to.dir.stat(to.entry()) {
-            Ok(stat) if how == RenameHow::Over => Some(stat),
-            _ => None,
+        let target = match how {
+            RenameHow::Over => present(to.dir.stat(to.entry()))?,
+            RenameHow::NoReplace | RenameHow::Exchange => None,
         };
         if target.is_some_and(|t| t.ino == source.ino) {
             // Two names of one inode: rename(2) does nothing.
@@ -83,10 +92,10 @@ impl Fs {
         Ok(())
     }
 
-    fn moved(&self, from: &End, to: &End, source: u64, doomed: Option<Doomed>) {
+    fn moved(&self, from: &End, to: &End, source: u64, doomed: Option<Doomed<'_>>) {
         self.drop_record(&*from.dir, &from.name);
         if let Some(doomed) = doomed {
-            self.unlinked(doomed, to.node.ino, to.entry());
+            self.unlinked(doomed, &to.node, to.entry());
         }
         if let Some(node) = self.table.get(self.map_ino(source)) {
             node.add_link(to.node.ino, to.entry());
@@ -100,13 +109,9 @@ impl Fs {
         if node.kind != FileKind::Dir {
             return;
         }
-        let mut fresh = from.node.fresh_children.lock();
-        let before = fresh.len();
-        fresh.retain(|ino| *ino != node.ino);
-        let was_fresh = fresh.len() != before;
-        drop(fresh);
-        if was_fresh {
-            to.node.fresh_children.lock().push(node.ino);
+        let may_be_fresh = from.node.fresh_children.lock().remove(node.ino);
+        if may_be_fresh {
+            to.node.fresh_children.lock().add(node.ino);
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, RwLock};
 
 use crate::disk::{File, FileKind};
+use crate::fs::fresh::Fresh;
 use crate::fs::records::Tail;
 use crate::ids::{DirId, FileId};
 
@@ -36,6 +37,8 @@ pub struct Content {
     pub openers: u32,
     /// Those for writing.
     pub writers: u32,
+    /// Removals under way that hold `file`.
+    pub removals: u32,
 }
 
 /// An inode.
@@ -56,8 +59,8 @@ pub struct Node {
     pub default_acl: AtomicU8,
     /// Whether security.capability is known to be absent.
     pub no_capability: AtomicBool,
-    /// Directories made in this one since it was last synced.
-    pub fresh_children: Mutex<Vec<u64>>,
+    /// Directories made in this one, whose ids are not durable yet.
+    pub fresh_children: Mutex<Fresh>,
 }
 
 impl Node {
@@ -65,6 +68,19 @@ impl Node {
     /// unlinked.
     pub fn place(&self) -> Option<(u64, OsString)> {
         self.links.lock().last().map(|(parent, name)| (*parent, name.to_os_string()))
+    }
+
+    /// Closes the backing file where nothing needs it: no open, no removal under way. What has no
+    /// name any more could not be opened again, and stays until the kernel forgets it.
+    pub fn close_unused(&self, content: &mut Content) {
+        if content.openers == 0 && content.removals == 0 && self.is_named() {
+            content.file = None;
+            content.writable = false;
+        }
+    }
+
+    fn is_named(&self) -> bool {
+        !self.links.lock().is_empty()
     }
 
     /// Every known parent and name.
@@ -214,7 +230,7 @@ fn new_node(ino: u64, kind: FileKind) -> Node {
         paged: AtomicBool::new(false),
         default_acl: AtomicU8::new(0),
         no_capability: AtomicBool::new(false),
-        fresh_children: Mutex::new(Vec::new()),
+        fresh_children: Mutex::default(),
     }
 }
 

@@ -1,14 +1,15 @@
 //! Extended attributes: `user.*` sealed, the others passed through.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Fs;
+use super::dirs::Seen;
 use super::errno::{Fail, Outcome, errno};
 use super::table::Node;
-use crate::disk::{FileKind, XattrHow};
+use crate::disk::{Directory, FileKind, OpenFile, XattrHow};
 use crate::names;
 
 /// What setxattr does about an attribute that is there already.
@@ -26,18 +27,24 @@ fn absent(name: &OsStr, e: Fail) -> Fail {
 }
 
 impl Fs {
-    /// Runs one of two twins: on the open file, or at the inode's place.
-    fn on_xattrs<T>(
+    /// Looks with one of two twins: at the inode where it is held, or at its place, which takes
+    /// fewer calls than holding it.
+    fn look_at_xattrs<T>(
         &self,
-        node: &Arc<Node>,
-        open: impl Fn(&dyn crate::disk::OpenFile) -> std::io::Result<T>,
-        placed: impl Fn(&dyn crate::disk::Directory, &OsStr) -> std::io::Result<T>,
+        node: &Node,
+        held: impl Fn(&dyn OpenFile) -> io::Result<T>,
+        placed: impl Fn(&dyn Directory, &OsStr) -> io::Result<T>,
     ) -> Outcome<T> {
         let file = node.content.read().file.clone();
-        if let Some(file) = file.filter(|_| node.kind == FileKind::File) {
-            return Ok(open(&*file)?);
+        if let Some(file) = file {
+            return Ok(held(&*file)?);
         }
-        self.at_place(node, |dir, name| Ok(Some(placed(&**dir, name)?)))
+        self.at_place(node, |dir, name| {
+            // Both before the number is asked for: an error is the inode's own too.
+            let what = placed(&**dir, name);
+            Ok(Seen { ino: dir.stat(name)?.ino, what })
+        })?
+        .map_err(Fail::from)
     }
 
     fn on_disk(&self, name: &OsStr) -> Outcome<OsString> {
@@ -55,7 +62,7 @@ impl Fs {
         let node = self.node(ino)?;
         let on_disk = self.on_disk(name)?;
         let bytes = self
-            .on_xattrs(&node, |f| f.xattr(&on_disk), |d, n| d.xattr(n, &on_disk))
+            .look_at_xattrs(&node, |f| f.xattr(&on_disk), |d, n| d.xattr(n, &on_disk))
             .map_err(|e| absent(name, e))?;
         if !name.as_bytes().starts_with(USER) {
             return Ok(bytes);
@@ -82,11 +89,7 @@ impl Fs {
         } else {
             value.to_vec()
         };
-        self.on_xattrs(
-            &node,
-            |f| f.set_xattr(&on_disk, &sealed, how),
-            |d, n| d.set_xattr(n, &on_disk, &sealed, how),
-        )?;
+        self.hold(&node)?.set_xattr(&on_disk, &sealed, how)?;
         self.acl_changed(&node);
         Ok(())
     }
@@ -99,7 +102,7 @@ impl Fs {
         self.writable()?;
         let node = self.node(ino)?;
         let on_disk = self.on_disk(name)?;
-        self.on_xattrs(&node, |f| f.remove_xattr(&on_disk), |d, n| d.remove_xattr(n, &on_disk))?;
+        self.hold(&node)?.remove_xattr(&on_disk)?;
         self.acl_changed(&node);
         Ok(())
     }
@@ -116,11 +119,12 @@ impl Fs {
     pub fn listxattr(&self, ino: u64) -> Outcome<Vec<u8>> {
         let node = self.node(ino)?;
         let keys = self.keyring.names()?;
-        let all = self.on_xattrs(&node, |f| f.xattrs(), |d, n| d.xattrs(n))?;
+        let all = self.look_at_xattrs(&node, |f| f.xattrs(), |d, n| d.xattrs(n))?;
         let mut list = Vec::new();
         for name in all {
             if names::is_sealed_xattr(&name) {
-                let bytes = self.on_xattrs(&node, |f| f.xattr(&name), |d, n| d.xattr(n, &name));
+                let bytes =
+                    self.look_at_xattrs(&node, |f| f.xattr(&name), |d, n| d.xattr(n, &name));
                 let opened = bytes.ok().and_then(|b| names::open_xattr(&keys, &name, &b).ok());
                 let Some((clear, _)) = opened else { continue };
                 list.extend(clear);

@@ -1,5 +1,6 @@
 //! FUSE: the adapter from kernel requests to [`crate::fs::Fs`], and the mount itself.
 
+mod abort;
 mod adapter;
 mod content;
 mod convert;

@@ -13,13 +13,14 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use fuser::{Config, Notifier, Session, SessionACL};
-use rustix::fs::{AtFlags, StatxFlags, statx};
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::MountFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::Adapter;
+use super::abort::{abort, detach};
 use super::handshake::Offer;
 use super::uring::{self, Rings};
+use crate::disk::DeviceNumber;
 
 /// Who may use the mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,40 +131,37 @@ pub fn mount(
     config.clone_fd = true;
     // The kernel enforces who may use it.
     let session = Session::from_fd(adapter, device, SessionACL::All, config).map_err(|e| {
-        let _ = rustix::mount::unmount(at, UnmountFlags::DETACH);
+        detach(at);
         MountError::Kernel("the kernel's FUSE did not answer", e)
     })?;
-    if let Err(e) = read_ahead(at) {
+    // The kernel knows it, and nobody answers requests yet.
+    let number = DeviceNumber::of(at)
+        .map_err(|e| MountError::Kernel("the mount is not where it was made", e))
+        .inspect_err(|_| detach(at))?;
+    if let Err(e) = read_ahead(number) {
         log::info!("the kernel reads ahead no more than it does by itself: {e}");
     }
     let over_rings = requests.over_rings.load(Ordering::Relaxed);
     let rings = match rings {
         Some(rings) if over_rings => {
             let at = at.to_owned();
-            // FORCE aborts the connection: whoever waits is answered ENOTCONN.
-            let broken = move || {
-                let _ = rustix::mount::unmount(&at, UnmountFlags::FORCE);
-            };
+            let broken = move || abort(&at, number);
             rings.start(&session, &requests, options.threads, broken)
         }
         _ if options.transport == Transport::Uring => Err(io::ErrorKind::Unsupported.into()),
         _ => Ok(Vec::new()),
     };
     let rings = rings.map_err(|e| {
-        let _ = rustix::mount::unmount(at, UnmountFlags::DETACH);
+        detach(at);
         MountError::NoRings(e)
     })?;
     Ok(Mounted { session, rings })
 }
 
 /// The kernel reads 128 KiB ahead on FUSE, whatever it is asked for when it is mounted: root can
-/// have more (`sysfs-class-bdi` in the kernel's ABI documentation). The number of the mount is known
-/// to the kernel; nobody answers requests yet.
-fn read_ahead(at: &Path) -> io::Result<()> {
-    let known = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
-    let stat = statx(rustix::fs::CWD, at, known, StatxFlags::TYPE)?;
-    let (major, minor) = (stat.stx_dev_major, stat.stx_dev_minor);
-    let knob = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+/// have more (`sysfs-class-bdi` in the kernel's ABI documentation).
+fn read_ahead(number: DeviceNumber) -> io::Result<()> {
+    let knob = format!("/sys/class/bdi/{number}/read_ahead_kb");
     std::fs::write(knob, (READ_AHEAD >> 10).to_string())
 }
 

@@ -97,11 +97,10 @@ impl Keyring {
         if stamp.is_some() && *seen == stamp {
             return Ok(());
         }
-        let names = match self.names() {
-            Ok(names) if self.gate().phase() == Phase::Open => names,
-            _ => return Err(FollowError::Locked),
-        };
-        let followed = self.volume().follow(self.store(), self.beat_service(), &names);
+        if self.gate().phase() != Phase::Open {
+            return Err(FollowError::Locked);
+        }
+        let followed = self.volume().follow(self.store(), self.beat_service());
         scrub_stack();
         if let Some(target) = followed? {
             self.targeted(&target);

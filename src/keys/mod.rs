@@ -40,4 +40,4 @@ pub use monitor::{Effects, LockTime, Monitor, Status};
 pub use rate::Rate;
 pub use request::{KeyFail, KeyRequest};
 pub use services::Services;
-pub use volume::{Accepted, OpenError, Volume, create, open, open_file};
+pub use volume::{Accepted, OpenError, Volume, check_master, create, open, open_file};

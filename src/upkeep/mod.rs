@@ -53,8 +53,8 @@ impl Offline {
         access: Access,
     ) -> Result<Self, OpenError> {
         let store = Store::open_path(path)?;
-        let bsize = store.root().statfs().map_err(|e| StoreError::Io("statfs", e))?.bsize;
-        let device = device::probe(store.device(), bsize);
+        let beneath = store.root().statfs().map_err(|e| StoreError::Io("statfs", e))?;
+        let device = device::probe(store.device(), &beneath);
         Self::over(store, &device, services, access)
     }
 

@@ -106,6 +106,11 @@ impl Raw {
         file.write_at(bytes, at as u64).expect("written");
     }
 
+    /// To change its attributes.
+    fn pin(&self) -> disk::File {
+        self.dir.open(&self.name, Open::Pin).expect("there")
+    }
+
     fn set_size(&self, size: u64) {
         let file = self.dir.open(&self.name, Open::ReadWrite).expect("opened");
         file.set_size(size).expect("cut");

@@ -4,6 +4,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/simulated.rs"]
+mod simulated;
+
+mod failing;
 mod layer;
 mod mounted;
 mod pieces;

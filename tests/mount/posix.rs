@@ -208,3 +208,96 @@ fn a_socket_folder_of_somebody_else_is_refused() {
     assert!(!output.status.success());
     assert!(said.contains("another user's"), "{said}");
 }
+
+/// How many descriptors a process has open.
+fn descriptors(pid: u64) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("a process").count()
+}
+
+/// After `rmdir` of a directory that was not empty, `chmod` of it was "Bad file descriptor", and
+/// each try cost the daemon a descriptor for good.
+#[test]
+fn a_directory_that_could_not_be_removed_is_as_it_was() {
+    if skipped("fuse") {
+        return;
+    }
+    for names in ["encrypted", "plain"] {
+        let store = Store::new(&["--names", names]);
+        let mount = store.mount(&[]);
+        fs::create_dir(mount.at("other")).expect("made");
+        let make = |n: usize| {
+            let dir = mount.at(&format!("d{n}"));
+            fs::create_dir(&dir).expect("made");
+            fs::write(dir.join("x"), b"x").expect("written");
+            dir
+        };
+        let dirs: Vec<_> = (0..60).map(make).collect();
+        let before = descriptors(mount.pid());
+        for dir in &dirs {
+            let not_empty = Some(libc::ENOTEMPTY);
+            assert_eq!(fs::remove_dir(dir).expect_err("full").raw_os_error(), not_empty);
+            let moved = fs::rename(mount.at("other"), dir);
+            assert_eq!(moved.expect_err("full").raw_os_error(), not_empty);
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).expect("changed");
+            std::os::unix::fs::chown(dir, Some(7), Some(8)).expect("changed");
+            run(Command::new("touch").args(["-d", "2001-02-03"]).arg(dir));
+            let meta = fs::metadata(dir).expect("there");
+            assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o700, 7, 8));
+        }
+        let kept = descriptors(mount.pid()).saturating_sub(before);
+        // Directories are kept open for a while, those that were entered; these were not.
+        assert!(kept < 20, "{kept} descriptors more");
+    }
+}
+
+/// What is open and has no name any more is changed as if it had one.
+#[test]
+fn an_open_directory_or_fifo_is_changed_after_its_removal() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&[]);
+    fs::create_dir(mount.at("dir")).expect("made");
+    run(Command::new("mkfifo").arg(mount.at("fifo")));
+    let dir = File::open(mount.at("dir")).expect("opened");
+    let fifo = OpenOptions::new().read(true).write(true).open(mount.at("fifo")).expect("opened");
+    fs::remove_dir(mount.at("dir")).expect("removed");
+    fs::remove_file(mount.at("fifo")).expect("removed");
+    for open in [&dir, &fifo] {
+        open.set_permissions(fs::Permissions::from_mode(0o751)).expect("fchmod");
+        std::os::unix::fs::fchown(open, Some(7), Some(8)).expect("fchown");
+        let then = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        open.set_modified(then).expect("futimens");
+        let meta = open.metadata().expect("there");
+        assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o751, 7, 8));
+        assert_eq!(meta.modified().expect("a time"), then);
+        let (name, how) = ("trusted.kmsfs", rustix::fs::XattrFlags::empty());
+        rustix::fs::fsetxattr(open, name, b"x", how).expect("fsetxattr");
+        let mut value = [0; 4];
+        assert_eq!(rustix::fs::fgetxattr(open, name, &mut value).expect("fgetxattr"), 1);
+    }
+    dir.sync_all().expect("fsync");
+    assert_eq!(fs::read_dir(mount.root()).expect("listed").count(), 0);
+}
+
+/// An ordinary user's daemon gave itself the bits that it takes to look into a directory before
+/// its removal, and left them there.
+#[test]
+fn a_users_directory_that_could_not_be_removed_keeps_its_mode() {
+    if skipped("fuse") {
+        return;
+    }
+    let _device = OpenDevice::new();
+    let user = Ordinary::new();
+    let mut shell = user.shell(
+        "./kmsfs init st --no-passphrase; mkdir mnt
+        ./kmsfs mount st mnt
+        trap './kmsfs unmount mnt' EXIT
+        mkdir mnt/d; touch mnt/d/x; chmod 0300 mnt/d
+        ! rmdir mnt/d; test \"$(stat -c %a mnt/d)\" = 300
+        mkdir mnt/e; ! mv -T mnt/e mnt/d; test \"$(stat -c %a mnt/d)\" = 300
+        rm mnt/d/x; rmdir mnt/d; ! test -e mnt/d",
+    );
+    run(shell.env("XDG_RUNTIME_DIR", user.at("run")));
+}

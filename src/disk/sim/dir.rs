@@ -10,9 +10,7 @@ use parking_lot::Mutex;
 use super::file::SimFile;
 use super::pages::Content;
 use super::world::{Body, Folder, World, error};
-use crate::disk::{
-    Dir, Directory, Entry, File, FileKind, FsStat, Open, Replace, Stat, TimeChange, XattrHow,
-};
+use crate::disk::{Dir, Directory, Entry, File, FileKind, FsStat, Open, Replace, Stat};
 
 #[derive(Debug)]
 pub(super) struct SimDir {
@@ -217,41 +215,12 @@ impl Directory for SimDir {
         })
     }
 
-    fn set_mode(&self, name: &OsStr, mode: u32) -> io::Result<()> {
-        self.at(name, |w, ino| {
-            w.set_mode(ino, mode);
-            Ok(())
-        })
-    }
-
-    fn set_owner(&self, name: &OsStr, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
-        self.at(name, |w, ino| {
-            w.set_owner(ino, uid, gid);
-            Ok(())
-        })
-    }
-
-    fn set_times(&self, name: &OsStr, atime: TimeChange, mtime: TimeChange) -> io::Result<()> {
-        self.at(name, |w, ino| {
-            w.set_times(ino, atime, mtime);
-            Ok(())
-        })
-    }
-
     fn xattr(&self, name: &OsStr, attr: &OsStr) -> io::Result<Vec<u8>> {
         self.at(name, |w, ino| w.xattr(ino, attr))
     }
 
-    fn set_xattr(&self, name: &OsStr, attr: &OsStr, value: &[u8], how: XattrHow) -> io::Result<()> {
-        self.at(name, |w, ino| w.set_xattr(ino, attr, value, how))
-    }
-
     fn xattrs(&self, name: &OsStr) -> io::Result<Vec<OsString>> {
         self.at(name, |w, ino| Ok(w.xattrs(ino)))
-    }
-
-    fn remove_xattr(&self, name: &OsStr, attr: &OsStr) -> io::Result<()> {
-        self.at(name, |w, ino| w.remove_xattr(ino, attr))
     }
 
     fn list(&self, cookie: u64, visit: &mut dyn FnMut(Entry) -> bool) -> io::Result<()> {
@@ -295,6 +264,7 @@ impl Directory for SimDir {
             let (bfree, bavail) = (free, free);
             let (bsize, frsize, namemax) = (4096, 4096, 255);
             Ok(FsStat {
+                kind: 0,
                 bsize,
                 frsize,
                 blocks,

@@ -188,6 +188,13 @@ impl OpenFile for SimFile {
         self.with(|w| w.remove_xattr(self.ino, name))
     }
 
+    fn readlink(&self) -> io::Result<OsString> {
+        self.with(|w| match (self.how, &w.inode(self.ino).body) {
+            (Open::Pin, Body::Symlink(target)) => Ok(target.clone()),
+            _ => Err(error(libc::EINVAL)),
+        })
+    }
+
     fn lock(&self, wait: Wait) -> io::Result<()> {
         if self.holds_lock.load(Ordering::Relaxed) {
             return Ok(());

@@ -247,7 +247,8 @@ impl Folder {
         }
         let lock = self.lock()?;
         let failed = || io_error("prepare the folder", &self.at);
-        self.dir.set_mode(".".as_ref(), DIR_MODE).map_err(failed())?;
+        let own = self.dir.open(".".as_ref(), Open::Pin).map_err(failed())?;
+        own.set_mode(DIR_MODE).map_err(failed())?;
         make_dir(&*self.dir, KEYS.as_ref()).map_err(failed())?;
         if self.stamp(HEADER)?.is_some() || !self.keys()?.names()?.is_empty() {
             return Err(not_empty());

@@ -21,7 +21,6 @@ mod tests;
 mod upkeep;
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -33,6 +32,7 @@ pub use header::Sealing;
 use crate::disk::Dir;
 use crate::kms::{KeyRef, KmsError, Verdict};
 use crate::secret::{Key, Passphrase};
+use crate::xdg;
 use alias::Aliases;
 use cached::{Cached, Source};
 use folder::{Folder, Place};
@@ -220,15 +220,9 @@ fn now() -> u64 {
 /// Where the keystore lies if nobody says otherwise: `$KMSFS_KEYSTORE`, else
 /// `$XDG_DATA_HOME/kmsfs/keystore`, else `~/.local/share/kmsfs/keystore`.
 pub fn default_path() -> PathBuf {
-    default_from(|name| std::env::var_os(name).filter(|value| !value.is_empty()))
-}
-
-fn default_from(var: impl Fn(&str) -> Option<OsString>) -> PathBuf {
-    if let Some(path) = var("KMSFS_KEYSTORE") {
+    if let Some(path) = std::env::var_os("KMSFS_KEYSTORE").filter(|value| !value.is_empty()) {
         return path.into();
     }
-    // The XDG specification has relative paths ignored.
-    let data = var("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || PathBuf::from(var("HOME").unwrap_or_else(|| "/root".into()));
-    data.unwrap_or_else(|| home().join(".local/share")).join("kmsfs/keystore")
+    let data = xdg::folder_or("XDG_DATA_HOME", ".local/share");
+    data.unwrap_or_else(|| PathBuf::from("/root/.local/share")).join("kmsfs/keystore")
 }

@@ -235,15 +235,3 @@ fn changes_from_many_sides_are_all_kept() {
     assert_eq!(kms.aliases().expect("listed").len(), 20);
     assert_eq!(kms.describe(&key).expect("described").versions, Some(21));
 }
-
-#[test]
-fn the_default_path_follows_the_environment() {
-    let with = |vars: &'static [(&str, &str)]| {
-        default_from(|name| vars.iter().find(|v| v.0 == name).map(|v| v.1.into()))
-    };
-    assert_eq!(with(&[("KMSFS_KEYSTORE", "/k"), ("HOME", "/h")]), Path::new("/k"));
-    let xdg = with(&[("XDG_DATA_HOME", "/x"), ("HOME", "/h")]);
-    assert_eq!(xdg, Path::new("/x/kmsfs/keystore"));
-    let home = with(&[("XDG_DATA_HOME", "x"), ("HOME", "/h")]);
-    assert_eq!(home, Path::new("/h/.local/share/kmsfs/keystore"));
-}

@@ -60,14 +60,14 @@ fn records() -> Vec<(&'static str, Deed)> {
                 let all = raw.dir.xattrs(&raw.name).expect("listed");
                 let mut value = raw.dir.xattr(&raw.name, &all[0]).expect("there");
                 value[20] ^= 1;
-                raw.dir.set_xattr(&raw.name, &all[0], &value, XattrHow::Any).expect("set");
+                raw.pin().set_xattr(&all[0], &value, XattrHow::Any).expect("set");
             }),
         ),
         (
             "leftover attribute-unknown /d",
             on("d", |raw| {
                 let name = OsStr::new("user.foreign");
-                raw.dir.set_xattr(&raw.name, name, b"x", XattrHow::Any).expect("set");
+                raw.pin().set_xattr(name, b"x", XattrHow::Any).expect("set");
             }),
         ),
     ]

@@ -1,0 +1,126 @@
+//! An inode that is only held (O_PATH): its attributes can be looked at and changed, also those
+//! of a folder, a FIFO or a symbolic link, and also when its last name is gone.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+
+use rustix::fs::{self as rfs, AtFlags, CWD, Mode};
+
+use super::real::{group, owner, stat_of, timestamps, xattr_flags};
+use super::{OpenFile, Range, Stat, TimeChange, Wait, XattrHow, xattrs};
+
+#[derive(Debug)]
+pub(super) struct Pin(OwnedFd);
+
+/// The calls that read and write refuse such a descriptor.
+fn bad<T>() -> io::Result<T> {
+    Err(io::Error::from_raw_os_error(libc::EBADF))
+}
+
+impl Pin {
+    pub(super) fn new(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// A path that leads to this very inode, a symbolic link too, for the calls that refuse the
+    /// descriptor itself (proc_pid_fd(5)).
+    fn proc_path(&self) -> String {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd())
+    }
+}
+
+impl OpenFile for Pin {
+    fn read_at(&self, _buf: &mut [u8], _at: u64) -> io::Result<usize> {
+        bad()
+    }
+
+    fn read_at_hand(&self, _buf: &mut [u8], _at: u64) -> io::Result<Option<usize>> {
+        bad()
+    }
+
+    fn write_at(&self, _buf: &[u8], _at: u64) -> io::Result<()> {
+        bad()
+    }
+
+    fn set_size(&self, _size: u64) -> io::Result<()> {
+        bad()
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        bad()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        bad()
+    }
+
+    fn start_writeback(&self, _at: u64, _len: u64) -> io::Result<()> {
+        bad()
+    }
+
+    fn wait_writeback(&self, _at: u64, _len: u64) -> io::Result<()> {
+        bad()
+    }
+
+    fn range(&self, _how: Range, _at: u64, _len: u64) -> io::Result<()> {
+        bad()
+    }
+
+    fn seek_data(&self, _at: u64) -> io::Result<Option<u64>> {
+        bad()
+    }
+
+    fn stat(&self) -> io::Result<Stat> {
+        Ok(stat_of(&rfs::fstat(&self.0)?))
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.stat()?.size)
+    }
+
+    fn mode(&self) -> io::Result<u32> {
+        Ok(self.stat()?.mode)
+    }
+
+    fn set_mode(&self, mode: u32) -> io::Result<()> {
+        let mode = Mode::from_raw_mode(mode);
+        Ok(rfs::chmodat(CWD, self.proc_path(), mode, AtFlags::empty())?)
+    }
+
+    fn set_owner(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+        Ok(rfs::chownat(&self.0, c"", owner(uid), group(gid), AtFlags::EMPTY_PATH)?)
+    }
+
+    fn set_times(&self, atime: TimeChange, mtime: TimeChange) -> io::Result<()> {
+        Ok(rfs::utimensat(&self.0, c"", &timestamps(atime, mtime), AtFlags::EMPTY_PATH)?)
+    }
+
+    fn xattr(&self, name: &OsStr) -> io::Result<Vec<u8>> {
+        let path = self.proc_path();
+        xattrs::value(|buf| rfs::getxattr(&path, name, buf))
+    }
+
+    fn set_xattr(&self, name: &OsStr, value: &[u8], how: XattrHow) -> io::Result<()> {
+        Ok(rfs::setxattr(self.proc_path(), name, value, xattr_flags(how))?)
+    }
+
+    fn xattrs(&self) -> io::Result<Vec<OsString>> {
+        let path = self.proc_path();
+        xattrs::names(|buf| rfs::listxattr(&path, buf))
+    }
+
+    fn remove_xattr(&self, name: &OsStr) -> io::Result<()> {
+        Ok(rfs::removexattr(self.proc_path(), name)?)
+    }
+
+    fn readlink(&self) -> io::Result<OsString> {
+        let target = rfs::readlinkat(&self.0, c"", Vec::with_capacity(128))?;
+        Ok(OsString::from_vec(target.into_bytes()))
+    }
+
+    fn lock(&self, _wait: Wait) -> io::Result<()> {
+        bad()
+    }
+}
