@@ -139,10 +139,12 @@ impl Runner {
     pub(super) fn push(&self, task: Box<dyn Task>, pace: Option<Arc<Pace>>) {
         let mut queue = self.queue.lock();
         // Looked at under the lock: whoever closes the gate looks through the queue afterwards.
-        match task.purpose().and_then(|purpose| self.gate.refuses(purpose)) {
-            Some(reason) => {
+        let reason = task.purpose().and_then(|purpose| self.gate.refuses(purpose));
+        let refused = reason.map(Errno::from).or(queue.closed.then_some(Errno(libc::EIO)));
+        match refused {
+            Some(errno) => {
                 drop(queue);
-                task.refuse(reason.into());
+                task.refuse(errno);
             }
             None => {
                 queue.waiting.push_back(Queued { task, pace });
