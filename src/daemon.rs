@@ -43,6 +43,8 @@ pub struct Settings {
     pub timing: Timing,
     /// Which master keys' files are served; as the volume's settings say, if not said here.
     pub accepted: Option<Accepted>,
+    /// The one master key that `volume.json` may be under; any, if not said here.
+    pub master: Option<KeyArn>,
     /// Asked with the volume's id and its key's fingerprint before it is mounted.
     pub known: fn(&str, &str) -> Result<(), Unknown>,
     /// Run at every change of state, with `KMSFS_STATE` and `KMSFS_MOUNTPOINT`.
@@ -109,9 +111,12 @@ impl Daemon {
         let trail = log.as_ref().map(|log| log.trail().clone());
         let (started, calls) = (Moment::now(), Arc::new(Counters::default()));
         let services = audit::observed(services, &calls, trail.as_ref());
-        let opened = keys::open(&store, &*services.work);
+        let file = store.read_volume()?;
+        keys::check_master(&file, settings.master.as_ref())?;
+        let opened = keys::open_file(file, &*services.work);
         scrub_stack();
         let (mut volume, names) = opened?;
+        volume.pin(settings.master.clone());
         if let Some(accepted) = settings.accepted {
             volume.accept(accepted);
         }

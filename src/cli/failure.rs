@@ -137,8 +137,14 @@ impl Failure {
                 .hint(second_copy(store))
             }
             OpenError::Kms(e) => e.clone().into(),
-            OpenError::Changed => Self::new(Exit::BadVolume, format!("{}: {e}", store.display()))
-                .hint(second_copy(store)),
+            OpenError::OtherMaster { .. } => {
+                Self::new(Exit::Refused, format!("{}: {e}", store.display()))
+                    .hint("see what it says: kmsfs info STORE")
+            }
+            OpenError::Changed | OpenError::Another => {
+                Self::new(Exit::BadVolume, format!("{}: {e}", store.display()))
+                    .hint(second_copy(store))
+            }
         }
     }
 

@@ -20,6 +20,7 @@ use crate::disk::identity::Owners;
 use crate::fs::{Access, FsSettings};
 use crate::fuse::{Exposure, Options, PageCache, Transport};
 use crate::keys::{Accepted, Limits, Timing};
+use crate::kms::KeyArn;
 use crate::kms::local::LocalKms;
 use crate::secret::Passphrase;
 use crate::store::Store;
@@ -249,10 +250,9 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     };
     let kms = provider::open(&provider, passphrase.as_ref(), &args.kms.aws)?;
     drop(passphrase);
-    if let Some(wanted) = &args.master_key {
-        provider::check_master(&args.store, wanted, &kms)?;
-    }
-    let daemon = Daemon::start(settings(args), kms.services)
+    let wanted = args.master_key.as_deref();
+    let master = wanted.map(|key| provider::master_key(key, &kms)).transpose()?;
+    let daemon = Daemon::start(settings(args, master), kms.services)
         .map_err(|e| Failure::daemon(&args.store, &args.mountpoint, &e))?;
     let host = daemon.host();
     let volume = host.report().map(|r| r.volume).unwrap_or_default();
@@ -297,7 +297,7 @@ fn harden() {
     }
 }
 
-fn settings(args: &Mount) -> Settings {
+fn settings(args: &Mount, master: Option<KeyArn>) -> Settings {
     let root = rustix::process::geteuid().is_root();
     let everyone = args.allow_other || (root && !args.no_allow_other);
     let cache = match (args.writeback, args.direct_io) {
@@ -337,6 +337,7 @@ fn settings(args: &Mount) -> Settings {
             outage_grace: args.outage_grace,
         },
         accepted: args.only_current_key.then_some(Accepted::Target),
+        master,
         known: known::check,
         on_lock: args.on_lock.clone(),
         audit_log: args.audit_log.clone(),

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::failure::{Exit, Failure};
+use super::failure::Failure;
 use super::mount::open_keystore;
 use super::options::{AwsArgs, KmsArgs};
 use super::passphrase::PassphraseSource;
 use crate::keys::Services;
 use crate::kms::local::LocalKms;
-use crate::kms::{KeyAdmin, KeyRef};
+use crate::kms::{KeyAdmin, KeyArn, KeyRef};
 use crate::secret::Passphrase;
 use crate::store::{Provider, Store};
 
@@ -104,8 +104,11 @@ pub(super) fn open_aws_client(args: &AwsArgs) -> Result<crate::kms::aws::AwsKms,
 /// This build has no AWS KMS.
 #[cfg(not(feature = "aws"))]
 pub(super) fn open_aws(_args: &AwsArgs) -> Result<(Kms, String), Failure> {
-    Err(Failure::new(Exit::Config, "this build of kmsfs has no AWS KMS (feature `aws` is off)")
-        .hint("build one that has: cargo build --release"))
+    Err(Failure::new(
+        super::Exit::Config,
+        "this build of kmsfs has no AWS KMS (feature `aws` is off)",
+    )
+    .hint("build one that has: cargo build --release"))
 }
 
 /// The region that a key's ARN names.
@@ -114,22 +117,13 @@ pub(super) fn region_of(key: &str) -> Option<String> {
     (parts.next()? == "kms").then(|| parts.next().map(str::to_owned))?.filter(|r| !r.is_empty())
 }
 
-/// With `--master-key`, the volume must be under that key. The KMS is then asked for no other,
-/// so a store that lies about it does not open.
-pub(super) fn check_master(path: &Path, wanted: &str, kms: &Kms) -> Result<(), Failure> {
+/// The ARN of the key that `--master-key` names.
+pub(super) fn master_key(wanted: &str, kms: &Kms) -> Result<KeyArn, Failure> {
     // A key's ARN needs no DescribeKey, which a mount's role need not have.
-    let wanted = if wanted.starts_with("arn:") && wanted.contains(":key/") {
-        wanted.to_owned()
-    } else {
-        kms.admin.describe(&KeyRef(wanted.to_owned()))?.arn.0
-    };
-    let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
-    let under = store.read_volume().map_err(|e| Failure::store(path, &e))?.wrap.master;
-    if under.0 == wanted {
-        return Ok(());
+    if wanted.starts_with("arn:") && wanted.contains(":key/") {
+        return Ok(KeyArn(wanted.to_owned()));
     }
-    let message = format!("{}: the volume is under {under}, not {wanted}", path.display());
-    Err(Failure::new(Exit::Refused, message).hint("see what it says: kmsfs info STORE"))
+    Ok(kms.admin.describe(&KeyRef(wanted.to_owned()))?.arn)
 }
 
 #[cfg(test)]

@@ -80,11 +80,10 @@ impl Keyring {
         if stamp.is_some() && *seen == stamp {
             return Ok(());
         }
-        let names = match self.names() {
-            Ok(names) if self.gate().phase() == Phase::Open => names,
-            _ => return Err(FollowError::Locked),
-        };
-        let followed = self.volume.follow(&self.store, &*self.beats, &names);
+        if self.gate().phase() != Phase::Open {
+            return Err(FollowError::Locked);
+        }
+        let followed = self.volume.follow(&self.store, &*self.beats);
         scrub_stack();
         if let Some(target) = followed? {
             self.targeted(&target);

@@ -35,5 +35,5 @@ pub use machine::{Effect, Event, Machine, Phase, Reason, Timing};
 pub use monitor::{Effects, LockTime, Monitor, Status};
 pub use rate::Rate;
 pub use services::Services;
-pub use volume::{Accepted, OpenError, Volume, create, open, open_file};
+pub use volume::{Accepted, OpenError, Volume, check_master, create, open, open_file};
 pub use want::{KeyFail, Waker, Want};

@@ -378,7 +378,7 @@ impl Loop {
                 self.effects.announce(Phase::Open, None);
             }
             Err(e) => {
-                log::error!("the volume key cannot be unwrapped, the mount stays locked: {e}");
+                log::error!("the mount stays locked: {e}");
                 let event = match &e {
                     OpenError::Kms(e) if e.verdict == Verdict::Unavailable => Event::Unavailable,
                     _ => Event::Refused,

@@ -22,6 +22,10 @@ pub enum Accepted {
 #[derive(Clone)]
 pub struct Volume {
     settings: Settings,
+    /// Of the volume key that it was opened with. It is no secret.
+    fingerprint: String,
+    /// The one master key that the volume key may be under, where the mount was told one.
+    pinned: Option<KeyArn>,
     accepted: Accepted,
     wrap: Arc<Mutex<Wrap>>,
     /// What the KMS last named as the key of a new data key; before, the volume key's.
@@ -40,16 +44,37 @@ pub enum OpenError {
     /// The volume key that came back does not belong to the settings.
     #[error("volume.json is damaged or has been changed: its settings do not verify")]
     Changed,
+    /// A good `volume.json`, but not of the volume that is mounted.
+    #[error(
+        "volume.json is that of another volume, or has other settings, than what was mounted: \
+         restore it"
+    )]
+    Another,
+    /// It is under another master key than the mount was told to accept.
+    #[error("the volume is under {under}, not {pinned}, which --master-key names")]
+    OtherMaster {
+        /// By `volume.json`.
+        under: KeyArn,
+        /// By the mount's options.
+        pinned: KeyArn,
+    },
 }
 
 impl Volume {
-    fn of(file: VolumeFile) -> Self {
+    fn of(file: VolumeFile, keys: &VolumeKeys) -> Self {
         let accepted = match file.settings.only_current_key {
             true => Accepted::Target,
             false => Accepted::Home,
         };
         let target = Arc::new(Mutex::new(file.wrap.master.clone()));
-        Self { settings: file.settings, accepted, wrap: Arc::new(Mutex::new(file.wrap)), target }
+        Self {
+            settings: file.settings,
+            fingerprint: keys.fingerprint(),
+            pinned: None,
+            accepted,
+            wrap: Arc::new(Mutex::new(file.wrap)),
+            target,
+        }
     }
 
     /// The volume's id.
@@ -99,6 +124,26 @@ impl Volume {
         self.accepted = accepted;
     }
 
+    /// Accepts a `volume.json` under this master key alone from now on, whenever it is read again.
+    pub fn pin(&mut self, master: Option<KeyArn>) {
+        self.pinned = master;
+    }
+
+    /// Unwraps the volume key of a `volume.json` that is read again while the volume is mounted.
+    /// Whoever can write the store may have put another there.
+    fn reopen(&self, file: &VolumeFile, service: &dyn KeyService) -> Result<VolumeKeys, OpenError> {
+        // Before the KMS is asked for a key that it is not to be asked for.
+        check_master(file, self.pinned.as_ref())?;
+        if file.settings != self.settings {
+            return Err(OpenError::Another);
+        }
+        let keys = unlock(file, service)?;
+        if keys.fingerprint() != self.fingerprint {
+            return Err(OpenError::Another);
+        }
+        Ok(keys)
+    }
+
     /// Whether a line may name this master key.
     pub fn accepts(&self, master: &KeyArn) -> bool {
         if self.accepted == Accepted::Target {
@@ -145,33 +190,45 @@ impl Volume {
         &self,
         store: &Store,
         service: &dyn KeyService,
-        names: &VolumeKeys,
     ) -> Result<Option<KeyArn>, OpenError> {
         let file = store.read_volume()?;
         if file.wrap == *self.wrap.lock() {
             return Ok(None);
         }
-        let keys = unlock(&file, service)?;
-        if keys.fingerprint() != names.fingerprint() || file.settings != self.settings {
-            return Err(OpenError::Changed);
-        }
-        let followed = Self::of(file.clone());
+        let keys = self.reopen(&file, service)?;
+        let followed = Self::of(file.clone(), &keys);
         followed.rehearse(service)?;
         log::warn!("the volume is under {} now; it was under {}", file.wrap.master, self.master());
         *self.wrap.lock() = file.wrap;
         Ok(Some(followed.target()))
     }
 
-    /// Unwraps the volume key and derives the keys of names.
+    /// Unwraps the volume key again after a lock and derives the keys of names. They are those of
+    /// before.
     pub(super) fn unlock(
         &self,
         store: &Store,
         service: &dyn KeyService,
     ) -> Result<VolumeKeys, OpenError> {
         let file = store.read_volume()?;
-        let keys = unlock(&file, service)?;
+        let keys = self.reopen(&file, service)?;
         *self.wrap.lock() = file.wrap;
         Ok(keys)
+    }
+}
+
+/// Whether a `volume.json` is under the one master key that it may be under, before the KMS is
+/// asked: a store that lies about it does not open.
+///
+/// # Errors
+/// `OtherMaster`.
+pub fn check_master(file: &VolumeFile, pinned: Option<&KeyArn>) -> Result<(), OpenError> {
+    let under = &file.wrap.master;
+    match pinned {
+        Some(pinned) if pinned != under => {
+            Err(OpenError::OtherMaster { under: under.clone(), pinned: pinned.clone() })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -204,7 +261,7 @@ pub fn open_file(
     service: &dyn KeyService,
 ) -> Result<(Volume, VolumeKeys), OpenError> {
     let keys = unlock(&file, service)?;
-    Ok((Volume::of(file), keys))
+    Ok((Volume::of(file, &keys), keys))
 }
 
 /// Writes the `volume.json` of a new store, under a fresh volume key.
@@ -228,4 +285,48 @@ pub fn create(
         Wrap { provider, asked, master: made.master, key: made.wrapped, canary: canary.wrapped };
     store.write_volume(&VolumeFile { settings, mac, wrap })?;
     Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::Sim;
+    use crate::keys::fixture;
+    use crate::store::{DataKeys, Names};
+
+    /// Another volume, whose settings are these.
+    fn other(settings: Settings) -> Store {
+        let store = Store::init(Sim::new().root()).expect("made");
+        let provider = Provider::Local { keystore: "/keystore".to_owned() };
+        let asked = KeyRef("alias/test".to_owned());
+        create(&store, &*fixture::kms(), provider, asked, settings).expect("made");
+        store
+    }
+
+    /// Whoever could write the store had a locked mount open as a volume of their own: the next
+    /// file got a name, and a key, that were theirs.
+    #[test]
+    fn a_volume_is_reopened_only_as_what_it_was_opened_as() {
+        let kms = fixture::kms();
+        let own = Store::open(fixture::volume().root()).expect("made");
+        let (mut volume, names) = open(&own, &*kms).expect("opened");
+        let same_settings = other(volume.settings().clone());
+        let plain = other(Settings::new(volume.id(), Names::Plain, DataKeys::PerFile));
+        for foreign in [&same_settings, &plain] {
+            assert!(matches!(volume.unlock(foreign, &*kms), Err(OpenError::Another)));
+            assert!(matches!(volume.follow(foreign, &*kms), Err(OpenError::Another)));
+        }
+        let again = volume.unlock(&own, &*kms).expect("its own");
+        assert_eq!(again.fingerprint(), names.fingerprint());
+        let master = volume.master();
+        volume.pin(Some(master.clone()));
+        volume.unlock(&own, &*kms).expect("under the key that is pinned");
+        let pinned = KeyArn("arn:kmsfs:local::1:key/another".to_owned());
+        volume.pin(Some(pinned.clone()));
+        let refused = volume.unlock(&own, &*kms);
+        assert!(matches!(&refused, Err(OpenError::OtherMaster { under, .. }) if *under == master));
+        let file = own.read_volume().expect("there");
+        assert!(check_master(&file, Some(&pinned)).is_err());
+        assert!(check_master(&file, Some(&master)).is_ok() && check_master(&file, None).is_ok());
+    }
 }

@@ -12,7 +12,8 @@ use crate::{Damaged, Raw, text};
 fn is_told(e: &OpenError) -> bool {
     match e {
         OpenError::Store(StoreError::BadVolumeFile(_)) | OpenError::Changed => true,
-        OpenError::Store(_) => false,
+        // Of a volume that is open already: not by damage.
+        OpenError::Store(_) | OpenError::Another | OpenError::OtherMaster { .. } => false,
         OpenError::Kms(e) => e.verdict != Verdict::Unavailable,
     }
 }
