@@ -170,12 +170,14 @@ impl Daemon {
         self.control.clone()
     }
 
-    /// Serves until it is unmounted, then ends in order: threads, unused lines, the lock.
+    /// Serves until it is unmounted, then ends in order: `unmounted`, threads, unused lines, the
+    /// lock.
     ///
     /// # Errors
     /// Of the FUSE device.
-    pub fn serve(self) -> std::io::Result<()> {
+    pub fn serve(self, unmounted: impl FnOnce()) -> std::io::Result<()> {
         let served = self.mounted.serve();
+        unmounted();
         self.shared.fs.forget_all();
         let monitor = self.control.monitor.lock().take();
         if let Some(monitor) = monitor {
@@ -233,6 +235,7 @@ impl Host for Control {
         let (inodes, paged) = self.shared.fs.table().counts();
         let counts = self.counting.told(&self.store);
         Some(Report {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             state: state_word(status.phase).to_owned(),
             volume: keyring.volume().id().to_string(),
             store: self.settings.store.display().to_string(),
@@ -242,6 +245,7 @@ impl Host for Control {
             key_asked: keyring.volume().asked().0,
             master_key: keyring.volume().master().0,
             key_target: keyring.volume().target().0,
+            pinned_key: self.settings.master.as_ref().map(|key| key.0.clone()),
             only_current_key: keyring.volume().accepted() == Accepted::Target,
             lines_damaged: counts.as_ref().map_or(0, |c| c.damaged),
             lines: counts.map(|c| lines_under(&c)),

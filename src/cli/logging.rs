@@ -8,7 +8,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 
 use super::failure::Failure;
 use super::printing::tell;
-use crate::control::{make_folder, socket_path};
+use crate::control::{log_path, make_folder};
 
 struct Stderr;
 
@@ -40,7 +40,7 @@ pub(super) fn to_stderr() {
 
 /// The log file of a volume's daemon.
 pub(super) fn to_file(volume: &str) -> Result<File, Failure> {
-    let path = socket_path(volume).with_extension("log");
+    let path = log_path(volume);
     make_folder().and_then(|()| open(&path)).map_err(|e| Failure::io(&path, &e))
 }
 

@@ -16,6 +16,7 @@ mod logging;
 mod mount;
 mod options;
 mod passphrase;
+mod place;
 mod policy;
 mod printing;
 mod provider;

@@ -13,8 +13,8 @@ use super::failure::{Exit, Failure};
 use super::options::{KmsArgs, duration, heartbeat};
 use super::passphrase::PassphraseSource;
 use super::printing::tell;
-use super::{known, logging, provider, unmount};
-use crate::control::{Ask, Server, ask, mounts};
+use super::{known, logging, place, provider, unmount};
+use crate::control::{self, Server, Target};
 use crate::daemon::{Daemon, Settings};
 use crate::disk::identity::Owners;
 use crate::fs::{Access, FsSettings};
@@ -127,7 +127,7 @@ fn absolute(args: &Mount) -> Result<Mount, Failure> {
     let full = |p: &Path| std::path::absolute(p).map_err(|e| Failure::io(p, &e));
     Ok(Mount {
         store: full(&args.store)?,
-        mountpoint: full(&args.mountpoint)?,
+        mountpoint: place::as_mounted(&full(&args.mountpoint)?),
         kms: args.kms.clone(),
         master_key: args.master_key.clone(),
         on_lock: args.on_lock.clone(),
@@ -146,8 +146,9 @@ fn check(args: &Mount) -> Result<(), Failure> {
         Failure::new(Exit::Mountpoint, format!("{}: {why}", at.display()))
             .hint("choose an empty folder: mkdir DIR && kmsfs mount STORE DIR")
     };
-    if mounts().is_ok_and(|all| all.iter().any(|m| m.mountpoint == *at)) {
-        if is_dead(at) {
+    let known = control::mounts().unwrap_or_default();
+    if let Some(mount) = known.into_iter().find(|m| m.mountpoint == *at) {
+        if place::is_dead(&Target::Here(mount)) {
             tell!("kmsfs: {}: detaching a dead mount, whose daemon is gone", at.display());
             unmount::detach(at)?;
         } else {
@@ -165,25 +166,10 @@ fn check(args: &Mount) -> Result<(), Failure> {
         return Err(wrong("it lies inside the store"));
     }
     match fs::read_dir(at).map(Iterator::count) {
-        Ok(0) => Ok(()),
+        Ok(0) => place::wait_for(&args.store, &store),
         Ok(_) => Err(wrong("the folder is not empty, and the mount would hide what it holds")),
         Err(e) => Err(wrong(&e.to_string())),
     }
-}
-
-/// Whether the daemon of the mount at `at` is gone. Just after its end the kernel may not know
-/// yet; then nobody answers at the control socket either.
-fn is_dead(at: &Path) -> bool {
-    for _ in 0..40 {
-        if fs::metadata(at).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN)) {
-            return true;
-        }
-        if matches!(ask(at, Ask::Status), Ok(Some(_))) {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    false
 }
 
 /// Opens a keystore, asking for its passphrase where it is sealed.
@@ -256,10 +242,10 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
         .map_err(|e| Failure::daemon(&args.store, &args.mountpoint, &e))?;
     let host = daemon.host();
     let volume = host.report().map(|r| r.volume).unwrap_or_default();
-    let control = Server::start(&volume, host).map_err(|e| {
+    let control = Server::start(&args.mountpoint, host).map_err(|e| {
         // Without its socket it could not be asked, locked or found: it does not stay.
         let _ = unmount::detach(&args.mountpoint);
-        Failure::io(&crate::control::socket_path(&volume), &e)
+        Failure::new(Exit::Failed, format!("the control socket: {e}"))
     })?;
     unmount::on_signals(&args.mountpoint)?;
     if std::env::var_os(CHILD).is_some() {
@@ -267,8 +253,8 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     } else {
         tell!("kmsfs: {} is mounted", args.mountpoint.display());
     }
-    let served = daemon.serve();
-    drop(control);
+    // What tidies up serves no mount any more: nobody is to find one here.
+    let served = daemon.serve(|| drop(control));
     served.map_err(|e| Failure::new(Exit::Failed, format!("the mount ended: {e}")))
 }
 

@@ -12,8 +12,8 @@ use super::mount::open_keystore;
 use super::options::{KmsArg, KmsArgs};
 use super::printing::{say, tell};
 use super::{cost, provider};
-use crate::control::{Answer, Ask, ask, mounts};
-use crate::kms::{KeyRef, KeyService, Verdict};
+use crate::control::{self, Answer, Ask, Report, Target};
+use crate::kms::{KeyArn, KeyRef, KeyService, Verdict};
 use crate::store::{Provider, Store, StoreError};
 use crate::upkeep::{Done, Order, Plan, Rewrap, RewrapError, Way};
 
@@ -57,12 +57,12 @@ pub fn run(args: &RewrapArgs) -> Result<(), Failure> {
         tell_plan(&plan, is_aws || moving);
         return Ok(());
     }
-    let mount = reachable(args, rewrap.order())?;
+    let mount = reachable(args, rewrap.order(), &plan.target)?;
     if moving {
         tell!("each data key passes through this process's memory for a moment");
     }
     let bar = bar(plan.keys);
-    let done = rewrap.run(|| follow(mount.as_deref()), &|keys| bar.inc(keys));
+    let done = rewrap.run(|| follow(mount.as_ref()), &|keys| bar.inc(keys));
     bar.finish_and_clear();
     let done = done.map_err(|e| failure(args, &e))?;
     told(args, &plan, &done)
@@ -118,9 +118,9 @@ fn service(provider: &Provider, args: &RewrapArgs) -> Result<Arc<dyn KeyService>
     })
 }
 
-/// The mountpoint of the daemon that has the store mounted, if there is one. Without an answer
+/// The daemon that has the store mounted, if there is one. Without an answer
 /// from it nothing may begin: it would go on making keys under the old master key.
-fn reachable(args: &RewrapArgs, order: Order) -> Result<Option<PathBuf>, Failure> {
+fn reachable(args: &RewrapArgs, order: Order, target: &KeyArn) -> Result<Option<Target>, Failure> {
     let path = &args.store;
     let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
     match store.lock() {
@@ -129,31 +129,36 @@ fn reachable(args: &RewrapArgs, order: Order) -> Result<Option<PathBuf>, Failure
         Err(e) => return Err(Failure::store(path, &e)),
     }
     let busy = |why: &str| Failure::new(Exit::Busy, format!("{}: {why}", path.display()));
-    let mounted = mounts().unwrap_or_default();
-    let real = std::fs::canonicalize(path).map_err(|e| Failure::io(path, &e))?;
-    let at = mounted.into_iter().find(|m| std::fs::canonicalize(&m.store).is_ok_and(|s| s == real));
+    let unreachable = || {
+        busy("another kmsfs has it, and cannot be asked from here")
+            .hint("run this as root or as who mounted it, where it is mounted; or unmount it")
+    };
+    let at = control::serving(path).map_err(|e| Failure::io(path, &e))?;
     match (at, order) {
         (Some(at), Order::LinesFirst) => {
             Err(busy("it is mounted; to another KMS, account or region it moves unmounted")
-                .hint(format!("unmount it first: kmsfs unmount {}", at.mountpoint.display())))
+                .hint(format!("unmount it first: kmsfs unmount {}", at.mountpoint().display())))
         }
-        (Some(at), Order::VolumeFirst) if is_answering(&at.mountpoint) => Ok(Some(at.mountpoint)),
-        _ => Err(busy("another kmsfs has it, and cannot be asked from here")
-            .hint("run this as root or as who mounted it, where it is mounted; or unmount it")),
+        (Some(at), Order::VolumeFirst) => match at.report() {
+            Ok(Some(Report { pinned_key: Some(pinned), .. })) if pinned != target.0 => {
+                let why = format!("it is mounted with --master-key {pinned}, and accepts no other");
+                let hint = format!("unmount it first: kmsfs unmount {}", at.mountpoint().display());
+                Err(busy(&why).hint(hint))
+            }
+            Ok(Some(_)) => Ok(Some(at)),
+            _ => Err(unreachable()),
+        },
+        (None, _) => Err(unreachable()),
     }
 }
 
-fn is_answering(mountpoint: &Path) -> bool {
-    matches!(ask(mountpoint, Ask::Status), Ok(Some(Answer::Report(_))))
-}
-
-fn follow(mountpoint: Option<&Path>) -> Result<(), String> {
-    let Some(at) = mountpoint else {
+fn follow(daemon: Option<&Target>) -> Result<(), String> {
+    let Some(at) = daemon else {
         return Err("it was mounted a moment ago; run this again".to_owned());
     };
-    match ask(at, Ask::Follow) {
+    match at.ask(Ask::Follow) {
         Ok(Some(Answer::Done)) => Ok(()),
-        Ok(Some(Answer::Failed(why))) => Err(why),
+        Ok(Some(Answer::Failed { why })) => Err(why),
         Ok(_) => Err("its daemon does not answer".to_owned()),
         Err(e) => Err(e.to_string()),
     }

@@ -8,7 +8,8 @@ use clap::Args;
 use super::confirm::confirm;
 use super::failure::{Exit, Failure};
 use super::printing::{say, tell};
-use crate::control::{Answer, Ask, ask, mounts};
+use crate::control::{Answer, Ask, Target, mounts};
+use crate::disk::DeviceNumber;
 
 /// Arguments of `shred`.
 #[derive(Args)]
@@ -47,28 +48,22 @@ fn shred(path: &Path) -> Result<(), Failure> {
     let failed = |e: std::io::Error| Failure::io(path, &e);
     let real = std::fs::canonicalize(path).map_err(failed)?;
     let meta = std::fs::symlink_metadata(&real).map_err(failed)?;
-    let at = mounts()
-        .map_err(failed)?
-        .into_iter()
-        .map(|m| m.mountpoint)
-        .filter(|m| real.starts_with(m))
-        .max_by_key(|m| m.as_os_str().len())
-        .ok_or_else(|| {
-            Failure::new(
-                Exit::NotMounted,
-                format!("{}: it does not lie in a kmsfs mount", path.display()),
-            )
-        })?;
+    let device = DeviceNumber::of(&real).map_err(failed)?;
+    let found = mounts().map_err(failed)?.into_iter().find(|m| m.device == device);
+    let mount = Target::Here(found.ok_or_else(|| {
+        let text = format!("{}: it does not lie in a kmsfs mount", path.display());
+        Failure::new(Exit::NotMounted, text)
+    })?);
     // An open descriptor keeps the inode known to the daemon until it is done.
     let _held = std::fs::File::open(&real).map_err(failed)?;
-    match ask(&at, Ask::Shred(meta.ino())) {
+    match mount.ask(Ask::Shred { inode: meta.ino() }) {
         Ok(Some(Answer::Done)) => Ok(()),
-        Ok(Some(Answer::Failed(why))) => {
+        Ok(Some(Answer::Failed { why })) => {
             Err(Failure::new(Exit::Failed, format!("{}: {why}", path.display())))
         }
         _ => Err(Failure::new(
             Exit::NotMounted,
-            format!("{}: the daemon does not answer", at.display()),
+            format!("{}: the daemon does not answer", mount.mountpoint().display()),
         )),
     }
 }

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use super::failure::{Exit, Failure};
 use super::printing::say;
 use super::unmount::find;
-use crate::control::{Answer, Ask, Report, ask, mounts};
+use crate::control::{self, Answer, Ask, Report, Target};
 use crate::kms::Calls;
 use crate::store::{Provider, Store};
 
@@ -34,17 +34,16 @@ pub struct StatusArgs {
     output: Output,
 }
 
-fn report_of(at: &Path) -> Result<Report, Failure> {
-    match ask(at, Ask::Status) {
-        Ok(Some(Answer::Report(report))) => Ok(*report),
-        Ok(Some(Answer::Failed(why))) => {
-            Err(Failure::new(Exit::Failed, format!("{}: {why}", at.display())))
-        }
+fn report_of(target: &Target) -> Result<Report, Failure> {
+    let at = target.mountpoint().display();
+    match target.ask(Ask::Status) {
+        Ok(Some(Answer::Report { report })) => Ok(*report),
+        Ok(Some(Answer::Failed { why })) => Err(Failure::new(Exit::Failed, format!("{at}: {why}"))),
         _ => Err(Failure::new(
             Exit::NotMounted,
-            format!("{}: its daemon does not answer; the mount may be dead", at.display()),
+            format!("{at}: its daemon does not answer; the mount may be dead"),
         )
-        .hint(format!("detach it: kmsfs unmount --lazy {}", at.display()))),
+        .hint(format!("detach it: kmsfs unmount --lazy {at}"))),
     }
 }
 
@@ -54,12 +53,8 @@ fn report_of(at: &Path) -> Result<Report, Failure> {
 /// [`Failure`].
 pub fn run(args: &StatusArgs) -> Result<(), Failure> {
     let all = match &args.mountpoint {
-        Some(path) => vec![find(path)?],
-        None => mounts()
-            .map_err(|e| Failure::io(Path::new("/proc/self/mountinfo"), &e))?
-            .into_iter()
-            .map(|m| m.mountpoint)
-            .collect(),
+        Some(path) => find(path)?,
+        None => control::all().map_err(|e| Failure::io(Path::new("/proc/self/mountinfo"), &e))?,
     };
     if all.is_empty() {
         return Err(Failure::new(Exit::NotMounted, "no kmsfs store is mounted"));
@@ -68,9 +63,9 @@ pub fn run(args: &StatusArgs) -> Result<(), Failure> {
         return watch(&all, args.output);
     }
     let mut worst = Exit::Ok;
-    for at in &all {
-        let report = report_of(at)?;
-        print(&report, args.output);
+    for target in &all {
+        let report = report_of(target)?;
+        print(target, &report, args.output);
         let exit = exit_of(&report.state);
         if worst == Exit::Ok {
             worst = exit;
@@ -88,20 +83,32 @@ fn exit_of(state: &str) -> Exit {
     }
 }
 
-fn watch(all: &[PathBuf], output: Output) -> Result<(), Failure> {
+fn watch(all: &[Target], output: Output) -> Result<(), Failure> {
     let mut last: Vec<String> = vec![String::new(); all.len()];
     loop {
-        for (at, last) in all.iter().zip(&mut last) {
-            let report = report_of(at)?;
+        for (target, last) in all.iter().zip(&mut last) {
+            let report = report_of(target)?;
             if report.state != *last {
                 last.clone_from(&report.state);
                 match output {
-                    Output::Json => print(&report, output),
+                    Output::Json => print(target, &report, output),
                     Output::Text => say!("{}: {}", report.mountpoint, report.state),
                 }
             }
         }
         std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// What stands beside the ordinary about the daemon itself.
+fn print_daemon(target: &Target, report: &Report) {
+    if let Target::Elsewhere { .. } = target {
+        say!("  mounted     in another mount namespace; the paths are as seen there");
+    }
+    let ours = env!("CARGO_PKG_VERSION");
+    if report.version != ours {
+        let theirs = if report.version.is_empty() { "another" } else { &report.version };
+        say!("  version     {theirs} runs it, this is {ours}: what it does not tell is 0 or empty");
     }
 }
 
@@ -145,12 +152,13 @@ fn print_keys(report: &Report) {
     }
 }
 
-fn print(report: &Report, output: Output) {
+fn print(target: &Target, report: &Report, output: Output) {
     if output == Output::Json {
         let text = serde_json::to_string(report).expect("strings and numbers have a JSON form");
         return say!("{text}");
     }
     say!("{}: {}", report.mountpoint, report.state);
+    print_daemon(target, report);
     say!("  store       {}", report.store);
     say!("  volume      {}", report.volume);
     print_keys(report);
@@ -230,23 +238,32 @@ pub fn info(path: &Path, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Has every mount of this name follow an order, then waits until each has.
 fn order(path: &Path, question: Ask, wanted: impl Fn(&str) -> bool) -> Result<(), Failure> {
-    let at = find(path)?;
-    match ask(&at, question) {
-        Ok(Some(Answer::Failed(why))) => {
-            return Err(Failure::new(Exit::Failed, format!("{}: {why}", at.display())));
+    let all = find(path)?;
+    let tell = |target: &Target| match target.ask(question) {
+        Ok(Some(Answer::Failed { why })) => {
+            let text = format!("{}: {why}", target.mountpoint().display());
+            Err(Failure::new(Exit::Failed, text))
         }
-        Ok(Some(_)) => {}
-        _ => return report_of(&at).map(drop),
-    }
+        Ok(Some(_)) => Ok(()),
+        _ => report_of(target).map(drop),
+    };
+    // One that fails keeps no other from it.
+    let told: Vec<_> = all.iter().map(tell).collect();
+    told.into_iter().collect::<Result<(), _>>()?;
+    all.iter().try_for_each(|target| wait(target, &wanted))
+}
+
+fn wait(target: &Target, wanted: impl Fn(&str) -> bool) -> Result<(), Failure> {
     for _ in 0..300 {
-        if wanted(&report_of(&at)?.state) {
+        if wanted(&report_of(target)?.state) {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    let state = report_of(&at)?.state;
-    Err(Failure::new(exit_of(&state), format!("{}: it is still {state}", at.display())))
+    let (at, state) = (target.mountpoint().display(), report_of(target)?.state);
+    Err(Failure::new(exit_of(&state), format!("{at}: it is still {state}")))
 }
 
 /// Runs `lock`: returns when nothing is readable any more.

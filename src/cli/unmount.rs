@@ -1,14 +1,17 @@
 //! `kmsfs unmount`, and the unmount that a signal asks for.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::Args;
+use rustix::event::{PollFd, PollFlags};
 use rustix::mount::UnmountFlags;
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::failure::{Exit, Failure};
 use super::printing::tell;
-use crate::control::{Answer, Ask, ask, mounts};
+use crate::control::{self, Target};
 
 /// Arguments of `unmount`.
 #[derive(Args)]
@@ -20,18 +23,15 @@ pub struct Unmount {
     lazy: bool,
 }
 
-/// Finds the mount at a path that a user typed.
-pub(super) fn find(path: &Path) -> Result<PathBuf, Failure> {
-    let full = std::path::absolute(path).map_err(|e| Failure::io(path, &e))?;
-    let all = mounts().map_err(|e| Failure::io(Path::new("/proc/self/mountinfo"), &e))?;
-    let real = std::fs::canonicalize(&full).unwrap_or_else(|_| full.clone());
-    all.into_iter().map(|m| m.mountpoint).find(|m| *m == full || *m == real).ok_or_else(|| {
-        Failure::new(
-            Exit::NotMounted,
-            format!("{}: no kmsfs store is mounted here", path.display()),
-        )
-        .hint("see what is: kmsfs status")
-    })
+/// Finds what is mounted at a path that a user typed. More than one answer only where it is in
+/// other mount namespaces.
+pub(super) fn find(path: &Path) -> Result<Vec<Target>, Failure> {
+    let found = control::at(path).map_err(|e| Failure::io(path, &e))?;
+    if found.is_empty() {
+        let text = format!("{}: no kmsfs store is mounted here", path.display());
+        return Err(Failure::new(Exit::NotMounted, text).hint("see what is: kmsfs status"));
+    }
+    Ok(found)
 }
 
 /// Runs `unmount`: it returns when the daemon has ended too.
@@ -39,25 +39,40 @@ pub(super) fn find(path: &Path) -> Result<PathBuf, Failure> {
 /// # Errors
 /// [`Failure`].
 pub fn run(args: &Unmount) -> Result<(), Failure> {
-    let at = find(&args.mountpoint)?;
-    let daemon = match ask(&at, Ask::Status) {
-        Ok(Some(Answer::Report(report))) => rustix::process::Pid::from_raw(report.pid as i32),
-        _ => None,
-    };
-    // A handle on the process, so that its end can be waited for.
-    let daemon = daemon.and_then(|pid| {
-        rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
-    });
-    let flags = if args.lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
-    unmount(&at, flags)?;
-    if let (Some(daemon), false) = (daemon, args.lazy) {
-        let mut wait = [rustix::event::PollFd::new(&daemon, rustix::event::PollFlags::IN)];
-        let limit = rustix::time::Timespec { tv_sec: 60, tv_nsec: 0 };
-        if rustix::event::poll(&mut wait, Some(&limit)).is_ok_and(|n| n == 0) {
+    for target in find(&args.mountpoint)? {
+        // A handle on the process, so that its end can be waited for.
+        let daemon = target.process().and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let flags = if args.lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+        match (&target, &daemon) {
+            (Target::Here(mount), _) => unmount(&mount.mountpoint, flags)?,
+            (Target::Elsewhere { mountpoint, .. }, daemon) => from_within(mountpoint, daemon)?,
+        }
+        if let (Some(daemon), false) = (daemon, args.lazy)
+            && !has_ended(&daemon, 60)
+        {
             tell!("kmsfs: unmounted; the daemon is still tidying up");
         }
     }
     Ok(())
+}
+
+/// A mount in another mount namespace is reached by its daemon alone, which a signal has unmount.
+fn from_within(mountpoint: &Path, daemon: &Option<OwnedFd>) -> Result<(), Failure> {
+    let asked = daemon.as_ref().map(|daemon| pidfd_send_signal(daemon, Signal::TERM));
+    match asked {
+        Some(Ok(())) => Ok(()),
+        _ => Err(Failure::new(
+            Exit::Failed,
+            format!("{}: its daemon cannot be asked to unmount it", mountpoint.display()),
+        )),
+    }
+}
+
+/// Waits for the end of a process.
+fn has_ended(process: &OwnedFd, seconds: i64) -> bool {
+    let mut wait = [PollFd::new(process, PollFlags::IN)];
+    let limit = rustix::time::Timespec { tv_sec: seconds, tv_nsec: 0 };
+    !rustix::event::poll(&mut wait, Some(&limit)).is_ok_and(|n| n == 0)
 }
 
 /// Detaches a mount whose daemon is gone.
@@ -92,7 +107,9 @@ fn as_user(at: &Path, flags: UnmountFlags) -> Result<(), Failure> {
     if status.success() { Ok(()) } else { Err(busy(at)) }
 }
 
-/// SIGTERM, SIGINT and SIGHUP unmount; a busy mount is detached and ends with its last user.
+/// SIGTERM and SIGINT unmount; a busy mount is detached and ends with its last user. SIGHUP is
+/// noted and does nothing: there is nothing to read again, and the end of a terminal is no reason
+/// to take a filesystem from those who use it.
 ///
 /// # Errors
 /// When no thread can be started.
@@ -104,8 +121,10 @@ pub(super) fn on_signals(at: &Path) -> Result<(), Failure> {
     std::thread::Builder::new()
         .name("kmsfs-signals".to_owned())
         .spawn(move || {
-            for _ in signals.forever() {
-                if unmount(&at, UnmountFlags::empty()).is_err() {
+            for signal in signals.forever() {
+                if signal == libc::SIGHUP {
+                    log::warn!("SIGHUP does nothing; to unmount, send SIGTERM");
+                } else if unmount(&at, UnmountFlags::empty()).is_err() {
                     let _ = detach(&at);
                 }
             }

@@ -1,18 +1,27 @@
-//! The control socket: one JSON line asks, one answers.
+//! The control socket of a mount: found by the mount's device number, however the mount is
+//! named and wherever it is seen; and what is said over it.
 
 mod client;
+mod mounts;
 mod server;
+mod wire;
 
 use serde::{Deserialize, Serialize};
 
 use crate::kms::Calls;
 
-pub use client::{Mount, ask, mounts};
-pub use server::{Server, make_folder, socket_path};
+pub use client::{Target, all, at, serving};
+pub use mounts::{Mount, mounts};
+pub use server::{Server, log_path, make_folder};
+pub use wire::{Answer, Ask};
 
-/// What `status` tells of a mount. Durations are milliseconds.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// What `status` tells of a mount. Durations are milliseconds. A daemon of another version may
+/// leave fields out.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Report {
+    /// The daemon's version of kmsfs.
+    pub version: String,
     /// open, draining, revoked, unreachable or locked.
     pub state: String,
     /// The volume's id.
@@ -32,6 +41,8 @@ pub struct Report {
     /// The ARN of the master key that new data keys come under: what `key_asked` pointed to at
     /// the last heartbeat.
     pub key_target: String,
+    /// The one master key that the volume may be under, where the mount was told one.
+    pub pinned_key: Option<String>,
     /// Whether files under any other master key than `key_target` are refused.
     pub only_current_key: bool,
     /// How many files' wrapped keys are under which master key; none while they are counted for
@@ -100,34 +111,6 @@ pub struct LinesUnder {
     pub key: String,
     /// How many.
     pub lines: u64,
-}
-
-/// What is asked.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Ask {
-    /// A [`Report`].
-    Status,
-    /// An operator's lock.
-    Lock,
-    /// Its end.
-    Unlock,
-    /// The removal of a file's wrapped key, by inode number.
-    Shred(u64),
-    /// That a rewrapped `volume.json` is taken over now.
-    Follow,
-}
-
-/// What is answered.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Answer {
-    /// To `Status`.
-    Report(Box<Report>),
-    /// It is done, or under way.
-    Done,
-    /// It cannot be, and why.
-    Failed(String),
 }
 
 /// What the socket needs of the daemon.

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use rustix::process::Uid;
 
-use super::{Answer, Ask, Host, Peer};
+use super::{Answer, Ask, Host, Peer, wire};
+use crate::disk::DeviceNumber;
+use crate::xdg;
 
 /// The longest question.
 const LONGEST: u64 = 4096;
@@ -26,8 +28,8 @@ pub(super) fn folders(user: Uid) -> Vec<PathBuf> {
     if user != rustix::process::geteuid() {
         return vec![usual, temporary];
     }
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(given) => vec![PathBuf::from(given).join("kmsfs"), temporary],
+    match xdg::folder("XDG_RUNTIME_DIR") {
+        Some(given) => vec![given.join("kmsfs"), temporary],
         None => vec![temporary, usual],
     }
 }
@@ -54,42 +56,94 @@ pub fn make_folder() -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
 }
 
-/// The socket of a volume.
-pub fn socket_path(volume: &str) -> PathBuf {
-    folder().join(format!("{volume}.sock"))
+/// How the name of every socket ends.
+pub(super) const SOCKET: &str = ".sock";
+
+/// The name of the socket of a mount. Not by the volume: two stores can be copies of one.
+pub(super) fn socket_name(device: DeviceNumber) -> String {
+    format!("{device}{SOCKET}")
+}
+
+/// Where the daemon of a volume logs to.
+pub fn log_path(volume: &str) -> PathBuf {
+    folder().join(format!("{volume}.log"))
 }
 
 /// A listening socket, removed when dropped.
-pub struct Server(PathBuf);
+pub struct Server {
+    path: PathBuf,
+    /// Its inode number: the device number of a mount that has ended may be another's, and the
+    /// name of its socket too.
+    ino: u64,
+}
 
 impl Server {
     /// Listens, and answers on a thread of its own.
     ///
     /// # Errors
     /// Of making the folder or the socket.
-    pub fn start(volume: &str, host: Arc<dyn Host>) -> io::Result<Self> {
-        let path = socket_path(volume);
+    pub fn start(mountpoint: &Path, host: Arc<dyn Host>) -> io::Result<Self> {
         make_folder()?;
-        // The store's lock is held: whoever left a socket here is gone.
-        let _ = fs::remove_file(&path);
-        let listener = UnixListener::bind(&path)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        std::thread::Builder::new().name("kmsfs-control".to_owned()).spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let host = host.clone();
-                // One that asks slowly holds up itself alone.
-                let _ = std::thread::Builder::new()
-                    .name("kmsfs-answer".to_owned())
-                    .spawn(move || serve(&stream, &*host));
-            }
-        })?;
-        Ok(Self(path))
+        let folder = folder();
+        sweep(&folder);
+        let path = folder.join(socket_name(DeviceNumber::of(mountpoint)?));
+        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+        // It has its name when it listens: nobody finds one that does not answer yet.
+        let new = folder.join(format!("{}.new", std::process::id()));
+        let _ = fs::remove_file(&new);
+        let listener = UnixListener::bind(&new).map_err(named)?;
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).map_err(named)?;
+        let ino = fs::symlink_metadata(&new).map_err(named)?.ino();
+        // Whoever left a socket of this name is gone: the device number is this mount's now.
+        fs::rename(&new, &path).map_err(named)?;
+        let server = Self { path, ino };
+        std::thread::Builder::new()
+            .name("kmsfs-control".to_owned())
+            .spawn(move || listen(&listener, &host))?;
+        Ok(server)
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = fs::remove_file(Path::new(&self.0));
+        if fs::symlink_metadata(&self.path).is_ok_and(|m| m.ino() == self.ino) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes the sockets of daemons that were killed.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_socket = entry.file_name().to_string_lossy().ends_with(SOCKET);
+        let refused = |e: &io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
+        if is_socket && UnixStream::connect(&path).is_err_and(|e| refused(&e)) {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
+/// How long is waited after a connection that could not be taken, or be given a thread.
+const BACK_OFF: Duration = Duration::from_millis(200);
+
+fn listen(listener: &UnixListener, host: &Arc<dyn Host>) {
+    loop {
+        let taken = listener.accept().and_then(|(stream, _)| {
+            let host = host.clone();
+            // One that asks slowly holds up itself alone.
+            let answers = std::thread::Builder::new().name("kmsfs-answer".to_owned());
+            answers.spawn(move || serve(&stream, &*host)).map(drop)
+        });
+        match taken {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => {
+                // Without a descriptor to spare (EMFILE), it would fail again at once.
+                log::warn!("nobody can be answered at the control socket for now: {e}");
+                std::thread::sleep(BACK_OFF);
+            }
+        }
     }
 }
 
@@ -100,27 +154,28 @@ fn serve(stream: &UnixStream, host: &dyn Host) -> io::Result<()> {
     let answer = if peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
         let mut line = String::new();
         BufReader::new(stream.take(LONGEST)).read_line(&mut line)?;
-        match serde_json::from_str(&line) {
+        match wire::read(&line) {
             Ok(ask) => {
                 let pid = peer.pid.as_raw_nonzero().get().unsigned_abs();
                 answer(ask, host, Peer { uid: peer.uid.as_raw(), pid })
             }
-            Err(e) => Answer::Failed(format!("not understood: {e}")),
+            Err(e) => failed(format!(
+                "not understood by kmsfs {}, which runs the mount: {e}",
+                env!("CARGO_PKG_VERSION")
+            )),
         }
     } else {
-        Answer::Failed("this socket is for the mount's owner and root".to_owned())
+        failed("this socket is for the mount's owner and root".to_owned())
     };
-    let mut text = serde_json::to_vec(&answer)?;
-    text.push(b'\n');
     let mut stream = stream;
-    stream.write_all(&text)
+    stream.write_all(&wire::write(answer))
 }
 
 fn answer(ask: Ask, host: &dyn Host, by: Peer) -> Answer {
     match ask {
         Ask::Status => match host.report() {
-            Some(report) => Answer::Report(Box::new(report)),
-            None => Answer::Failed("it is being unmounted".to_owned()),
+            Some(report) => Answer::Report { report: Box::new(report) },
+            None => failed("it is being unmounted".to_owned()),
         },
         Ask::Lock => {
             host.lock(by);
@@ -130,7 +185,11 @@ fn answer(ask: Ask, host: &dyn Host, by: Peer) -> Answer {
             host.unlock(by);
             Answer::Done
         }
-        Ask::Follow => host.follow(by).map_or_else(Answer::Failed, |()| Answer::Done),
-        Ask::Shred(ino) => host.shred(ino, by).map_or_else(Answer::Failed, |()| Answer::Done),
+        Ask::Follow => host.follow(by).map_or_else(failed, |()| Answer::Done),
+        Ask::Shred { inode } => host.shred(inode, by).map_or_else(failed, |()| Answer::Done),
     }
+}
+
+fn failed(why: String) -> Answer {
+    Answer::Failed { why }
 }

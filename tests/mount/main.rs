@@ -10,6 +10,7 @@ mod betray;
 mod bound;
 mod branch;
 mod command_line;
+mod control;
 mod cycles;
 mod damage;
 mod demo;

@@ -14,7 +14,7 @@ use crate::cli::failure::{Exit, Failure};
 use crate::cli::options::AwsArgs;
 use crate::cli::printing::tell;
 use crate::clock::Moment;
-use crate::control::{Answer, Ask, ask, mounts};
+use crate::control;
 use crate::ids::VolumeId;
 
 /// Whose master key is disabled.
@@ -196,8 +196,8 @@ impl Stage {
 
     /// What the daemon tells; `None` where it does not answer.
     pub fn sighting(&self) -> Option<Sighting> {
-        let told = ask(&self.mountpoint(), Ask::Status);
-        let Ok(Some(Answer::Report(report))) = told else { return None };
+        let mount = control::at(&self.mountpoint()).ok()?.into_iter().next()?;
+        let report = mount.report().ok()??;
         let last_good = Moment::now().before(Duration::from_millis(report.last_good_ms));
         let (beats, failed) = (report.beats, report.beats_failed);
         Some(Sighting { state: report.state, beats, failed, last_good })
@@ -205,7 +205,7 @@ impl Stage {
 
     fn is_mounted(&self) -> bool {
         let at = self.mountpoint();
-        mounts().is_ok_and(|all| all.iter().any(|m| m.mountpoint == at))
+        control::mounts().is_ok_and(|all| all.iter().any(|m| m.mountpoint == at))
     }
 
     fn unmount(&self) {
