@@ -72,6 +72,10 @@ impl OpenFile for Pin {
         bad()
     }
 
+    fn seek_hole(&self, _at: u64) -> io::Result<u64> {
+        bad()
+    }
+
     fn stat(&self) -> io::Result<Stat> {
         Ok(stat_of(&rfs::fstat(&self.0)?))
     }

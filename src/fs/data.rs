@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::Fs;
 use super::attr::without_privileges;
-use super::errno::{Outcome, errno};
+use super::errno::Outcome;
 use super::handles::OpenFor;
 use super::holes::Sought;
 use super::piece::Piece;

@@ -10,6 +10,7 @@ use super::Fs;
 use super::attr::Attr;
 use super::errno::{Fail, Outcome, errno};
 use super::fresh::Fresh;
+use super::piece::Piece;
 use super::table::ROOT;
 use crate::disk::{Dir, Entry, FileKind};
 
@@ -44,6 +45,26 @@ pub enum Detail {
     Attributes,
 }
 
+/// What became of an entry that a listing came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visit {
+    /// It was taken.
+    Taken,
+    /// It is left out, and the listing goes on.
+    LeftOut,
+    /// There is no room for it: the listing ends before it.
+    NoRoom,
+}
+
+/// Where a listing stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// At the folder's end.
+    End,
+    /// Before it: there is more to ask for.
+    More,
+}
+
 impl Fs {
     /// Opens a directory for listing.
     ///
@@ -66,47 +87,59 @@ impl Fs {
         self.listings.open.lock().remove(&handle);
     }
 
-    /// Lists from a position (0, or an entry's `next`) until `visit` answers false; that last
-    /// entry's lookup is not counted.
+    /// Lists from a position (0, or an entry's `next`) until there is no room, or for as long as
+    /// a piece takes. Lookups of entries that are taken are counted. `from` advances past what
+    /// was taken or left out.
     ///
     /// # Errors
-    /// EBADF; `Park`; of the backing filesystem. After an entry was visited there is none: the
-    /// listing ends there, and what failed fails again for whoever asks on.
+    /// EBADF; `Park`; `Unfinished` where nothing was taken yet; of the backing filesystem. After
+    /// an entry was taken there is none: the listing stops there, and what failed fails again for
+    /// whoever asks on.
     pub fn list(
         &self,
         handle: u64,
-        from: u64,
+        from: &mut u64,
         detail: Detail,
-        visit: &mut dyn FnMut(&Listed) -> bool,
-    ) -> Outcome<()> {
+        visit: &mut dyn FnMut(&Listed) -> Visit,
+    ) -> Outcome<Reached> {
         let (ino, dir) =
             self.listings.open.lock().get(&handle).cloned().ok_or(errno(libc::EBADF))?;
         let parent = self.node(ino)?;
         let keys = self.keyring.names()?;
-        let mut failed = Ok(());
-        let mut visited = false;
-        let listed = dir.list(from, &mut |entry| {
+        let piece = Piece::begin();
+        let mut stopped = Ok(Reached::End);
+        let mut any_taken = false;
+        let listed = dir.list(*from, &mut |entry| {
+            let next = entry.next;
             let step = self.listed(&parent, &keys, &dir, entry, detail).map(|listed| {
-                let Some((listed, on_disk)) = listed else { return true };
+                let Some((listed, on_disk)) = listed else { return Visit::LeftOut };
                 let counted = listed.attr.is_some() && !is_dots(&listed.name);
                 if counted {
                     self.table.remember(listed.ino, listed.kind, Some((ino, &on_disk)));
                 }
-                let more = visit(&listed);
-                visited = true;
-                if counted && !more {
+                let visit = visit(&listed);
+                if counted && visit != Visit::Taken {
                     self.forget(listed.ino, 1);
                 }
-                more
+                visit
             });
-            step.unwrap_or_else(|e| {
-                failed = Err(e);
-                false
-            })
+            stopped = match step {
+                Err(e) => Err(e),
+                Ok(Visit::NoRoom) => Ok(Reached::More),
+                Ok(visit) => {
+                    any_taken |= visit == Visit::Taken;
+                    *from = next;
+                    if !piece.is_over() {
+                        return true;
+                    }
+                    Err(Fail::Unfinished)
+                }
+            };
+            false
         });
-        match listed.map_err(Fail::from).and(failed) {
+        match listed.map_err(Fail::from).and(stopped) {
             // Its lookups are counted, and the kernel has to hear of them.
-            Err(_) if visited => Ok(()),
+            Err(_) if any_taken => Ok(Reached::More),
             other => other,
         }
     }

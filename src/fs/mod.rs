@@ -30,7 +30,7 @@ pub use entries::{Caller, Made};
 pub use errno::{Errno, Fail, Outcome, errno};
 pub use handles::{OpenFor, SyncWhat};
 pub use holes::Sought;
-pub use listing::{Detail, Listed};
+pub use listing::{Detail, Listed, Reached, Visit};
 pub use names::DIR_ID;
 pub use path::Reading;
 pub use piece::Piece;

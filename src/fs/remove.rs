@@ -1,6 +1,6 @@
 //! Removing entries, and forgetting inodes.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -147,15 +147,8 @@ impl Fs {
         }
         let (victim, _entered) = open_own(dir, entry)?;
         let before = victim.stat_self()?;
-        let mut left = crate::disk::names(&*victim)?;
-        left.retain(|n| n != DIR_ID && !is_stray_record(&*victim, n));
-        if !left.is_empty() {
-            return Err(errno(libc::ENOTEMPTY));
-        }
-        for stray in crate::disk::names(&*victim)? {
-            if stray != DIR_ID {
-                victim.unlink(&stray)?;
-            }
+        for stray in strays_of_empty(&*victim)? {
+            victim.unlink(&stray)?;
         }
         let id_name = OsStr::new(DIR_ID);
         let id = match victim.readlink(id_name) {
@@ -261,6 +254,24 @@ fn keep_mtime(dir: &dyn Directory, before: &Stat) {
     if let Err(e) = kept {
         log::warn!("a directory that could not be removed has a new time of change: {e}");
     }
+}
+
+/// What a power cut may have left in a directory without entries. It is looked at no further than
+/// to the first entry, however many there are.
+///
+/// # Errors
+/// ENOTEMPTY where there is one; of the backing filesystem.
+fn strays_of_empty(dir: &dyn Directory) -> Outcome<Vec<OsString>> {
+    let (mut strays, mut is_empty) = (Vec::new(), true);
+    dir.list(0, &mut |entry| {
+        if entry.name == "." || entry.name == ".." || entry.name == DIR_ID {
+            return true;
+        }
+        is_empty = is_stray_record(dir, &entry.name);
+        strays.push(entry.name);
+        is_empty
+    })?;
+    if is_empty { Ok(strays) } else { Err(errno(libc::ENOTEMPTY)) }
 }
 
 /// The record of a long name whose entry is gone: a power cut may leave it.

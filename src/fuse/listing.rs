@@ -2,7 +2,7 @@
 
 use super::job::{Job, Progress};
 use super::reply::Sent;
-use crate::fs::{Detail, Errno, Fs, Listed};
+use crate::fs::{Detail, Errno, Fs, Listed, Visit};
 use crate::keys::Purpose;
 
 /// A page of a listing on its way to the kernel.
@@ -41,16 +41,16 @@ impl<L: Listing> Job for List<L> {
     fn run(mut self, fs: &Fs) -> Progress<Self> {
         let detail = self.listing.detail();
         let listing = &mut self.listing;
-        let listed = fs.list(self.handle, self.from, detail, &mut |entry| {
+        let listed = fs.list(self.handle, &mut self.from, detail, &mut |entry| {
             // Without attributes the kernel would take zeros for them: such an entry (a
             // damaged symlink) is looked up on its own, and answers its errno then.
             if detail == Detail::Attributes && entry.attr.is_none() {
-                return true;
+                return Visit::LeftOut;
             }
-            listing.add(entry)
+            if listing.add(entry) { Visit::Taken } else { Visit::NoRoom }
         });
         match listed {
-            Ok(()) => Progress::Replied(self.listing.send()),
+            Ok(_) => Progress::Replied(self.listing.send()),
             Err(fail) => Progress::of(fail, self),
         }
     }

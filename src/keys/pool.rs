@@ -218,7 +218,7 @@ fn make_page(keyring: &Keyring, n: usize) -> Result<Vec<Arc<ContentCipher>>, NoK
         DataKeys::PerFile => by_the_kms(keyring, page, n)?,
         DataKeys::Branch => by_a_branch(keyring, page, n)?,
     };
-    if keys.is_empty() {
+    if keys.is_empty() || !open(keyring) {
         return Ok(Vec::new());
     }
     let (mut lines, ciphers): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
@@ -247,17 +247,20 @@ fn by_the_kms(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, No
     let slots = parking_lot::Mutex::new((0..SLOTS).take(n));
     let made = parking_lot::Mutex::new((Vec::with_capacity(n), None));
     let work = || {
+        // A lock is not to find keys on their way: what is left of the page is not asked for.
         while let Some(slot) = { slots.lock().next() }
+            && open(keyring)
             && keyring.wait_for_rate()
         {
             match make_key(keyring, FileId::new(page, slot)) {
                 Ok(key) => made.lock().0.push(key),
                 Err(e) => {
                     made.lock().1.get_or_insert(e);
-                    return;
+                    break;
                 }
             }
         }
+        scrub_stack();
     };
     let threads = keyring.service().parallelism().min(n);
     std::thread::scope(|scope| {

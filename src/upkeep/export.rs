@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::Offline;
 use crate::disk::FileKind;
-use crate::fs::{Attr, Detail, Errno, Fs, OpenFor, ROOT};
+use crate::fs::{Attr, Detail, Errno, Fs, OpenFor, ROOT, Reached, Visit};
 use crate::secret::wipe;
 
 /// Reads go in pieces of this size.
@@ -128,18 +128,24 @@ impl Job<'_> {
 
     fn names(&self, ino: u64) -> Result<Vec<OsString>, Errno> {
         let handle = self.volume.run(|fs| fs.open_listing(ino))?;
-        let names = std::cell::RefCell::new(Vec::new());
-        let listed = self.volume.run(|fs: &Fs| {
-            names.borrow_mut().clear();
-            fs.list(handle, 0, Detail::Names, &mut |e| {
-                if e.name != "." && e.name != ".." {
-                    names.borrow_mut().push(e.name.clone());
-                }
-                true
-            })
-        });
+        let (mut names, mut from) = (Vec::new(), 0);
+        let listed = loop {
+            let reached = self.volume.run(|fs: &Fs| {
+                fs.list(handle, &mut from, Detail::Names, &mut |e| {
+                    if e.name != "." && e.name != ".." {
+                        names.push(e.name.clone());
+                    }
+                    Visit::Taken
+                })
+            });
+            match reached {
+                Ok(Reached::More) => {}
+                Ok(Reached::End) => break Ok(names),
+                Err(e) => break Err(e),
+            }
+        };
         self.volume.fs().close_listing(handle);
-        listed.map(|()| names.into_inner())
+        listed
     }
 
     fn entry(&mut self, attr: &Attr, from: &Path, to: &Path) -> Result<(), ExportError> {

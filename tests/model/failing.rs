@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use kmsfs::disk::sim::Sim;
 use kmsfs::disk::{self, Dir, FileKind, Open, Time};
 use kmsfs::fs::{
-    Change, Detail, Errno, Fs, Made, OpenFor, Outcome, ROOT, RenameHow, SetTime, XattrSet,
+    Change, Detail, Errno, Fs, Made, OpenFor, Outcome, ROOT, RenameHow, SetTime, Visit, XattrSet,
 };
 
 use crate::simulated::{Volume, WHO};
@@ -148,18 +148,19 @@ fn listed() -> Op {
     Box::new(move |fs, known| {
         let handle = fs.open_listing(ROOT)?;
         let seen = RefCell::new(Vec::new());
-        let done = fs.list(handle, 0, Detail::Attributes, &mut |entry| {
+        let mut from = 0;
+        let done = fs.list(handle, &mut from, Detail::Attributes, &mut |entry| {
             if known.contains_key(&entry.name) {
                 seen.borrow_mut().push(entry.ino);
             }
-            true
+            Visit::Taken
         });
         fs.close_listing(handle);
         // A listing that fails is never answered, and the kernel forgets nothing of it.
         if done.is_ok() {
             seen.borrow().iter().for_each(|ino| fs.forget(*ino, 1));
         }
-        done
+        done.map(drop)
     })
 }
 

@@ -87,8 +87,11 @@ impl Layer {
                 self.on(n, |ino| v.run(|fs| fs.setattr(ino, &change)))?;
             }
             Op::Punch(n, at, len) => {
-                let (mut from, end) = (at, at + len);
-                self.opened(n, |ino| v.run(|fs| fs.zero(ino, &mut from, end, Reach::KeepSize)))?;
+                let end = at + len;
+                self.opened(n, |ino| {
+                    let mut from = at;
+                    v.run(|fs| fs.zero(ino, &mut from, end, Reach::KeepSize))
+                })?;
             }
             Op::Sync(n) => self.opened(n, |ino| v.run(|fs| fs.fsync(ino, SyncWhat::All)))?,
             Op::Rename(a, b) => {

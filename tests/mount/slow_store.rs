@@ -56,11 +56,11 @@ const KINDS: &[Request] = &[
     ("read", |root, n| {
         let file = File::open(root.join("large"))?;
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
-        file.read_exact_at(&mut vec![0; 1 << 20], n % 60 << 20)
+        file.read_exact_at(&mut vec![0; 1 << 20], (n % 60) << 20)
     }),
     ("write", |root, n| {
         let file = File::options().write(true).open(root.join("written"))?;
-        file.write_all_at(&vec![n as u8; 1 << 20], n % 8 << 20)
+        file.write_all_at(&vec![n as u8; 1 << 20], (n % 8) << 20)
     }),
     ("truncate", |root, n| {
         File::options().write(true).open(root.join("written"))?.set_len(n * 7919 % LARGE)

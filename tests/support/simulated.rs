@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use kmsfs::disk::device::{Device, Writeback};
 use kmsfs::disk::sim::Sim;
 use kmsfs::disk::{Dir, FileKind};
-use kmsfs::fs::{Access, Caller, Detail, Errno, Fs, OpenFor, Outcome, ROOT};
+use kmsfs::fs::{Access, Caller, Detail, Errno, Fs, OpenFor, Outcome, ROOT, Reached, Visit};
 use kmsfs::ids::VolumeId;
 use kmsfs::keys::{self, OpenError};
 use kmsfs::kms::local::{LocalKms, Sealing};
@@ -240,17 +240,24 @@ impl Volume {
 
     fn list(&self, dir: u64) -> Result<BTreeMap<OsString, u64>, Errno> {
         let handle = self.run(|fs| fs.open_listing(dir))?;
-        let names = RefCell::new(BTreeMap::new());
-        let done = self.run(|fs| {
-            fs.list(handle, 0, Detail::Names, &mut |listed| {
-                if listed.name != "." && listed.name != ".." {
-                    names.borrow_mut().insert(listed.name.clone(), listed.ino);
-                }
-                true
-            })
-        });
+        let (mut names, mut from) = (BTreeMap::new(), 0);
+        let done = loop {
+            let reached = self.run(|fs| {
+                fs.list(handle, &mut from, Detail::Names, &mut |listed| {
+                    if listed.name != "." && listed.name != ".." {
+                        names.insert(listed.name.clone(), listed.ino);
+                    }
+                    Visit::Taken
+                })
+            });
+            match reached {
+                Ok(Reached::More) => {}
+                Ok(Reached::End) => break Ok(names),
+                Err(e) => break Err(e),
+            }
+        };
         self.fs().close_listing(handle);
-        done.map(|()| names.into_inner())
+        done
     }
 }
 

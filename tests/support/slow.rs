@@ -120,10 +120,14 @@ impl Slow {
     }
 }
 
+fn outcome<T>(act: impl FnOnce() -> Io<T>) -> Io<T> {
+    act()
+}
+
 /// Replies with an outcome.
 macro_rules! reply {
     ($reply:ident, $outcome:expr, $ok:expr) => {
-        match (|| -> Io<_> { $outcome })() {
+        match outcome(|| $outcome) {
             Ok(done) => $ok($reply, done),
             Err(e) => $reply.error(Errno::from(e)),
         }

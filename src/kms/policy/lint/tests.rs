@@ -134,8 +134,8 @@ fn a_role_is_held_to_the_key_of_its_volume() {
     let master = KeyArn("arn:aws:kms:eu-west-1:111122223333:key/x".to_owned());
     for audience in [Audience::Mount, Audience::Rewrap] {
         let policy = generate(audience, &master, volume(), &Roles::default());
-        let denies = policy["Statement"].as_array().expect("a list").iter();
-        let deny = denies.filter(|s| s["Effect"] == "Deny").next().expect("a Deny");
+        let mut denies = policy["Statement"].as_array().expect("a list").iter();
+        let deny = denies.find(|s| s["Effect"] == "Deny").expect("a Deny");
         assert_eq!(deny["NotResource"], master.0);
         for action in ["kms:GenerateDataKey", "kms:Decrypt", "kms:ReEncryptTo"] {
             assert!(deny["Action"].as_array().expect("a list").iter().any(|a| a == action));
