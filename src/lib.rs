@@ -3,16 +3,19 @@
 //!
 //! Layers, lowest first; a module imports only from lower ones and its own folder:
 //! ids, secret, disk, durable, clock, sync, threads, xdg · content, names · store, kms · keys · fs ·
-//! fuse, control, upkeep · daemon · cli.
+//! fuse, control, upkeep · daemon · console · bench, demo · cli.
 #![deny(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![warn(missing_docs)]
 
+pub mod bench;
 pub mod cli;
 pub mod clock;
+pub mod console;
 pub mod content;
 pub mod control;
 pub mod daemon;
+pub mod demo;
 pub mod disk;
 pub mod durable;
 pub mod fs;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgAction, Command};
 use toml::{Table, Value};
 
-use super::failure::{Exit, Failure};
+use crate::console::failure::{Exit, Failure};
 use crate::xdg;
 
 /// The system's file, and root's only one: what a user's file names would run as root.

@@ -3,8 +3,8 @@
 use std::io::{BufRead, IsTerminal};
 use std::path::Path;
 
-use super::failure::{Exit, Failure};
-use super::printing::question;
+use crate::console::failure::{Exit, Failure};
+use crate::console::printing::question;
 
 /// That `what` was left alone.
 fn nothing(what: &str) -> Failure {

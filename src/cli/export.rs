@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::failure::{Exit, Failure};
-use super::options::KmsArgs;
-use super::printing::tell;
 use super::provider;
+use crate::console::failure::{Exit, Failure};
+use crate::console::options::KmsArgs;
+use crate::console::printing::tell;
 use crate::fs::Access;
 use crate::upkeep::{self, ExportError, Offline};
 

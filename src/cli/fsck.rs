@@ -6,11 +6,11 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::confirm::{can_ask, confirm};
-use super::failure::{Exit, Failure};
-use super::options::KmsArgs;
-use super::printing::{say, tell};
-use super::status::Output;
 use super::{cost, provider};
+use crate::console::failure::{Exit, Failure};
+use crate::console::options::KmsArgs;
+use crate::console::options::Output;
+use crate::console::printing::{say, tell};
 use crate::fs::Errno;
 use crate::kms::Verdict;
 use crate::store::{Census, Provider, Store};

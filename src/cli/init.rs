@@ -9,10 +9,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::cost;
-use super::failure::{Exit, Failure};
-use super::options::{KmsArg, KmsArgs};
-use super::printing::{say, tell};
 use super::provider::{self, Kms};
+use crate::console::failure::{Exit, Failure};
+use crate::console::options::{KmsArg, KmsArgs};
+use crate::console::printing::{say, tell};
 use crate::disk;
 use crate::ids::VolumeId;
 use crate::keys::{self, OpenError};

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use clap::Subcommand;
 
 use super::confirm::confirm;
-use super::failure::Failure;
 use super::mount::open_keystore;
-use super::options::{KmsArg, KmsArgs};
-use super::printing::say;
 use super::provider;
+use crate::console::failure::Failure;
+use crate::console::options::{KmsArg, KmsArgs};
+use crate::console::printing::say;
 use crate::kms::local::LocalKms;
 use crate::kms::{KeyAdmin, KeyInfo, KeyRef};
 

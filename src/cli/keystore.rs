@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use super::failure::Failure;
 use super::mount::open_keystore;
-use super::passphrase::PassphraseSource;
-use super::printing::say;
+use crate::console::failure::Failure;
+use crate::console::passphrase::PassphraseSource;
+use crate::console::printing::say;
 use crate::kms::local::{LocalKms, Sealing};
 
 /// What to do with the embedded keystore.

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-use super::failure::Failure;
-use super::printing::tell;
+use crate::console::failure::Failure;
+use crate::console::printing::tell;
 use crate::control::{log_path, make_folder};
 
 struct Stderr;

@@ -1,12 +1,9 @@
 //! The command line: words, exit codes, hints.
 
-mod bench;
 mod config;
 mod confirm;
 mod cost;
-mod demo;
 mod export;
-mod failure;
 mod fsck;
 mod init;
 mod key;
@@ -14,11 +11,8 @@ mod keystore;
 mod known;
 mod logging;
 mod mount;
-mod options;
-mod passphrase;
 mod place;
 mod policy;
-mod printing;
 mod provider;
 mod rewrap;
 mod shred;
@@ -30,7 +24,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub use failure::{Exit, Failure};
+pub use crate::console::failure::{Exit, Failure};
+use crate::console::options::{self, Output};
+use crate::{bench, demo};
 
 /// A mounted directory whose files are encrypted on disk under keys of a KMS. Disable the
 /// master key, and the mount is unreadable within seconds.
@@ -62,8 +58,8 @@ enum Verb {
         /// The store
         store: PathBuf,
         /// How to print it
-        #[arg(long, value_enum, default_value_t = status::Output::Text)]
-        output: status::Output,
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
     },
     /// Print a file of a store that is not mounted
     Cat(export::Cat),

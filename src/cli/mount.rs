@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::failure::{Exit, Failure};
-use super::options::{KmsArgs, duration, heartbeat};
-use super::passphrase::PassphraseSource;
-use super::printing::tell;
 use super::{known, logging, place, provider, unmount};
+use crate::console::failure::{Exit, Failure};
+use crate::console::options::{KmsArgs, duration, heartbeat};
+use crate::console::passphrase::PassphraseSource;
+use crate::console::printing::tell;
 use crate::control::{self, Server, Target};
 use crate::daemon::{Daemon, Settings};
 use crate::disk::identity::Owners;

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::failure::Failure;
-use super::printing::tell;
 use crate::clock::Moment;
+use crate::console::failure::Failure;
+use crate::console::printing::tell;
 use crate::control::{self, Ask, Target};
 use crate::store::{Store, StoreError};
 

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::failure::{Exit, Failure};
-use super::options::{AwsArgs, KmsArgs};
-use super::printing::{say, tell};
 use super::provider;
-use super::status::Output;
+use crate::console::failure::{Exit, Failure};
+use crate::console::options::Output;
+use crate::console::options::{AwsArgs, KmsArgs};
+use crate::console::printing::{say, tell};
 use crate::kms::policy::{self, Audience, Finding, Policy, Roles, Severity};
 use crate::kms::{Context, KeyArn, KeyRef, KmsError, Verdict};
 use crate::store::{Store, VolumeFile};

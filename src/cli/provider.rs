@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::failure::Failure;
 use super::mount::open_keystore;
-use super::options::{AwsArgs, KmsArgs};
-use super::passphrase::PassphraseSource;
+use crate::console::failure::Failure;
+use crate::console::options::{AwsArgs, KmsArgs};
+use crate::console::passphrase::PassphraseSource;
 use crate::keys::Services;
 use crate::kms::local::LocalKms;
 use crate::kms::{KeyAdmin, KeyArn, KeyRef};

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::failure::{Exit, Failure, second_copy};
 use super::mount::open_keystore;
-use super::options::{KmsArg, KmsArgs};
-use super::printing::{say, tell};
 use super::{cost, provider};
+use crate::console::failure::{Exit, Failure, second_copy};
+use crate::console::options::{KmsArg, KmsArgs};
+use crate::console::printing::{say, tell};
 use crate::control::{self, Answer, Ask, Report, Target};
 use crate::kms::{KeyArn, KeyRef, KeyService, Verdict};
 use crate::store::{Provider, Store, StoreError};

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::confirm::confirm;
-use super::failure::{Exit, Failure};
-use super::printing::{say, tell};
+use crate::console::failure::{Exit, Failure};
+use crate::console::printing::{say, tell};
 use crate::control::{Answer, Ask, Target, mounts};
 use crate::disk::DeviceNumber;
 

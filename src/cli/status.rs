@@ -3,23 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::failure::{Exit, Failure};
-use super::printing::say;
 use super::unmount::find;
+use crate::console::failure::{Exit, Failure};
+use crate::console::options::Output;
+use crate::console::printing::say;
 use crate::control::{self, Answer, Ask, Report, Target};
 use crate::kms::Calls;
 use crate::store::{Provider, Store};
-
-/// How results are printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
-}
 
 /// Arguments of `status`.
 #[derive(Args)]

@@ -9,8 +9,8 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::mount::UnmountFlags;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::failure::{Exit, Failure};
-use super::printing::tell;
+use crate::console::failure::{Exit, Failure};
+use crate::console::printing::tell;
 use crate::control::{self, Target};
 use crate::threads::{Role, spawn};
 

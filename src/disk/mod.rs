@@ -2,7 +2,7 @@
 //!
 //! Everything that touches the store or the keystore goes through [`Directory`] and
 //! [`OpenFile`], so that a test can put faults, full disks and power cuts beneath all of it.
-//! `real` is the kernel's filesystem, [`sim`] one in memory whose crashes can be replayed.
+//! `real` is the kernel's filesystem, `sim` one in memory, for tests, whose crashes can be replayed.
 //!
 //! Names are single path components; nothing here walks a path. Errors are `io::Error` with the
 //! errno of the system call.
@@ -12,6 +12,7 @@ pub mod identity;
 mod number;
 mod pin;
 mod real;
+#[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod stat;
 mod sys;

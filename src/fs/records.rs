@@ -1,7 +1,7 @@
 //! Content as records on an open file: reading, writing, growing, cutting, punching.
 //!
 //! The caller holds the file's lock: shared for reading, exclusive for the rest. The rules of
-//! order are those of docs/FORMAT.md; tests/crash.rs cuts the power between all of them.
+//! order are those of docs/FORMAT.md; tests/crash cuts the power between all of them.
 
 use super::errno::{Outcome, errno};
 use crate::content::{

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use super::screen::say;
 use super::timeline::Sighting;
-use crate::cli::failure::{Exit, Failure};
-use crate::cli::options::AwsArgs;
-use crate::cli::printing::tell;
 use crate::clock::Moment;
+use crate::console::failure::{Exit, Failure};
+use crate::console::options::AwsArgs;
+use crate::console::printing::tell;
 use crate::control;
 use crate::ids::VolumeId;
 

@@ -19,8 +19,8 @@ use clap::Args;
 
 pub use role::{Role, VERB, run as program};
 
-use super::failure::{Exit, Failure};
-use super::options::{AwsArgs, KmsArg, duration};
+use crate::console::failure::{Exit, Failure};
+use crate::console::options::{AwsArgs, KmsArg, duration};
 use play::Play;
 use report::Setting;
 use stage::{Afterwards, Master, Stage};

@@ -14,8 +14,8 @@ use rustix::process::{Resource, Rlimit, Signal};
 
 use super::map::Map;
 use super::timeline::{Event, Got, Row, WRONG};
-use crate::cli::failure::{Exit, Failure};
 use crate::clock::Moment;
+use crate::console::failure::{Exit, Failure};
 
 /// The file that is read, beside the one that is written.
 pub const LEDGER: &str = "ledger";

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use super::timeline::{Event, Got, Row};
 use super::verdict::{Database, Sums};
-use crate::cli::failure::{Exit, Failure};
 use crate::clock::Moment;
+use crate::console::failure::{Exit, Failure};
 use crate::threads::{Role, spawn};
 
 /// How long a server may take to start or to recover.

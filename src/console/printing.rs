@@ -9,24 +9,24 @@ use super::failure::Exit;
 
 /// A line on stdout: results.
 macro_rules! say {
-    ($($text:tt)*) => { $crate::cli::printing::line(format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::console::printing::line(format_args!($($text)*)) };
 }
 
 /// A line on stderr: everything else.
 macro_rules! tell {
-    ($($text:tt)*) => { $crate::cli::printing::remark(format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::console::printing::remark(format_args!($($text)*)) };
 }
 
 /// A question on stderr, without a newline.
 macro_rules! question {
-    ($($text:tt)*) => { $crate::cli::printing::ask(format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::console::printing::ask(format_args!($($text)*)) };
 }
 
-pub(super) use {question, say, tell};
+pub(crate) use {question, say, tell};
 
 /// Writes a result. Where it cannot be written the process ends: quietly when the reader has
 /// gone, as programs do.
-pub(super) fn line(text: Arguments<'_>) {
+pub(crate) fn line(text: Arguments<'_>) {
     let mut out = io::stdout().lock();
     if let Err(e) = out.write_fmt(text).and_then(|()| out.write_all(b"\n")) {
         if e.kind() != io::ErrorKind::BrokenPipe {
@@ -37,13 +37,13 @@ pub(super) fn line(text: Arguments<'_>) {
 }
 
 /// Writes a question.
-pub(super) fn ask(text: Arguments<'_>) {
+pub(crate) fn ask(text: Arguments<'_>) {
     let mut err = io::stderr().lock();
     let _ = err.write_fmt(text).and_then(|()| err.flush());
 }
 
 /// Writes a remark. Where nobody takes it there is nobody to tell.
-pub(super) fn remark(text: Arguments<'_>) {
+pub(crate) fn remark(text: Arguments<'_>) {
     let mut err = io::stderr().lock();
     let _ = err.write_fmt(text).and_then(|()| err.write_all(b"\n"));
 }

@@ -16,8 +16,8 @@ use super::screen::{Screen, say};
 use super::stage::Stage;
 use super::timeline::{Event, Row, Timeline};
 use super::verdict::{Database, Lines};
-use crate::cli::failure::{Exit, Failure};
 use crate::clock::Moment;
+use crate::console::failure::{Exit, Failure};
 
 /// How often the daemon is asked how it stands.
 const LOOK: Duration = Duration::from_millis(100);

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use super::role::{self, Kind};
 use super::timeline::Event;
-use crate::cli::failure::{Exit, Failure};
+use crate::console::failure::{Exit, Failure};
 use crate::threads::{Role, spawn};
 
 struct Program {

@@ -10,9 +10,9 @@ use clap::Args;
 use serde::Serialize;
 
 use self::work::{Figure, Unit};
-use super::failure::{Exit, Failure};
-use super::printing::say;
-use super::status::Output;
+use crate::console::failure::{Exit, Failure};
+use crate::console::options::Output;
+use crate::console::printing::say;
 
 /// Arguments of `bench`.
 #[derive(Args)]

@@ -1,0 +1,6 @@
+//! What the verbs share: options, exit codes and errors, passphrases, and lines for the user.
+
+pub mod failure;
+pub mod options;
+pub mod passphrase;
+pub(crate) mod printing;
