@@ -109,9 +109,9 @@ impl Daemon {
         // What a killed daemon left may be in the page cache only.
         store.sync().map_err(io("syncfs of the store"))?;
         let log = audit::open(&settings, &store)?;
-        let trail = log.as_ref().map(|log| log.trail().clone());
+        let audit_queue = log.as_ref().map(|log| log.audit_queue().clone());
         let (started, calls) = (Moment::now(), Arc::new(Counters::default()));
-        let services = audit::observed(services, &calls, trail.as_ref());
+        let services = audit::observed(services, &calls, audit_queue.as_ref());
         let file = store.read_volume()?;
         keys::check_master(&file, settings.master.as_ref())?;
         let opened = keys::open_file(file, &*services.work);
@@ -121,7 +121,7 @@ impl Daemon {
         if let Some(accepted) = settings.accepted {
             volume.accept(accepted);
         }
-        volume.rehearse(&*services.work).map_err(OpenError::Kms)?;
+        volume.preflight(&*services.work).map_err(OpenError::Kms)?;
         (settings.known)(&volume.id().to_string(), &names.fingerprint())?;
         let beneath = store.root().statfs().map_err(io("statfs of the store"))?;
         let device = device::probe(store.device(), &beneath);
@@ -130,10 +130,10 @@ impl Daemon {
         }
         let keyring =
             Arc::new(Keyring::new(volume, names, store.clone(), services, settings.limits));
-        trail.iter().for_each(|trail| keyring.audit(trail));
+        audit_queue.iter().for_each(|audit_queue| keyring.audit(audit_queue));
         let fs = Fs::new(store.clone(), keyring.clone(), &device, settings.fs.clone())
             .map_err(io("the store's root"))?;
-        let shared = Shared::new(fs, trail.clone());
+        let shared = Shared::new(fs, audit_queue.clone());
         shared.start(settings.mount.threads).map_err(io("threads for requests"))?;
         let adapter = Adapter::new(shared.clone(), settings.cache);
         let mounted = fuse::mount(adapter, &settings.store, &settings.mountpoint, &settings.mount)?;
@@ -142,7 +142,7 @@ impl Daemon {
             notifier: mounted.notifier(),
             mountpoint: settings.mountpoint.clone(),
             on_lock: settings.on_lock.clone(),
-            trail: trail.clone(),
+            audit_queue: audit_queue.clone(),
         });
         let monitor = Monitor::start(&keyring, effects, settings.timing)
             .map_err(io("the keyring's threads"))?;
@@ -161,8 +161,8 @@ impl Daemon {
             transport: if mounted.is_over_rings() { "io_uring" } else { "/dev/fuse" },
             notifier: mounted.notifier(),
         });
-        if let Some(trail) = &trail {
-            trail.note(By::Daemon, Operation::Mount);
+        if let Some(audit_queue) = &audit_queue {
+            audit_queue.note(By::Daemon, Operation::Mount);
         }
         Ok(Self { mounted, shared, control, store, _lock: lock, log })
     }
@@ -187,7 +187,7 @@ impl Daemon {
             monitor.stop();
         }
         if let Some(log) = &self.log {
-            log.trail().note(By::Daemon, Operation::Unmount);
+            log.audit_queue().note(By::Daemon, Operation::Unmount);
         }
         self.store.sync()?;
         served
@@ -258,16 +258,16 @@ impl Host for Control {
             beats: status.beats,
             beats_failed: status.failed,
             up_ms: millis(Moment::now().since(self.started)),
-            kms_calls: self.calls.told(),
+            kms_calls: self.calls.snapshot(),
             keys_cached: cached,
             keys_pooled: pooled,
             keys_fetched: fetched,
             transport: self.transport.to_owned(),
             inodes,
             inodes_paged: paged,
-            audit: self.shared.trail.as_ref().map(|trail| control::Audit {
-                log: trail.path().display().to_string(),
-                lost: trail.lost(),
+            audit: self.shared.audit_queue.as_ref().map(|audit_queue| control::Audit {
+                log: audit_queue.path().display().to_string(),
+                lost: audit_queue.lost(),
             }),
             parked: self.shared.parked(),
             unlocked_memory: crate::secret::lock_failures(),
@@ -277,20 +277,20 @@ impl Host for Control {
 
     fn lock(&self, by: Peer) {
         if let Some(monitor) = &*self.monitor.lock() {
-            audit::order(self.shared.trail.as_ref(), by, Operation::Lock);
+            audit::order(self.shared.audit_queue.as_ref(), by, Operation::Lock);
             monitor.lock();
         }
     }
 
     fn unlock(&self, by: Peer) {
         if let Some(monitor) = &*self.monitor.lock() {
-            audit::order(self.shared.trail.as_ref(), by, Operation::Unlock);
+            audit::order(self.shared.audit_queue.as_ref(), by, Operation::Unlock);
             monitor.unlock();
         }
     }
 
     fn follow(&self, by: Peer) -> Result<(), String> {
-        audit::order(self.shared.trail.as_ref(), by, Operation::Rewrap);
+        audit::order(self.shared.audit_queue.as_ref(), by, Operation::Rewrap);
         self.shared.fs.keyring().adopt_rewrapped_volume().map_err(|e| e.to_string())
     }
 
@@ -303,7 +303,7 @@ impl Host for Control {
             Fail::Errno(e) => e,
             Fail::Park(_) | Fail::Unfinished => Errno(libc::EAGAIN),
         });
-        audit::shredded(self.shared.trail.as_ref(), by, (fs, ino), done);
+        audit::shredded(self.shared.audit_queue.as_ref(), by, (fs, ino), done);
         done.map_err(|e| match e.0 {
             libc::EAGAIN => "its key is being fetched; try again".to_owned(),
             code => std::io::Error::from_raw_os_error(code).to_string(),

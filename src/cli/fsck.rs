@@ -48,8 +48,8 @@ pub fn run(args: &FsckArgs) -> Result<(), Failure> {
     let open = Fsck::open(&args.store, kms.services);
     let fsck = open.map_err(|e| Failure::open(&args.store, &e))?;
     let bar = bar();
-    let told = |finding: &Finding| bar.suspend(|| print(args.output, finding, None));
-    let checked = fsck.check(&told, &|bytes| bar.inc(bytes));
+    let report = |finding: &Finding| bar.suspend(|| print(args.output, finding, None));
+    let checked = fsck.check(&report, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let checked = checked.map_err(|e| failure(args, &e))?;
     let repaired = if args.repair { repair(args, &fsck, &checked)? } else { Repaired::default() };
@@ -79,7 +79,7 @@ fn tell_cost(args: &FsckArgs) -> Result<(), Failure> {
     let store = Store::open_path(&args.store).map_err(|e| Failure::store(&args.store, &e))?;
     let is_aws =
         store.read_volume().is_ok_and(|file| matches!(file.wrap.provider, Provider::Aws { .. }));
-    // What cannot be counted is told as damage soon.
+    // What cannot be counted is reported as damage soon.
     let counts = if is_aws { Census::default().take(&store).ok() } else { None };
     if let Some(counts) = counts {
         let keys = counts.masters.values().sum::<u64>() + counts.others;
@@ -99,14 +99,14 @@ fn repair(args: &FsckArgs, fsck: &Fsck, checked: &Checked) -> Result<Repaired, F
         let warning = format!("{} findings will be repaired.", checked.repairable());
         confirm(&shown, &warning, &name)?;
     }
-    let mut told = |finding: &Finding, failed: Option<_>| match failed {
+    let mut report = |finding: &Finding, failed: Option<_>| match failed {
         None => print(args.output, finding, Some("repaired")),
         Some(Errno(code)) => {
             let e = std::io::Error::from_raw_os_error(code);
             tell!("kmsfs: {}: it cannot be repaired: {e}", finding.place);
         }
     };
-    fsck.repair(checked, &mut told).map_err(|e| failure(args, &e))
+    fsck.repair(checked, &mut report).map_err(|e| failure(args, &e))
 }
 
 /// Prints a finding: as what it was found, or what became of it.

@@ -213,7 +213,7 @@ fn background(args: &Mount) -> Result<(), Failure> {
     }
     // The child has told on stderr what is wrong.
     let code = child.wait().ok().and_then(|s| s.code()).unwrap_or(1);
-    Err(Failure::told(Exit::from_code(code)))
+    Err(Failure::already_reported(Exit::from_code(code)))
 }
 
 const READY: &str = "ready\n";

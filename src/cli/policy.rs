@@ -186,7 +186,7 @@ fn lint(args: &Lint, aws: &AwsArgs) -> Result<(), Failure> {
         SeverityArg::Danger => Severity::Danger,
     };
     if found.iter().any(|f| f.severity >= limit) {
-        return Err(Failure::told(Exit::Failed));
+        return Err(Failure::already_reported(Exit::Failed));
     }
     Ok(())
 }
@@ -211,7 +211,7 @@ fn print(found: &[Finding], output: Output) {
 }
 
 /// Prints one line, and gives back why not.
-fn told<T>(what: &str, why: &str, answer: Result<T, KmsError>) -> Option<KmsError> {
+fn try_call<T>(what: &str, why: &str, answer: Result<T, KmsError>) -> Option<KmsError> {
     let Err(e) = answer else {
         say!("{what:<16} yes  {why}");
         return None;
@@ -231,12 +231,12 @@ fn test(args: &Test, kms: &KmsArgs) -> Result<(), Failure> {
     let (canary, context) = (&file.wrap.canary, Context::canary(volume));
     let made = service.generate(&file.wrap.asked, &context).map(|g| g.master);
     moved(&made, &file.wrap.master);
-    let no_generate = told("GenerateDataKey", "to mount and write", made);
+    let no_generate = try_call("GenerateDataKey", "to mount and write", made);
     let opened = service.decrypt(&master, canary, &context);
-    let no_decrypt = told("Decrypt", "to mount and read", opened);
+    let no_decrypt = try_call("Decrypt", "to mount and read", opened);
     let side = (&master, &context);
-    told("ReEncrypt", "to rewrap", service.reencrypt(canary, side, side));
-    told("DescribeKey", "to administer", kms.admin.describe(&master));
+    try_call("ReEncrypt", "to rewrap", service.reencrypt(canary, side, side));
+    try_call("DescribeKey", "to administer", kms.admin.describe(&master));
     let Some(e) = no_generate.or(no_decrypt) else { return Ok(()) };
     let wanted = format!("see what it needs: kmsfs policy generate {}", args.store.display());
     match e.verdict {

@@ -15,7 +15,7 @@ use crate::console::printing::{say, tell};
 use crate::control::{self, Answer, Ask, Report, Target};
 use crate::kms::{KeyArn, KeyRef, KeyService, Verdict};
 use crate::store::{Provider, Store, StoreError};
-use crate::upkeep::{Done, Order, Plan, Rewrap, RewrapError, Way};
+use crate::upkeep::{Done, Method, Order, Plan, Rewrap, RewrapError};
 
 /// Arguments of `rewrap`.
 #[derive(Args)]
@@ -45,12 +45,13 @@ pub struct RewrapArgs {
 /// [`Failure`]; what was done stays done, and the same command goes on from there.
 pub fn run(args: &RewrapArgs) -> Result<(), Failure> {
     let path = &args.store;
-    let (way, provider) = ends(args)?;
+    let (method, provider) = ends(args)?;
     let is_aws = matches!(provider, Provider::Aws { .. });
-    let moving = matches!(way, Way::Move { .. });
+    let moving = matches!(method, Method::Move { .. });
     let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
     let asked = KeyRef(args.to.clone());
-    let mut rewrap = Rewrap::prepare(store, way, provider, asked).map_err(|e| failure(args, &e))?;
+    let mut rewrap =
+        Rewrap::prepare(store, method, provider, asked).map_err(|e| failure(args, &e))?;
     args.kms_rate.into_iter().for_each(|keys| rewrap.set_rate(keys));
     let plan = rewrap.plan().map_err(|e| failure(args, &e))?;
     if args.dry_run {
@@ -65,7 +66,7 @@ pub fn run(args: &RewrapArgs) -> Result<(), Failure> {
     let done = rewrap.run(|| follow(mount.as_ref()), &|keys| bar.inc(keys));
     bar.finish_and_clear();
     let done = done.map_err(|e| failure(args, &e))?;
-    told(args, &plan, &done)
+    report(args, &plan, &done)
 }
 
 fn bar(keys: u64) -> ProgressBar {
@@ -76,7 +77,7 @@ fn bar(keys: u64) -> ProgressBar {
 }
 
 /// The KMS that the keys are in, and the one that they go to.
-fn ends(args: &RewrapArgs) -> Result<(Way, Provider), Failure> {
+fn ends(args: &RewrapArgs) -> Result<(Method, Provider), Failure> {
     let from = provider::provider_of(&args.store, &args.kms)?;
     let to = args.to_kms.unwrap_or(match from {
         Provider::Local { .. } => KmsArg::Local,
@@ -96,17 +97,17 @@ fn ends(args: &RewrapArgs) -> Result<(Way, Provider), Failure> {
     };
     let source = service(&from, args)?;
     if from == to {
-        return Ok((Way::ReEncrypt(source), to));
+        return Ok((Method::ReEncrypt(source), to));
     }
-    Ok((Way::Move { from: source, to: service(&to, args)? }, to))
+    Ok((Method::Move { from: source, to: service(&to, args)? }, to))
 }
 
-fn to_aws(args: &RewrapArgs, from: &Provider) -> Result<(Way, Provider), Failure> {
+fn to_aws(args: &RewrapArgs, from: &Provider) -> Result<(Method, Provider), Failure> {
     let aws = &args.kms.aws;
     let aws = provider::region_of(&args.to).map_or_else(|| aws.clone(), |r| aws.in_region(&r));
     let (kms, region) = provider::open_aws(&aws)?;
-    let way = Way::Move { from: service(from, args)?, to: kms.services.work };
-    Ok((way, Provider::Aws { region }))
+    let method = Method::Move { from: service(from, args)?, to: kms.services.work };
+    Ok((method, Provider::Aws { region }))
 }
 
 fn service(provider: &Provider, args: &RewrapArgs) -> Result<Arc<dyn KeyService>, Failure> {
@@ -187,7 +188,7 @@ fn tell_plan(plan: &Plan, is_priced: bool) {
 /// More than these are not listed one by one.
 const MOST_TOLD: usize = 10;
 
-fn told(args: &RewrapArgs, plan: &Plan, done: &Done) -> Result<(), Failure> {
+fn report(args: &RewrapArgs, plan: &Plan, done: &Done) -> Result<(), Failure> {
     say!("rewrapped {} keys to {}", done.rewrapped, plan.target);
     if plan.counts.damaged > 0 {
         tell!("kmsfs: {} damaged lines stay as they are", plan.counts.damaged);

@@ -63,7 +63,7 @@ pub fn run(args: &StatusArgs) -> Result<(), Failure> {
             worst = exit;
         }
     }
-    if worst == Exit::Ok { Ok(()) } else { Err(Failure::told(worst)) }
+    if worst == Exit::Ok { Ok(()) } else { Err(Failure::already_reported(worst)) }
 }
 
 fn exit_of(state: &str) -> Exit {

@@ -94,8 +94,8 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
-    /// One that has been told already.
-    pub fn told(exit: Exit) -> Self {
+    /// One that the user has read already.
+    pub fn already_reported(exit: Exit) -> Self {
         Self { exit, message: None, hint: None }
     }
 

@@ -6,7 +6,7 @@ use super::{DaemonError, Settings};
 use crate::control::Peer;
 use crate::fs::{Errno, Fs, Reading};
 use crate::keys::Services;
-use crate::keys::audit::{Audited, By, Door, Log, Operation, Subject, Trail};
+use crate::keys::audit::{AuditQueue, Audited, By, ClientRole, Log, Operation, Subject};
 use crate::kms::{Counted, Counters, KeyService};
 use crate::store::Store;
 
@@ -22,34 +22,37 @@ pub(super) fn open(settings: &Settings, store: &Store) -> Result<Option<Log>, Da
 pub(super) fn observed(
     services: Services,
     calls: &Arc<Counters>,
-    trail: Option<&Arc<Trail>>,
+    audit_queue: Option<&Arc<AuditQueue>>,
 ) -> Services {
-    let door = |service: Arc<dyn KeyService>, door| match trail {
-        Some(trail) => Counted::new(Audited::new(service, trail, door), calls),
+    let door = |service: Arc<dyn KeyService>, door| match audit_queue {
+        Some(audit_queue) => Counted::new(Audited::new(service, audit_queue, door), calls),
         None => Counted::new(service, calls),
     };
-    Services { work: door(services.work, Door::Work), beats: door(services.beats, Door::Beats) }
+    Services {
+        work: door(services.work, ClientRole::Work),
+        beats: door(services.beats, ClientRole::Beats),
+    }
 }
 
 /// Tells what an operator asked for.
-pub(super) fn order(trail: Option<&Arc<Trail>>, by: Peer, operation: Operation) {
-    if let Some(trail) = trail {
-        trail.note(operator(by), operation);
+pub(super) fn order(audit_queue: Option<&Arc<AuditQueue>>, by: Peer, operation: Operation) {
+    if let Some(audit_queue) = audit_queue {
+        audit_queue.note(operator(by), operation);
     }
 }
 
 /// Tells what came of a shred.
 pub(super) fn shredded(
-    trail: Option<&Arc<Trail>>,
+    audit_queue: Option<&Arc<AuditQueue>>,
     by: Peer,
     (fs, ino): (&Fs, u64),
     outcome: Result<(), Errno>,
 ) {
-    let Some(trail) = trail else { return };
+    let Some(audit_queue) = audit_queue else { return };
     let subject =
         Subject { file: fs.known_file(ino, Reading::Store), path: fs.path(ino, Reading::Store) };
     let outcome = outcome.map_err(|e| (e.into(), e.name()));
-    trail.used(operator(by), Operation::Shred, subject, outcome);
+    audit_queue.used(operator(by), Operation::Shred, subject, outcome);
 }
 
 fn operator(by: Peer) -> By {

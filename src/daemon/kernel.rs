@@ -11,7 +11,7 @@ use crate::clock::Moment;
 use crate::disk::device;
 use crate::fs::Node;
 use crate::fuse::Shared;
-use crate::keys::audit::Trail;
+use crate::keys::audit::AuditQueue;
 use crate::keys::{Effects, LockTime, Phase};
 use crate::kms::KmsError;
 use crate::names::VolumeKeys;
@@ -23,7 +23,7 @@ pub(super) struct Kernel {
     pub(super) notifier: Notifier,
     pub(super) mountpoint: PathBuf,
     pub(super) on_lock: Option<String>,
-    pub(super) trail: Option<Arc<Trail>>,
+    pub(super) audit_queue: Option<Arc<AuditQueue>>,
 }
 
 /// Measured upper bounds: of invalidating one inode with pages, and one without together with
@@ -81,8 +81,8 @@ impl Effects for Kernel {
         let at = self.mountpoint.display();
         let because = why.map_or_else(String::new, |e| format!(": {e}"));
         let state = state_word(phase);
-        if let Some(trail) = &self.trail {
-            trail.state(state, why);
+        if let Some(audit_queue) = &self.audit_queue {
+            audit_queue.state(state, why);
         }
         match phase {
             Phase::Open => log::warn!("{at}: open"),

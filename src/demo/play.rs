@@ -110,13 +110,13 @@ impl Play {
     /// When something fails that is no promise of the mount, or at a signal.
     pub fn run(mut self, postgres: bool) -> Result<Found, Failure> {
         let rows = self.begin(postgres)?;
-        let went = self.turn(&rows)?;
+        let went = self.run_disable_cycle(&rows)?;
         let committed = self.load.take().map(Load::finish);
         drop(self.programs.take());
         self.take_in();
         let examine = |n| self.server.as_ref().and_then(|s| s.examine(n).map_err(print).ok());
         let database = committed.map(examine);
-        let lines = if went == Went::Through { self.count_lines() } else { None };
+        let lines = if went == CycleOutcome::Through { self.count_lines() } else { None };
         Ok(Found {
             timeline: std::mem::replace(&mut self.timeline, Timeline::new(Moment::now())),
             lines,
@@ -144,7 +144,7 @@ impl Play {
         let all = rows.clone();
         let begun =
             self.watch(BEGIN, |t| all.iter().all(|row| t.first_success(*row, t.origin).is_some()))?;
-        if begun == Watched::InVain {
+        if begun == Watched::TimedOut {
             return Err(Failure::new(Exit::Failed, "not every program has begun to work"));
         }
         self.watch(self.part, |_| false)?;
@@ -152,7 +152,7 @@ impl Play {
     }
 
     /// Disables, waits for the lock, enables, and waits for work.
-    fn turn(&mut self, rows: &[Row]) -> Result<Went, Failure> {
+    fn run_disable_cycle(&mut self, rows: &[Row]) -> Result<CycleOutcome, Failure> {
         let patience = self.heartbeat * 2 + PATIENCE;
         say("");
         self.timeline.disabled = Some(Moment::now());
@@ -167,8 +167,8 @@ impl Play {
         self.timeline.enabled = Some(Moment::now());
         self.stage.enable()?;
         let opened = self.watch(patience, |t| t.reopened().is_some())?;
-        if locked == Watched::InVain || opened == Watched::InVain {
-            return Ok(Went::Astray);
+        if locked == Watched::TimedOut || opened == Watched::TimedOut {
+            return Ok(CycleOutcome::Failed);
         }
         if let Some(server) = &mut self.server {
             say("PostgreSQL is started again, as on RDS");
@@ -180,7 +180,7 @@ impl Play {
             rows.iter().all(|row| t.first_success(*row, from).is_some())
         })?;
         self.watch(self.part, |_| false)?;
-        Ok(if works == Watched::Seen { Went::Through } else { Went::Astray })
+        Ok(if works == Watched::Seen { CycleOutcome::Through } else { CycleOutcome::Failed })
     }
 
     /// Takes in what happens until it is `seen`, for at most `limit`.
@@ -207,7 +207,7 @@ impl Play {
                 }
             }
         }
-        Ok(Watched::InVain)
+        Ok(Watched::TimedOut)
     }
 
     fn look(&mut self) {
@@ -254,13 +254,13 @@ fn compare(text: &str, acknowledged: impl Iterator<Item = u64>) -> Lines {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Watched {
     Seen,
-    InVain,
+    TimedOut,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Went {
+enum CycleOutcome {
     Through,
-    Astray,
+    Failed,
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ pub fn run(args: &Role) -> Result<(), Failure> {
     // It may have been killed before that.
     let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().to_string());
     if std::env::var(PARENT).ok() != parent {
-        return Err(Failure::told(Exit::Failed));
+        return Err(Failure::already_reported(Exit::Failed));
     }
     let done = match args.kind {
         Kind::Writer => write(&args.folder),
@@ -102,7 +102,7 @@ pub fn run(args: &Role) -> Result<(), Failure> {
         Kind::Prober => probe(&args.folder),
     };
     done.map_err(|e| match e.kind() {
-        io::ErrorKind::BrokenPipe => Failure::told(Exit::Failed),
+        io::ErrorKind::BrokenPipe => Failure::already_reported(Exit::Failed),
         _ => Failure::io(&args.folder, &e),
     })
 }

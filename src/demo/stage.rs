@@ -130,7 +130,7 @@ impl Stage {
             return Ok(());
         }
         // It has told why on stderr.
-        Err(Failure::told(Exit::from_code(status.code().unwrap_or(1))))
+        Err(Failure::already_reported(Exit::from_code(status.code().unwrap_or(1))))
     }
 
     /// Makes the store, and mounts it in the background.

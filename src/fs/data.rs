@@ -109,7 +109,7 @@ impl Fs {
             Some(id) if id != cipher.file() => {
                 // Another writer gave it a key first; ours was never used.
                 if known.is_none() {
-                    self.keyring.bury(cipher.file());
+                    self.keyring.schedule_key_removal(cipher.file());
                 }
                 self.keyring.cipher(id)?
             }
@@ -119,7 +119,7 @@ impl Fs {
         if content.id.is_none() {
             if let Err(e) = records.give_key() {
                 // It stays without a key, so this one was never used.
-                self.keyring.bury(cipher.file());
+                self.keyring.schedule_key_removal(cipher.file());
                 return Err(e);
             }
             content.id = Some(cipher.file());

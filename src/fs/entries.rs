@@ -165,12 +165,12 @@ impl Fs {
     /// everything as it was.
     fn take_back(&self, parent: &Node, dir: &Dir, disk: &DiskName) {
         let entry = entry_of(disk);
-        let removed = self.doom(dir, entry).and_then(|doomed| {
-            match doomed.stat.kind() {
-                FileKind::Dir => self.emptied(dir, entry, || Ok(dir.rmdir(entry)?))?,
+        let removed = self.prepare_removal(dir, entry).and_then(|removal| {
+            match removal.stat.kind() {
+                FileKind::Dir => self.with_dir_id_removed(dir, entry, || Ok(dir.rmdir(entry)?))?,
                 _ => dir.unlink(entry)?,
             }
-            self.unlinked(doomed, parent, entry);
+            self.unlinked(removal, parent, entry);
             Ok(())
         });
         match removed {

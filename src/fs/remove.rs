@@ -29,31 +29,31 @@ impl Fs {
         let parent = self.node(parent)?;
         let disk = self.disk_name(&parent, name)?;
         let (dir, entry) = (self.dir(parent.ino)?, entry_of(&disk));
-        let doomed = self.doom(&dir, entry)?;
+        let removal = self.prepare_removal(&dir, entry)?;
         dir.unlink(entry)?;
         self.drop_record(&*dir, &disk);
-        self.unlinked(doomed, &parent, entry);
+        self.unlinked(removal, &parent, entry);
         Ok(())
     }
 
     /// Looks at what is about to lose a name, and holds its inode if that may be the last. Where
     /// the removal fails, the answer is dropped and the inode let go.
-    pub(super) fn doom(&self, dir: &Dir, entry: &OsStr) -> Outcome<Doomed<'_>> {
+    pub(super) fn prepare_removal(&self, dir: &Dir, entry: &OsStr) -> Outcome<PendingRemoval<'_>> {
         let stat = dir.stat(entry)?;
         let node = self.table.get(self.map_ino(stat.ino));
-        let mut doomed = Doomed { node, stat, body: None, held: None };
+        let mut removal = PendingRemoval { node, stat, body: None, held: None };
         if stat.kind() == FileKind::Symlink
             && let Ok(text) = dir.readlink(entry)
             && let Ok(LinkText::Body(id)) =
                 crate::names::parse_link(std::os::unix::ffi::OsStrExt::as_bytes(&*text))
         {
-            doomed.body = Some(id);
+            removal.body = Some(id);
         }
         let last = stat.kind() == FileKind::Dir || stat.nlink == 1;
-        if let Some(node) = doomed.node.as_ref().filter(|_| last) {
-            doomed.held = Some(self.hold_for_removal(node, &**dir, entry));
+        if let Some(node) = removal.node.as_ref().filter(|_| last) {
+            removal.held = Some(self.hold_for_removal(node, &**dir, entry));
         }
-        Ok(doomed)
+        Ok(removal)
     }
 
     /// Keeps an inode open that is about to lose its last name, until the kernel forgets it.
@@ -70,7 +70,7 @@ impl Fs {
             && !content.header_asked
             && let Some(file) = content.file.clone()
         {
-            match self.id_of_doomed(&*file) {
+            match self.id_of_removed(&*file) {
                 Some(id) => content.id = id,
                 None => content.header_asked = true,
             }
@@ -82,7 +82,7 @@ impl Fs {
     /// The id of a file about to go, which only its sidecar line's removal needs. `None` where
     /// the disk was asked for the header, and it is to be read when the kernel forgets the inode:
     /// a removal of many cold files would otherwise wait for the disk once for each.
-    fn id_of_doomed(&self, file: &dyn OpenFile) -> Option<Option<FileId>> {
+    fn id_of_removed(&self, file: &dyn OpenFile) -> Option<Option<FileId>> {
         let found = if self.headers_asked.fetch_add(1, Ordering::Relaxed) < MOST_ASKED {
             records::file_id_at_hand(file)
         } else {
@@ -96,15 +96,15 @@ impl Fs {
     }
 
     /// After an entry is gone: the inode's name is taken from it.
-    pub(super) fn unlinked(&self, doomed: Doomed<'_>, parent: &Node, entry: &OsStr) {
-        let last = doomed.stat.kind() == FileKind::Dir || doomed.stat.nlink == 1;
-        if let Some(id) = doomed.body.filter(|_| last) {
-            self.keyring.bury_body(id);
+    pub(super) fn unlinked(&self, removal: PendingRemoval<'_>, parent: &Node, entry: &OsStr) {
+        let last = removal.stat.kind() == FileKind::Dir || removal.stat.nlink == 1;
+        if let Some(id) = removal.body.filter(|_| last) {
+            self.keyring.schedule_body_removal(id);
         }
-        if doomed.stat.kind() == FileKind::Dir {
-            parent.fresh_children.lock().remove(self.map_ino(doomed.stat.ino));
+        if removal.stat.kind() == FileKind::Dir {
+            parent.fresh_children.lock().remove(self.map_ino(removal.stat.ino));
         }
-        let Some(node) = &doomed.node else { return };
+        let Some(node) = &removal.node else { return };
         node.remove_link(parent.ino, entry);
         if node.kind == FileKind::Dir {
             self.dirs.forget(node.ino);
@@ -124,19 +124,19 @@ impl Fs {
         let parent = self.node(parent)?;
         let disk = self.disk_name(&parent, name)?;
         let (dir, entry) = (self.dir(parent.ino)?, entry_of(&disk));
-        let doomed = self.doom(&dir, entry)?;
-        if doomed.stat.kind() != FileKind::Dir {
+        let removal = self.prepare_removal(&dir, entry)?;
+        if removal.stat.kind() != FileKind::Dir {
             return Err(errno(libc::ENOTDIR));
         }
-        self.emptied(&dir, entry, || Ok(dir.rmdir(entry)?))?;
+        self.with_dir_id_removed(&dir, entry, || Ok(dir.rmdir(entry)?))?;
         self.drop_record(&*dir, &disk);
-        self.unlinked(doomed, &parent, entry);
+        self.unlinked(removal, &parent, entry);
         Ok(())
     }
 
     /// Takes the id out of an empty directory, acts, and puts it back where that fails. The
     /// kernel holds the directory's lock meanwhile.
-    pub(super) fn emptied(
+    pub(super) fn with_dir_id_removed(
         &self,
         dir: &Dir,
         entry: &OsStr,
@@ -198,7 +198,7 @@ impl Fs {
                 known => known,
             };
             if let Some(id) = id {
-                self.keyring.bury(id);
+                self.keyring.schedule_key_removal(id);
             }
         }
         if content.header_asked {
@@ -282,7 +282,7 @@ fn is_stray_record(dir: &dyn Directory, name: &OsStr) -> bool {
 }
 
 /// An entry about to go.
-pub(super) struct Doomed<'a> {
+pub(super) struct PendingRemoval<'a> {
     /// The inode, if the kernel knows it.
     pub(super) node: Option<Arc<Node>>,
     /// Its attributes before.

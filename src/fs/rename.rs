@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Fs;
 use super::errno::Outcome;
 use super::names::entry_of;
-use super::remove::Doomed;
+use super::remove::PendingRemoval;
 use super::table::Node;
 use crate::disk::{Dir, FileKind, Replace, Stat};
 use crate::names::DiskName;
@@ -78,24 +78,24 @@ impl Fs {
             // Two names of one inode: rename(2) does nothing.
             return Ok(from.dir.rename(from.entry(), &*to.dir, to.entry(), Replace::Over)?);
         }
-        let doomed = target.map(|_| self.doom(&to.dir, to.entry())).transpose()?;
+        let removal = target.map(|_| self.prepare_removal(&to.dir, to.entry())).transpose()?;
         let flags = if how == RenameHow::Over { Replace::Over } else { Replace::Never };
         let act = || Ok(from.dir.rename(from.entry(), &*to.dir, to.entry(), flags)?);
         let both_dirs =
             source.kind() == FileKind::Dir && target.is_some_and(|t| t.kind() == FileKind::Dir);
         if both_dirs {
-            self.emptied(&to.dir, to.entry(), act)?
+            self.with_dir_id_removed(&to.dir, to.entry(), act)?
         } else {
             act()?
         }
-        self.moved(from, to, source.ino, doomed);
+        self.moved(from, to, source.ino, removal);
         Ok(())
     }
 
-    fn moved(&self, from: &End, to: &End, source: u64, doomed: Option<Doomed<'_>>) {
+    fn moved(&self, from: &End, to: &End, source: u64, removal: Option<PendingRemoval<'_>>) {
         self.drop_record(&*from.dir, &from.name);
-        if let Some(doomed) = doomed {
-            self.unlinked(doomed, &to.node, to.entry());
+        if let Some(removal) = removal {
+            self.unlinked(removal, &to.node, to.entry());
         }
         if let Some(node) = self.table.get(self.map_ino(source)) {
             node.add_link(to.node.ino, to.entry());

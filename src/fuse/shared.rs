@@ -5,23 +5,23 @@ use std::sync::Arc;
 
 use super::runner::Runner;
 use crate::fs::Fs;
-use crate::keys::audit::Trail;
+use crate::keys::audit::AuditQueue;
 
 /// What the requests of a mount share, whatever thread they run on.
 pub struct Shared {
     /// The filesystem.
     pub fs: Fs,
     /// Where uses of keys are told, if anywhere.
-    pub trail: Option<Arc<Trail>>,
+    pub audit_queue: Option<Arc<AuditQueue>>,
     pub(super) runner: Arc<Runner>,
 }
 
 impl Shared {
     /// Nothing runs yet.
-    pub fn new(fs: Fs, trail: Option<Arc<Trail>>) -> Arc<Self> {
+    pub fn new(fs: Fs, audit_queue: Option<Arc<AuditQueue>>) -> Arc<Self> {
         let keyring = fs.keyring();
         let runner = Runner::new(keyring.gate().clone(), keyring.answers().clone());
-        Arc::new(Self { fs, trail, runner: Arc::new(runner) })
+        Arc::new(Self { fs, audit_queue, runner: Arc::new(runner) })
     }
 
     /// Starts as many threads for requests that do not run where they came from.

@@ -7,7 +7,7 @@ use super::shared::Shared;
 use super::terms::Who;
 use crate::fs::{Errno, Reading};
 use crate::ids::FileId;
-use crate::keys::audit::{By, Operation, Subject, Trail};
+use crate::keys::audit::{AuditQueue, By, Operation, Subject};
 use crate::secret::scrub_stack;
 
 /// What a request is about.
@@ -19,7 +19,7 @@ enum Target {
 /// A request that the log may have to be told of, with who asked.
 pub(super) struct Watch {
     shared: Arc<Shared>,
-    trail: Arc<Trail>,
+    audit_queue: Arc<AuditQueue>,
     operation: Operation,
     by: By,
     target: Target,
@@ -35,8 +35,8 @@ impl Shared {
         operation: Operation,
         ino: u64,
     ) -> Option<Watch> {
-        let trail = self.trail.as_ref()?;
-        Some(self.watched(trail, who, operation, Target::Inode(ino)))
+        let audit_queue = self.audit_queue.as_ref()?;
+        Some(self.watched(audit_queue, who, operation, Target::Inode(ino)))
     }
 
     /// Watches a request about a name.
@@ -46,28 +46,35 @@ impl Shared {
         operation: Operation,
         (parent, name): (u64, &OsStr),
     ) -> Option<Watch> {
-        let trail = self.trail.as_ref()?;
-        Some(self.watched(trail, who, operation, Target::Entry(parent, name.to_owned())))
+        let audit_queue = self.audit_queue.as_ref()?;
+        Some(self.watched(audit_queue, who, operation, Target::Entry(parent, name.to_owned())))
     }
 
     /// Watches a change of content that may give a file its key; `None` where it has one.
     pub(super) fn watch_write(self: &Arc<Self>, who: Who, ino: u64) -> Option<Watch> {
-        let trail = self.trail.as_ref()?;
+        let audit_queue = self.audit_queue.as_ref()?;
         match self.fs.known_file(ino, Reading::Store) {
             Some(_) => None,
-            None => Some(self.watched(trail, who, Operation::Write, Target::Inode(ino))),
+            None => Some(self.watched(audit_queue, who, Operation::Write, Target::Inode(ino))),
         }
     }
 
     fn watched(
         self: &Arc<Self>,
-        trail: &Arc<Trail>,
+        audit_queue: &Arc<AuditQueue>,
         who: Who,
         operation: Operation,
         target: Target,
     ) -> Watch {
         let by = By::Program { uid: who.uid, pid: who.pid };
-        Watch { shared: self.clone(), trail: trail.clone(), operation, by, target, gathered: None }
+        Watch {
+            shared: self.clone(),
+            audit_queue: audit_queue.clone(),
+            operation,
+            by,
+            target,
+            gathered: None,
+        }
     }
 }
 
@@ -104,7 +111,7 @@ impl Watch {
         };
         scrub_stack();
         let outcome = outcome.map_err(|e| (e.into(), e.name()));
-        self.trail.used(self.by, self.operation, subject, outcome);
+        self.audit_queue.used(self.by, self.operation, subject, outcome);
     }
 
     fn subject(&self, reading: Reading) -> Subject {

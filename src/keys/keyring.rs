@@ -13,14 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answers::{Answer, Answers, Ticket};
-use super::audit::Trail;
+use super::audit::AuditQueue;
 use super::beat::AskedBeats;
 use super::branches::Branches;
 use super::cache::Expiry;
 use super::files::FileKeys;
 use super::follow::Following;
 use super::gate::{Gate, Pass, Purpose, Shut};
-use super::lines::DeadLines;
+use super::lines::PendingRemovals;
 use super::machine::{Phase, Reason};
 use super::pool::Pool;
 use super::rate::Rate;
@@ -62,7 +62,7 @@ pub struct Keyring {
     pool: Pool,
     branches: Branches,
     following: Following,
-    dead: DeadLines,
+    dead: PendingRemovals,
     beats: AskedBeats,
     /// The KMS is out of reach.
     outage: AtomicBool,
@@ -94,7 +94,7 @@ impl Keyring {
             pool: Pool::default(),
             branches: Branches::new(limits.ttl),
             following: Following::default(),
-            dead: DeadLines::default(),
+            dead: PendingRemovals::default(),
             beats: AskedBeats::default(),
             outage: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -150,7 +150,7 @@ impl Keyring {
         &self.following
     }
 
-    pub(super) fn dead(&self) -> &DeadLines {
+    pub(super) fn dead(&self) -> &PendingRemovals {
         &self.dead
     }
 
@@ -228,13 +228,13 @@ impl Keyring {
 
     /// Says that nothing refers to this file any more: its sidecar line is removed later, after
     /// a syncfs of the store.
-    pub fn bury(&self, file: FileId) {
+    pub fn schedule_key_removal(&self, file: FileId) {
         self.evict(file);
         self.dead.add(file);
     }
 
     /// Says that no symlink leads to this body any more: it is removed as lines are.
-    pub fn bury_body(&self, link: LinkId) {
+    pub fn schedule_body_removal(&self, link: LinkId) {
         self.dead.add_body(link);
     }
 
@@ -248,8 +248,8 @@ impl Keyring {
 
     /// Tells a log which branch keys files' keys come from. A mount has one log: another that
     /// came later would not be told.
-    pub fn audit(&self, trail: &Arc<Trail>) {
-        self.branches.origins().tell_to(trail);
+    pub fn audit(&self, audit_queue: &Arc<AuditQueue>) {
+        self.branches.origins().tell_to(audit_queue);
     }
 
     /// Has `ticket` answered once: when the key is there, when it is known not to come, or after

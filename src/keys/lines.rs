@@ -13,22 +13,22 @@ use crate::store::Store;
 
 /// What waits for its removal.
 #[derive(Clone, Copy)]
-enum Dead {
+enum Removal {
     Line(FileId),
     Body(LinkId),
 }
 
 /// The lines and bodies that wait for their removal.
 #[derive(Default)]
-pub(super) struct DeadLines(Mutex<Vec<Dead>>);
+pub(super) struct PendingRemovals(Mutex<Vec<Removal>>);
 
-impl DeadLines {
+impl PendingRemovals {
     pub(super) fn add(&self, file: FileId) {
-        self.0.lock().push(Dead::Line(file));
+        self.0.lock().push(Removal::Line(file));
     }
 
     pub(super) fn add_body(&self, link: LinkId) {
-        self.0.lock().push(Dead::Body(link));
+        self.0.lock().push(Removal::Body(link));
     }
 
     pub(super) fn len(&self) -> usize {
@@ -52,10 +52,10 @@ impl DeadLines {
         let mut first = Ok(());
         for dead in batch {
             match dead {
-                Dead::Line(file) => {
+                Removal::Line(file) => {
                     pages.entry(file.page()).or_default().insert(file.slot());
                 }
-                Dead::Body(link) => first = first.and(store.remove_link_body(link)),
+                Removal::Body(link) => first = first.and(store.remove_link_body(link)),
             }
         }
         for (page, slots) in pages {

@@ -19,10 +19,10 @@ mod interleavings;
 mod keyring;
 mod lines;
 mod machine;
-#[cfg(test)]
-mod meanwhile;
 mod monitor;
 mod pool;
+#[cfg(test)]
+mod race_tests;
 mod rate;
 mod services;
 #[cfg(test)]

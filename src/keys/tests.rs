@@ -80,7 +80,7 @@ fn counted(disk: &Sim) -> (Arc<Keyring>, Arc<Counters>) {
 /// GenerateDataKey and Decrypt so far.
 fn calls(counters: &Counters) -> (u64, u64) {
     let count = |name: &str| {
-        counters.told().iter().filter(|c| c.operation == name).map(|c| c.total()).sum()
+        counters.snapshot().iter().filter(|c| c.operation == name).map(|c| c.total()).sum()
     };
     (count("GenerateDataKey"), count("Decrypt"))
 }

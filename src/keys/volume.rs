@@ -13,7 +13,7 @@ use crate::store::{Provider, Settings, Store, StoreError, VolumeFile, Wrap};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accepted {
     /// Any of the volume's home: of its keystore, or of its account and region.
-    Home,
+    SameKeystore,
     /// The one that new data keys come under, alone.
     Target,
 }
@@ -64,7 +64,7 @@ impl Volume {
     fn of(file: VolumeFile, keys: &VolumeKeys) -> Self {
         let accepted = match file.settings.only_current_key {
             true => Accepted::Target,
-            false => Accepted::Home,
+            false => Accepted::SameKeystore,
         };
         let target = Arc::new(Mutex::new(file.wrap.master.clone()));
         Self {
@@ -157,7 +157,7 @@ impl Volume {
     ///
     /// # Errors
     /// Of the KMS.
-    pub fn rehearse(&self, service: &dyn KeyService) -> Result<(), KmsError> {
+    pub fn preflight(&self, service: &dyn KeyService) -> Result<(), KmsError> {
         self.unwrap_canary(service)?;
         self.find_target(service)
     }
@@ -197,7 +197,7 @@ impl Volume {
         }
         let keys = self.reopen(&file, service)?;
         let followed = Self::of(file.clone(), &keys);
-        followed.rehearse(service)?;
+        followed.preflight(service)?;
         log::warn!("the volume is under {} now; it was under {}", file.wrap.master, self.master());
         *self.wrap.lock() = file.wrap;
         Ok(Some(followed.target()))

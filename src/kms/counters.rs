@@ -51,7 +51,7 @@ impl Operation {
         outcome
     }
 
-    fn told(&self, operation: &str) -> Calls {
+    fn snapshot(&self, operation: &str) -> Calls {
         Calls {
             operation: operation.to_owned(),
             ok: self.ok.load(Ordering::Relaxed),
@@ -73,12 +73,12 @@ pub struct Counters {
 
 impl Counters {
     /// The operations that were called at all.
-    pub fn told(&self) -> Vec<Calls> {
+    pub fn snapshot(&self) -> Vec<Calls> {
         let all = [
-            self.generate.told("GenerateDataKey"),
-            self.decrypt.told("Decrypt"),
-            self.reencrypt.told("ReEncrypt"),
-            self.encrypt.told("Encrypt"),
+            self.generate.snapshot("GenerateDataKey"),
+            self.decrypt.snapshot("Decrypt"),
+            self.reencrypt.snapshot("ReEncrypt"),
+            self.encrypt.snapshot("Encrypt"),
         ];
         all.into_iter().filter(|calls| calls.total() > 0).collect()
     }
@@ -152,8 +152,11 @@ mod tests {
             let failed: Result<(), _> = Err(KmsError::new(verdict, "Code", "why"));
             assert!(operation.note(failed).is_err());
         }
-        let told = operation.told("Decrypt");
-        assert_eq!((told.ok, told.refused, told.unavailable, told.rejected), (1, 1, 2, 2));
-        assert_eq!(told.total(), 6);
+        let snapshot = operation.snapshot("Decrypt");
+        assert_eq!(
+            (snapshot.ok, snapshot.refused, snapshot.unavailable, snapshot.rejected),
+            (1, 1, 2, 2)
+        );
+        assert_eq!(snapshot.total(), 6);
     }
 }

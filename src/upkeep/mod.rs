@@ -13,9 +13,9 @@ use std::time::Duration;
 pub use counting::Counting;
 pub use export::{ExportError, cat, export};
 pub use fsck::{
-    BadHeader, Checked, Finding, Fsck, FsckError, Kind, NoKey, Place, Repaired, Seen, Text, What,
+    BadHeader, Checked, Finding, Fsck, FsckError, Kind, NoKey, Place, Problem, Repaired, Seen, Text,
 };
-pub use rewrap::{Done, Left, Order, Owner, Plan, Rewrap, RewrapError, Way};
+pub use rewrap::{Done, Left, Method, Order, Owner, Plan, Rewrap, RewrapError};
 
 use crate::disk::device::{self, Device};
 use crate::disk::identity::Owners;

@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use kmsfs::disk::FileKind;
 use kmsfs::disk::sim::Sim;
 use kmsfs::fs::{Change, Errno, Made, RenameHow, SyncWhat};
-use kmsfs::upkeep::{Kind, What};
+use kmsfs::upkeep::{Kind, Problem};
 
 use crate::history::History;
 use crate::simulated::{Volume, WHO};
@@ -292,7 +292,7 @@ fn is_undamaged(left: &Sim, tree: &crate::simulated::Tree) -> Result<(), String>
     let (_, _, found) = crate::simulated::fsck(left)?;
     let damage: Vec<_> = found.into_iter().filter(|f| f.what.kind() == Kind::Damage).collect();
     let headless = tree.files.values().filter(|content| content.is_err()).count();
-    if damage.len() == headless && damage.iter().all(|f| f.what == What::NoHeader) {
+    if damage.len() == headless && damage.iter().all(|f| f.what == Problem::NoHeader) {
         return Ok(());
     }
     Err(format!("{headless} files do not read, and fsck finds {damage:?}"))

@@ -46,7 +46,7 @@ fn every_byte_of_both_copies() {
     let (opened, text) = flip_each_of(&["volume.json", "volume.json.bak"]);
     for at in opened {
         let line = text[..at].rsplit('\n').next().expect("a part").trim_start();
-        // What takes no part in opening. A mount asks for all of them: see `Volume::rehearse`.
+        // What takes no part in opening. A mount asks for all of them: see `Volume::preflight`.
         let idle = ["\"keystore\": \"", "\"asked\": \"", "\"canary\": \""];
         assert!(
             idle.iter().any(|member| line.starts_with(member)),

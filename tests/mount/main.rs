@@ -6,9 +6,9 @@ mod support;
 
 mod aliases;
 mod audit;
-mod betray;
 mod bound;
 mod branch;
+mod ciphertext;
 mod command_line;
 mod control;
 mod cycles;

@@ -1,10 +1,10 @@
-//! A KMS whose calls are told to the log.
+//! A KMS whose calls are recorded in the log.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::entry::{By, Detail, Operation, Verdict};
-use super::trail::Trail;
+use super::queue::AuditQueue;
 use crate::ids::{BranchId, FileId};
 use crate::kms::{
     Context, Generated, KeyArn, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Wrapped,
@@ -13,68 +13,73 @@ use crate::secret::Key;
 
 /// Which of a mount's two doors to the KMS it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Door {
+pub enum ClientRole {
     /// Data keys, and the volume key.
     Work,
     /// Heartbeats alone: what they make belongs to no file.
     Beats,
 }
 
-/// A KMS whose calls are told to the log. A call that a client tried again is one entry.
+/// A KMS whose calls are recorded in the log. A call that a client tried again is one entry.
 pub struct Audited {
     inner: Arc<dyn KeyService>,
-    trail: Arc<Trail>,
-    door: Door,
+    audit_queue: Arc<AuditQueue>,
+    door: ClientRole,
 }
 
 /// What a call's context says, with the prefix of its names left out.
-struct Told<'a> {
+struct CallDescription<'a> {
     purpose: &'static str,
     file: Option<&'a str>,
     branch: Option<&'a str>,
 }
 
-impl<'a> Told<'a> {
-    fn of(context: &'a Context, door: Door) -> Self {
+impl<'a> CallDescription<'a> {
+    fn of(context: &'a Context, door: ClientRole) -> Self {
         let find = |name: &str| context.pairs().find(|(n, _)| *n == name).map(|(_, v)| v);
         let purpose = match (door, find("kmsfs:use")) {
             // A mount that follows a rewrap asks here too.
             (_, Some("volume")) => "volume",
-            (Door::Beats, _) => "heartbeat",
-            (Door::Work, None) => "file",
-            (Door::Work, Some("branch")) => "branch",
-            (Door::Work, Some(_)) => "canary",
+            (ClientRole::Beats, _) => "heartbeat",
+            (ClientRole::Work, None) => "file",
+            (ClientRole::Work, Some("branch")) => "branch",
+            (ClientRole::Work, Some(_)) => "canary",
         };
         Self { purpose, file: find("kmsfs:file"), branch: find("kmsfs:branch") }
     }
 }
 
 impl Audited {
-    /// Tells `trail` of the calls to `inner`.
-    pub fn new(inner: Arc<dyn KeyService>, trail: &Arc<Trail>, door: Door) -> Arc<Self> {
-        Arc::new(Self { inner, trail: trail.clone(), door })
+    /// Tells the log of the calls to `inner`.
+    pub fn new(
+        inner: Arc<dyn KeyService>,
+        audit_queue: &Arc<AuditQueue>,
+        door: ClientRole,
+    ) -> Arc<Self> {
+        Arc::new(Self { inner, audit_queue: audit_queue.clone(), door })
     }
 
     fn remember(&self, file: Option<&str>, branch: Option<&str>, master: &KeyArn) {
         if let Some(Ok(file)) = file.map(FileId::parse) {
-            self.trail.origins.file_under(file, master);
+            self.audit_queue.origins.file_under(file, master);
         }
         if let Some(Ok(branch)) = branch.map(BranchId::parse) {
-            self.trail.origins.branch_under(branch, master);
+            self.audit_queue.origins.branch_under(branch, master);
         }
     }
 
-    fn told<T>(
+    fn record<T>(
         &self,
         call: Call<'_>,
         outcome: Result<T, KmsError>,
         master: impl Fn(&T) -> &KeyArn,
     ) -> Result<T, KmsError> {
-        let Told { purpose, file, branch } = Told::of(call.context, self.door);
+        let CallDescription { purpose, file, branch } =
+            CallDescription::of(call.context, self.door);
         let (verdict, code, key) = match &outcome {
             Ok(got) => {
                 let master = master(got);
-                if self.door == Door::Work {
+                if self.door == ClientRole::Work {
                     self.remember(file, branch, master);
                 }
                 (Verdict::Ok, None, master.0.clone())
@@ -84,7 +89,7 @@ impl Audited {
         let [file, branch] = [file, branch].map(|id| id.map(str::to_owned));
         let from = call.from.map(|key| key.0.clone());
         let detail = Detail::Call { purpose, file, branch, from, key, outcome: verdict, code };
-        self.trail.put(By::Daemon, call.operation, detail);
+        self.audit_queue.put(By::Daemon, call.operation, detail);
         outcome
     }
 }
@@ -109,7 +114,7 @@ impl KeyService for Audited {
     fn generate(&self, key: &KeyRef, context: &Context) -> Result<Generated, KmsError> {
         let made = self.inner.generate(key, context);
         let operation = Operation::GenerateDataKey;
-        self.told(Call { operation, key, context, from: None }, made, |made| &made.master)
+        self.record(Call { operation, key, context, from: None }, made, |made| &made.master)
     }
 
     fn decrypt(
@@ -120,13 +125,13 @@ impl KeyService for Audited {
     ) -> Result<Unwrapped, KmsError> {
         let got = self.inner.decrypt(key, wrapped, context);
         let operation = Operation::Decrypt;
-        self.told(Call { operation, key, context, from: None }, got, |got| &got.master)
+        self.record(Call { operation, key, context, from: None }, got, |got| &got.master)
     }
 
     fn encrypt(&self, to: &KeyRef, plain: &Key, context: &Context) -> Result<Rewrapped, KmsError> {
         let made = self.inner.encrypt(to, plain, context);
         let operation = Operation::Encrypt;
-        self.told(Call { operation, key: to, context, from: None }, made, |made| &made.master)
+        self.record(Call { operation, key: to, context, from: None }, made, |made| &made.master)
     }
 
     fn reencrypt(
@@ -137,7 +142,7 @@ impl KeyService for Audited {
     ) -> Result<Rewrapped, KmsError> {
         let made = self.inner.reencrypt(wrapped, from, to);
         let (operation, (key, context), from) = (Operation::ReEncrypt, to, Some(from.0));
-        self.told(Call { operation, key, context, from }, made, |made| &made.master)
+        self.record(Call { operation, key, context, from }, made, |made| &made.master)
     }
 }
 
@@ -157,8 +162,8 @@ mod tests {
         let volume = VolumeId([1; 16]);
         let log = Log::open(&path, &[], volume).expect("opened");
         let (file, branch) = (FileId([7; 16]), BranchId([8; 16]));
-        let work = Audited::new(kms(), log.trail(), Door::Work);
-        let beats = Audited::new(kms(), log.trail(), Door::Beats);
+        let work = Audited::new(kms(), log.audit_queue(), ClientRole::Work);
+        let beats = Audited::new(kms(), log.audit_queue(), ClientRole::Beats);
         let info = &kms().list().expect("listed")[0];
         let key = KeyRef(info.id.clone());
         let of_file = Context::file(volume, file);

@@ -9,11 +9,11 @@ mod calls;
 mod entry;
 mod file;
 mod origins;
-mod trail;
+mod queue;
 mod writer;
 
-pub use calls::{Audited, Door};
+pub use calls::{Audited, ClientRole};
 pub use entry::{By, Operation, Verdict};
 pub use file::{LogError, LogProblem};
 pub(in crate::keys) use origins::BranchOrigins;
-pub use trail::{Log, Subject, Trail};
+pub use queue::{AuditQueue, Log, Subject};

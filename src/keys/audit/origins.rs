@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use super::trail::Trail;
+use super::queue::AuditQueue;
 use crate::ids::{BranchId, FileId};
 use crate::kms::KeyArn;
 
@@ -91,18 +91,18 @@ impl Origins {
 /// Where the keyring tells which branch key a file's key came from, if anywhere: the KMS, and so
 /// the log, is not asked for it.
 #[derive(Default)]
-pub(in crate::keys) struct BranchOrigins(OnceLock<Arc<Trail>>);
+pub(in crate::keys) struct BranchOrigins(OnceLock<Arc<AuditQueue>>);
 
 impl BranchOrigins {
     /// Where it is told from now on.
-    pub(in crate::keys) fn tell_to(&self, trail: &Arc<Trail>) {
-        let _ = self.0.set(trail.clone());
+    pub(in crate::keys) fn tell_to(&self, audit_queue: &Arc<AuditQueue>) {
+        let _ = self.0.set(audit_queue.clone());
     }
 
     /// The key of this file came from this branch key.
     pub(in crate::keys) fn tell(&self, branch: BranchId, file: FileId) {
-        if let Some(trail) = self.0.get() {
-            trail.origins.file_by(file, branch);
+        if let Some(audit_queue) = self.0.get() {
+            audit_queue.origins.file_by(file, branch);
         }
     }
 }

@@ -5,21 +5,21 @@ use std::time::Duration;
 
 use super::entry::{By, Detail, Entry, Operation};
 use super::file::LogFile;
-use super::trail::Trail;
+use super::queue::AuditQueue;
 use crate::secret::wipe;
 use crate::threads::{Role, spawn};
 
 /// How long entries gather before they are written: one write and one wake-up for many.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// Starts it; it ends with the trail.
-pub(super) fn start(trail: Arc<Trail>, file: LogFile) -> std::io::Result<()> {
-    let writer = Writer { trail, file, text: Vec::new(), failing: false };
+/// Starts it; it ends with the queue.
+pub(super) fn start(audit_queue: Arc<AuditQueue>, file: LogFile) -> std::io::Result<()> {
+    let writer = Writer { audit_queue, file, text: Vec::new(), failing: false };
     spawn(Role::Audit, move || writer.run()).map(drop)
 }
 
 struct Writer {
-    trail: Arc<Trail>,
+    audit_queue: Arc<AuditQueue>,
     file: LogFile,
     text: Vec<u8>,
     /// The last write failed, and the log of the daemon says so.
@@ -36,21 +36,21 @@ impl Writer {
         self.text.clear();
         self.append();
         self.sync();
-        self.trail.queue.lock().ended = true;
-        self.trail.ended.notify_all();
+        self.audit_queue.queue.lock().ended = true;
+        self.audit_queue.ended.notify_all();
     }
 
     /// Waits for entries; `None` when there will be no more.
     fn next(&self) -> Option<Vec<Entry>> {
-        let mut queue = self.trail.queue.lock();
+        let mut queue = self.audit_queue.queue.lock();
         while queue.entries.is_empty() {
             if queue.stopping {
                 return None;
             }
-            self.trail.work.wait(&mut queue);
+            self.audit_queue.work.wait(&mut queue);
         }
         if !queue.stopping {
-            self.trail.work.wait_for(&mut queue, GATHER);
+            self.audit_queue.work.wait_for(&mut queue, GATHER);
         }
         Some(std::mem::take(&mut queue.entries))
     }
@@ -60,7 +60,7 @@ impl Writer {
         self.text.clear();
         entries.iter().for_each(|entry| entry.add_to(&mut self.text));
         let lost = self.append();
-        self.trail.lose(lost);
+        self.audit_queue.lose(lost);
         if entries.iter().any(Entry::is_kept) {
             self.sync();
         }
@@ -68,15 +68,15 @@ impl Writer {
 
     /// Tells in the log how many entries it lacks; where even that finds no room, the next time.
     fn tell_lost(&mut self) {
-        let count = self.trail.take_untold();
+        let count = self.audit_queue.take_unreported();
         if count == 0 {
             return;
         }
         self.text.clear();
-        let lost = self.trail.entry(By::Daemon, Operation::Lost, Detail::Lost { count });
+        let lost = self.audit_queue.entry(By::Daemon, Operation::Lost, Detail::Lost { count });
         lost.add_to(&mut self.text);
         if self.append() > 0 {
-            self.trail.still_untold(count);
+            self.audit_queue.restore_unreported(count);
         }
     }
 
@@ -84,7 +84,7 @@ impl Writer {
     fn append(&mut self) -> u64 {
         let done = self.file.append(&self.text);
         wipe(&mut self.text);
-        let path = self.trail.path().display();
+        let path = self.audit_queue.path().display();
         match done.error {
             Some(e) if !self.failing => {
                 log::error!("{path}: the audit log cannot be written, entries are lost: {e}");
@@ -101,7 +101,7 @@ impl Writer {
 
     fn sync(&self) {
         if let Err(e) = self.file.sync() {
-            log::warn!("{}: fdatasync: {e}", self.trail.path().display());
+            log::warn!("{}: fdatasync: {e}", self.audit_queue.path().display());
         }
     }
 }

@@ -18,7 +18,7 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_types::os_shim_internal::{Env, Fs};
 use tokio::runtime::Runtime;
 
-use super::credentials::Detached;
+use super::credentials::CredentialCache;
 use super::errors;
 use crate::kms::{KmsError, Verdict};
 
@@ -53,7 +53,7 @@ pub struct AwsKms {
     pub(super) client: Client,
     runtime: Arc<Runtime>,
     config: SdkConfig,
-    credentials: Detached,
+    credentials: CredentialCache,
     region: String,
 }
 
@@ -78,7 +78,7 @@ impl AwsKms {
             let what = "no region is known: say --region, or set AWS_REGION";
             return Err(KmsError::new(Verdict::Credentials, "MissingRegion", what));
         };
-        let credentials = Detached::new(place.clone());
+        let credentials = CredentialCache::new(place.clone());
         let client = client(&config, &credentials, "kmsfs-work");
         Ok(Self { client, runtime: Arc::new(runtime), config, credentials, region })
     }
@@ -108,7 +108,7 @@ impl AwsKms {
     {
         let error = errors::of(what, e);
         if error.verdict == Verdict::Credentials {
-            self.run(self.credentials.spoil());
+            self.run(self.credentials.invalidate());
         }
         error
     }
@@ -153,7 +153,7 @@ pub(super) async fn load(place: &Place) -> SdkConfig {
     loader.load().await
 }
 
-fn client(config: &SdkConfig, credentials: &Detached, partition: &'static str) -> Client {
+fn client(config: &SdkConfig, credentials: &CredentialCache, partition: &'static str) -> Client {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT)
         .operation_attempt_timeout(ATTEMPT)

@@ -28,12 +28,12 @@ const LIMIT: Duration = Duration::from_secs(20);
 struct Loaded {
     at: Instant,
     found: Credentials,
-    spoilt: Spoilt,
+    stale: Stale,
 }
 
 /// Whether a KMS has refused to know them.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Spoilt {
+enum Stale {
     No,
     Yes,
 }
@@ -42,10 +42,10 @@ impl Loaded {
     fn is_good(&self) -> bool {
         let age = self.at.elapsed();
         let lasts = |end| end > SystemTime::now() + MARGIN;
-        match self.spoilt {
-            Spoilt::Yes => age < SHORTEST,
+        match self.stale {
+            Stale::Yes => age < SHORTEST,
             // Just loaded, they are what there is, however soon they expire.
-            Spoilt::No => age < SHORTEST || age < LONGEST && self.found.expiry().is_none_or(lasts),
+            Stale::No => age < SHORTEST || age < LONGEST && self.found.expiry().is_none_or(lasts),
         }
     }
 }
@@ -59,26 +59,26 @@ struct State {
 
 /// See the module's description.
 #[derive(Clone)]
-pub(super) struct Detached {
+pub(super) struct CredentialCache {
     place: Arc<Place>,
     state: Arc<Mutex<State>>,
 }
 
-impl std::fmt::Debug for Detached {
+impl std::fmt::Debug for CredentialCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Detached").field("place", &self.place).finish_non_exhaustive()
+        f.debug_struct("CredentialCache").field("place", &self.place).finish_non_exhaustive()
     }
 }
 
-impl Detached {
+impl CredentialCache {
     pub(super) fn new(place: Place) -> Self {
         Self { place: Arc::new(place), state: Arc::default() }
     }
 
     /// Says that a KMS does not accept them.
-    pub(super) async fn spoil(&self) {
+    pub(super) async fn invalidate(&self) {
         if let Some(last) = &mut self.state.lock().await.last {
-            last.spoilt = Spoilt::Yes;
+            last.stale = Stale::Yes;
         }
     }
 
@@ -106,7 +106,7 @@ impl Detached {
         match &loaded {
             Ok(found) => {
                 let found = found.clone();
-                state.last = Some(Loaded { at: Instant::now(), found, spoilt: Spoilt::No });
+                state.last = Some(Loaded { at: Instant::now(), found, stale: Stale::No });
             }
             Err(e) => state.failed = Some((Instant::now(), e.to_string())),
         }
@@ -114,7 +114,7 @@ impl Detached {
     }
 }
 
-impl ProvideCredentials for Detached {
+impl ProvideCredentials for CredentialCache {
     fn provide_credentials<'a>(&'a self) -> Loading<'a>
     where
         Self: 'a,

@@ -104,7 +104,7 @@ impl LocalKms {
         let root = if header.is_sealed() {
             None
         } else {
-            Some(header.unlock(None).map_err(|e| told(e, &place.shown()))?)
+            Some(header.unlock(None).map_err(|e| with_path(e, &place.shown()))?)
         };
         Ok(Self::with(place, header.id, root))
     }
@@ -119,7 +119,7 @@ impl LocalKms {
 
     fn make(place: Place, sealing: &Sealing) -> Result<Self, KeystoreError> {
         let (id, root) = (Id::random(), Key::random());
-        let header = Header::new(id, &root, sealing).map_err(|e| told(e, &place.shown()))?;
+        let header = Header::new(id, &root, sealing).map_err(|e| with_path(e, &place.shown()))?;
         let folder = place.make()?;
         let lock = folder.prepare()?;
         folder.replace(folder::ALIASES, &Aliases::new().encode())?;
@@ -131,7 +131,7 @@ impl LocalKms {
 
     fn unlock(place: Place, unlock: Option<&Passphrase>) -> Result<Self, KeystoreError> {
         let header = read_header(&place.open()?)?;
-        let root = header.unlock(unlock).map_err(|e| told(e, &place.shown()))?;
+        let root = header.unlock(unlock).map_err(|e| with_path(e, &place.shown()))?;
         Ok(Self::with(place, header.id, Some(root)))
     }
 
@@ -186,11 +186,11 @@ fn read_header(folder: &Folder) -> Result<Header, KeystoreError> {
     let Some((_, bytes)) = folder.read(folder::HEADER, folder::MAX_HEADER)? else {
         return Err(KeystoreError::Missing { at: folder.at.clone() });
     };
-    Header::parse(&bytes).map_err(|e| told(e, &folder.at))
+    Header::parse(&bytes).map_err(|e| with_path(e, &folder.at))
 }
 
 /// A header's error, with the keystore that it is about.
-fn told(e: HeaderError, at: &str) -> KeystoreError {
+fn with_path(e: HeaderError, at: &str) -> KeystoreError {
     let at = at.to_owned();
     match e {
         HeaderError::Damaged(what) => {

@@ -6,7 +6,7 @@ use super::alias::{self, Aliases};
 use super::folder::{self, Place};
 use super::header::{Header, Sealing};
 use super::record::{self, Record};
-use super::{Id, KeystoreError, LocalKms, read_header, told};
+use super::{Id, KeystoreError, LocalKms, read_header, with_path};
 
 impl LocalKms {
     /// Keeps the keystore's own key as `sealing` says from now on. That key stays the same, so
@@ -18,7 +18,7 @@ impl LocalKms {
     pub fn change_passphrase(&self, sealing: &Sealing) -> Result<(), KeystoreError> {
         // The slow derivation comes before the lock.
         let header = Header::new(self.id, self.root()?, sealing);
-        let header = header.map_err(|e| told(e, &self.place.shown()))?;
+        let header = header.map_err(|e| with_path(e, &self.place.shown()))?;
         let folder = self.place.open()?;
         let _lock = folder.lock()?;
         if read_header(&folder)?.id != self.id {

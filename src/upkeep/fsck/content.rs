@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::finding::{BadHeader, What, errno};
+use super::finding::{BadHeader, Problem, errno};
 use super::walk::{FileJob, xattrs};
 use super::{Job, key};
 use crate::content::{
@@ -64,31 +64,31 @@ impl<'a> Reader<'a> {
         job.files.fetch_add(1, Ordering::Relaxed);
         xattrs(job, &*file.dir, &file.entry, &file.place);
         if !is_finished(file.stat.size) {
-            job.tell(&file.place, What::Size);
+            job.tell(&file.place, Problem::Size);
         }
         let opened = file.dir.open(&file.entry, Open::Read);
         let outcome = match &opened {
             Ok(open) => self.content(open, file),
-            Err(e) => Err(What::Unreadable(errno(e))),
+            Err(e) => Err(Problem::Unreadable(errno(e))),
         };
         if let Err(what) = outcome {
             job.tell(&file.place, what);
         }
     }
 
-    fn content(&mut self, file: &File, told: &FileJob) -> Result<(), What> {
-        let size = told.stat.size;
+    fn content(&mut self, file: &File, report: &FileJob) -> Result<(), Problem> {
+        let size = report.stat.size;
         let head = head(file, size)?;
         let cipher = match head {
             Head::Empty => return Ok(()),
             Head::Keyless => None,
             Head::Keyed(id) => {
                 if !self.job.ids.lock().insert(id) {
-                    return Err(What::Twin);
+                    return Err(Problem::DuplicateId);
                 }
                 match key::cipher(self.job, id) {
                     Ok(cipher) => Some(cipher.ok_or(Stopped)),
-                    Err(why) => return Err(What::Key(why)),
+                    Err(why) => return Err(Problem::Key(why)),
                 }
             }
         };
@@ -100,13 +100,13 @@ impl<'a> Reader<'a> {
         let bad = self.records(file, size / PAGE, cipher.as_ref())?;
         if let Some((record, why)) = bad.unreadable {
             let offset = start_of(record);
-            self.job.tell(&told.place, What::UnreadableFrom { offset, why });
+            self.job.tell(&report.place, Problem::UnreadableFrom { offset, why });
         }
         match (bad.first, cipher) {
             (None, _) => Ok(()),
-            (Some(_), None) => Err(What::NoHeader),
+            (Some(_), None) => Err(Problem::NoHeader),
             (Some(first), Some(_)) => {
-                Err(What::Records { count: bad.count, first, offset: start_of(first) })
+                Err(Problem::Records { count: bad.count, first, offset: start_of(first) })
             }
         }
     }
@@ -117,8 +117,8 @@ impl<'a> Reader<'a> {
         file: &File,
         count: u64,
         cipher: Option<&Arc<ContentCipher>>,
-    ) -> Result<Bad, What> {
-        let unreadable = |e: io::Error| What::Unreadable(errno(&e));
+    ) -> Result<Bad, Problem> {
+        let unreadable = |e: io::Error| Problem::Unreadable(errno(&e));
         let mut bad = Bad::default();
         let mut record = 0;
         while record < count && !self.job.is_stopped() {
@@ -184,19 +184,19 @@ fn is_finished(size: u64) -> bool {
     size == 0 || (pages > 0 && rest > 0 && rest <= capacity(pages - 1))
 }
 
-fn head(file: &File, size: u64) -> Result<Head, What> {
+fn head(file: &File, size: u64) -> Result<Head, Problem> {
     let mut head = [0; HEADER];
     if size < HEADER as u64 {
         return Ok(Head::Empty);
     }
-    let got = file.read_at(&mut head, 0).map_err(|e| What::Unreadable(errno(&e)))?;
+    let got = file.read_at(&mut head, 0).map_err(|e| Problem::Unreadable(errno(&e)))?;
     if got < HEADER {
         return Ok(Head::Empty);
     }
     match parse_header(&head) {
         Ok(FirstPage::Keyed(header)) => Ok(Head::Keyed(header.file)),
         Ok(FirstPage::Keyless) => Ok(Head::Keyless),
-        Err(_) => Err(What::Header(why(&head))),
+        Err(_) => Err(Problem::Header(why(&head))),
     }
 }
 

@@ -143,7 +143,7 @@ fn shown(e: &Errno) -> io::Error {
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum What {
+pub enum Problem {
     /// A copy of `volume.json` is missing that no power cut takes away.
     #[error("it is missing")]
     CopyMissing,
@@ -173,7 +173,7 @@ pub enum What {
     Temporary,
     /// Something that this format does not know.
     #[error("it is not of this format")]
-    Stranger,
+    UnknownEntry,
     /// The backing filesystem does not give it.
     #[error("it cannot be read: {}", shown(.0))]
     Unreadable(Errno),
@@ -229,7 +229,7 @@ pub enum What {
     FreshDir,
     /// Two directories, or two files, with one id.
     #[error("its id is that of another, too: one is a copy made in the store")]
-    Twin,
+    DuplicateId,
     /// Another filesystem is mounted over it.
     #[error("it lies on another device")]
     OtherDevice,
@@ -266,17 +266,17 @@ pub enum What {
     Xattr(Text),
     /// An attribute that was not written through a mount.
     #[error("its attribute {0} was not written through a mount, and is not seen there")]
-    StrangeXattr(Text),
+    ForeignXattr(Text),
 }
 
-impl What {
+impl Problem {
     /// Whether it matters.
     pub fn kind(&self) -> Kind {
         match self {
             Self::SecondMissing
             | Self::SecondOld
             | Self::Temporary
-            | Self::Stranger
+            | Self::UnknownEntry
             | Self::UnusedLines(_)
             | Self::EmptyPage
             | Self::UnusedBranch
@@ -284,7 +284,7 @@ impl What {
             | Self::UnusedRecord
             | Self::FreshDir
             | Self::Size
-            | Self::StrangeXattr(_) => Kind::Leftover,
+            | Self::ForeignXattr(_) => Kind::Leftover,
             _ => Kind::Damage,
         }
     }
@@ -301,7 +301,7 @@ impl What {
             Self::Canary => "canary",
             Self::NoFolder => "folder-missing",
             Self::Temporary => "temporary-file",
-            Self::Stranger => "unknown-entry",
+            Self::UnknownEntry => "unknown-entry",
             Self::Unreadable(_) | Self::UnreadableFrom { .. } => "unreadable",
             Self::BadLines(_) => "lines-damaged",
             Self::SameSlot(_) => "lines-same-slot",
@@ -317,7 +317,7 @@ impl What {
             Self::NoDirId => "directory-id-missing",
             Self::BadDirId => "directory-id-damaged",
             Self::FreshDir => "directory-fresh",
-            Self::Twin => "id-twice",
+            Self::DuplicateId => "id-twice",
             Self::OtherDevice => "other-device",
             Self::Header(_) => "header",
             Self::NoHeader => "header-missing",
@@ -327,7 +327,7 @@ impl What {
             Self::Target => "link-target",
             Self::NoBody(_) => "link-body-missing",
             Self::Xattr(_) => "attribute",
-            Self::StrangeXattr(_) => "attribute-unknown",
+            Self::ForeignXattr(_) => "attribute-unknown",
         }
     }
 }
@@ -338,7 +338,7 @@ pub struct Finding {
     /// Where.
     pub place: Place,
     /// What.
-    pub what: What,
+    pub what: Problem,
 }
 
 impl fmt::Display for Finding {

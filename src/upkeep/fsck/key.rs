@@ -76,7 +76,7 @@ fn no_answer() -> KmsError {
 /// Whether the KMS still gives what is under the volume's own master key.
 fn volume_answers(job: &Job<'_>) -> Result<(), KmsError> {
     match job.fsck.keyring.volume().unwrap_canary(&*job.fsck.service) {
-        // A damaged canary is told already, and is an answer.
+        // A damaged canary is reported already, and is an answer.
         Err(e) if e.verdict != Verdict::ThisKey => Err(e),
         _ => Ok(()),
     }
@@ -86,7 +86,7 @@ fn volume_answers(job: &Job<'_>) -> Result<(), KmsError> {
 fn lines(job: &Job<'_>, file: FileId) -> Result<Vec<Line>, NoKey> {
     let page = match job.fsck.store.read_page(file.page()) {
         Ok(page) => page.unwrap_or_default(),
-        // Its folder is missing, which is told with it.
+        // Its folder is missing, which is reported with it.
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Err(NoKey::NoLine),
         Err(e) => return Err(NoKey::Unreadable(errno(&e))),
     };

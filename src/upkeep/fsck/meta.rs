@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use super::Job;
-use super::finding::{Place, What, errno};
+use super::finding::{Place, Problem, errno};
 use super::repair::{Repair, Slots};
 use crate::durable;
 use crate::ids::{BranchId, FileId, LinkId, PageId};
@@ -41,9 +41,9 @@ pub(super) fn check(job: &Job<'_>) {
                 branches.is_unsure |= matches!(folder, Folder::Keys(_));
                 let place = Place::Store(folder.to_string().into());
                 if e.raw_os_error() == Some(libc::ENOENT) {
-                    job.tell_repairable(place, What::NoFolder, Repair::Folder(folder));
+                    job.tell_repairable(place, Problem::NoFolder, Repair::Folder(folder));
                 } else {
-                    job.tell(&place, What::Unreadable(errno(&e)));
+                    job.tell(&place, Problem::Unreadable(errno(&e)));
                 }
             }
         }
@@ -53,7 +53,7 @@ pub(super) fn check(job: &Job<'_>) {
 fn entry(job: &Job<'_>, folder: Folder, name: &OsStr, branches: &mut Branches) {
     let place = Place::Store(Path::new(&folder.to_string()).join(name));
     if durable::is_leftover(name) {
-        return job.tell_repairable(place, What::Temporary, Repair::Temporary);
+        return job.tell_repairable(place, Problem::Temporary, Repair::Temporary);
     }
     let text = name.to_str().unwrap_or_default();
     let is_known = match folder {
@@ -65,7 +65,7 @@ fn entry(job: &Job<'_>, folder: Folder, name: &OsStr, branches: &mut Branches) {
         Folder::Links(shard) => match LinkId::parse(text).ok().filter(|l| l.0[0] == shard) {
             Some(link) => {
                 if !job.bodies.lock().contains(&link) {
-                    job.tell_repairable(place, What::UnusedBody, Repair::Body(link));
+                    job.tell_repairable(place, Problem::UnusedBody, Repair::Body(link));
                 }
                 return;
             }
@@ -77,7 +77,7 @@ fn entry(job: &Job<'_>, folder: Folder, name: &OsStr, branches: &mut Branches) {
         },
     };
     if !is_known {
-        job.tell(&place, What::Stranger);
+        job.tell(&place, Problem::UnknownEntry);
     }
 }
 
@@ -92,16 +92,16 @@ fn check_page(job: &Job<'_>, id: PageId, place: Place, branches: &mut Branches) 
         Ok(page) => page.unwrap_or_default(),
         Err(e) => {
             branches.is_unsure = true;
-            return job.tell(&place, What::Unreadable(errno(&e)));
+            return job.tell(&place, Problem::Unreadable(errno(&e)));
         }
     };
     if page.is_empty() {
         let repair = Repair::Lines(id, Slots::default());
-        return job.tell_repairable(place, What::EmptyPage, repair);
+        return job.tell_repairable(place, Problem::EmptyPage, repair);
     }
     if page.damaged() > 0 {
         branches.is_unsure = true;
-        job.tell(&place, What::BadLines(page.damaged()));
+        job.tell(&place, Problem::BadLines(page.damaged()));
     }
     check_lines(job, id, &page, place, branches);
 }
@@ -120,11 +120,11 @@ fn check_lines(job: &Job<'_>, id: PageId, page: &Page, place: Place, branches: &
     }
     drop(ids);
     for (slot, _) in lines.iter().filter(|(slot, n)| **n > 1 && !unused.has(**slot)) {
-        job.tell(&place, What::SameSlot(*slot));
+        job.tell(&place, Problem::SameSlot(*slot));
     }
     let count = lines.iter().filter(|(slot, _)| unused.has(**slot)).map(|(_, n)| *n).sum::<u64>();
     if count > 0 {
-        let what = What::UnusedLines(usize::try_from(count).unwrap_or(usize::MAX));
+        let what = Problem::UnusedLines(usize::try_from(count).unwrap_or(usize::MAX));
         job.tell_repairable(place, what, Repair::Lines(id, unused));
     }
 }
@@ -132,12 +132,12 @@ fn check_lines(job: &Job<'_>, id: PageId, page: &Page, place: Place, branches: &
 fn check_branch(job: &Job<'_>, id: BranchId, place: Place, branches: &Branches) {
     match job.fsck.store.read_branch(id) {
         Ok(_) if branches.used.contains(&id) => {}
-        Ok(_) if branches.is_unsure => job.tell(&place, What::UnusedBranch),
-        Ok(_) => job.tell_repairable(place, What::UnusedBranch, Repair::Branch(id)),
+        Ok(_) if branches.is_unsure => job.tell(&place, Problem::UnusedBranch),
+        Ok(_) => job.tell_repairable(place, Problem::UnusedBranch, Repair::Branch(id)),
         Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
-            job.tell(&place, What::BadBranch);
+            job.tell(&place, Problem::BadBranch);
         }
-        Err(e) => job.tell(&place, What::Unreadable(errno(&e))),
+        Err(e) => job.tell(&place, Problem::Unreadable(errno(&e))),
     }
 }
 
@@ -146,6 +146,6 @@ fn missing_branches(job: &Job<'_>, names: &[std::ffi::OsString], branches: &Bran
         names.iter().filter_map(|n| BranchId::parse(n.to_str()?).ok()).collect();
     for branch in branches.used.difference(&there) {
         let place = Place::Store(format!("{}/{branch}", Folder::Branch).into());
-        job.tell(&place, What::NoBranch);
+        job.tell(&place, Problem::NoBranch);
     }
 }

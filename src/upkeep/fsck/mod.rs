@@ -3,7 +3,7 @@
 //!
 //! A check writes nothing. It walks the tree as it lies on disk, not through [`crate::fs`]: what
 //! a mount leaves out (names that do not decrypt) is what is looked for here, and a directory
-//! that a mount would give a fresh id is only told. What the files refer to is remembered, by
+//! that a mount would give a fresh id is only reported. What the files refer to is remembered, by
 //! ids of sixteen bytes; then `.kmsfs` is compared with it.
 //!
 //! Wrapped keys, branch keys and bodies that nothing refers to are removed only where the
@@ -26,7 +26,7 @@ use std::sync::mpsc;
 
 use parking_lot::Mutex;
 
-pub use finding::{BadHeader, Finding, Kind, NoKey, Place, Text, What};
+pub use finding::{BadHeader, Finding, Kind, NoKey, Place, Problem, Text};
 pub use repair::{Checked, Repaired};
 
 use crate::disk;
@@ -114,18 +114,18 @@ impl Fsck {
         Ok(Self { store, keyring, service, found, _lock: lock })
     }
 
-    /// Checks everything. `told` gets each finding as it is made, from several threads;
+    /// Checks everything. `report` gets each finding as it is made, from several threads;
     /// `progress` how many more bytes have been read.
     ///
     /// # Errors
     /// [`FsckError`].
     pub fn check(
         &self,
-        told: &(dyn Fn(&Finding) + Sync),
+        report: &(dyn Fn(&Finding) + Sync),
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Checked, FsckError> {
         let names = self.keyring.names().map_err(|_| FsckError::Closed)?;
-        let job = Job::new(self, names, told, progress);
+        let job = Job::new(self, names, report, progress);
         self.found.iter().for_each(|todo| job.found(todo.clone()));
         job.tree();
         let is_whole = job.count(Kind::Damage) == self.damaged_copies();
@@ -144,7 +144,7 @@ impl Fsck {
 struct Job<'a> {
     fsck: &'a Fsck,
     names: Arc<VolumeKeys>,
-    told: &'a (dyn Fn(&Finding) + Sync),
+    report: &'a (dyn Fn(&Finding) + Sync),
     progress: &'a (dyn Fn(u64) + Sync),
     files: AtomicU64,
     bytes: AtomicU64,
@@ -165,13 +165,13 @@ impl<'a> Job<'a> {
     fn new(
         fsck: &'a Fsck,
         names: Arc<VolumeKeys>,
-        told: &'a (dyn Fn(&Finding) + Sync),
+        report: &'a (dyn Fn(&Finding) + Sync),
         progress: &'a (dyn Fn(u64) + Sync),
     ) -> Self {
         Self {
             fsck,
             names,
-            told,
+            report,
             progress,
             files: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -218,17 +218,17 @@ impl<'a> Job<'a> {
             Kind::Leftover => &self.leftovers,
         };
         count.fetch_add(1, Ordering::Relaxed);
-        (self.told)(&todo.finding);
+        (self.report)(&todo.finding);
         if todo.repair.is_some() {
             self.todo.lock().push(todo);
         }
     }
 
-    fn tell(&self, place: &Place, what: What) {
+    fn tell(&self, place: &Place, what: Problem) {
         self.found(Todo { finding: Finding { place: place.clone(), what }, repair: None });
     }
 
-    fn tell_repairable(&self, place: Place, what: What, repair: Repair) {
+    fn tell_repairable(&self, place: Place, what: Problem, repair: Repair) {
         self.found(Todo { finding: Finding { place, what }, repair: Some(repair) });
     }
 

@@ -145,7 +145,7 @@ pub struct Repaired {
 impl Fsck {
     /// Repairs what a check has found that can be repaired with no loss: copies of
     /// `volume.json`, folders of `.kmsfs`, temporary files, ids of empty directories, records of
-    /// long names; and wrapped keys and bodies that nothing refers to. `told` gets each finding,
+    /// long names; and wrapped keys and bodies that nothing refers to. `report` gets each finding,
     /// and why it could not be repaired, if so.
     ///
     /// # Errors
@@ -153,7 +153,7 @@ impl Fsck {
     pub fn repair(
         &self,
         checked: &Checked,
-        told: &mut dyn FnMut(&Finding, Option<Errno>),
+        report: &mut dyn FnMut(&Finding, Option<Errno>),
     ) -> Result<Repaired, FsckError> {
         let mut repaired = Repaired::default();
         if checked.todo.is_empty() {
@@ -163,7 +163,7 @@ impl Fsck {
         self.store.sync().map_err(FsckError::Sync)?;
         let owner = self.store.root().stat(OsStr::new(META)).map_err(FsckError::Owner)?;
         assume(owner.uid, owner.gid).map_err(FsckError::Owner)?;
-        self.run(checked, &mut repaired, told);
+        self.run(checked, &mut repaired, report);
         assume(0, 0).map_err(FsckError::Owner)?;
         self.store.sync().map_err(FsckError::Sync)?;
         Ok(repaired)
@@ -173,7 +173,7 @@ impl Fsck {
         &self,
         checked: &Checked,
         repaired: &mut Repaired,
-        told: &mut dyn FnMut(&Finding, Option<Errno>),
+        report: &mut dyn FnMut(&Finding, Option<Errno>),
     ) {
         let mut swept = None;
         for Todo { finding, repair } in &checked.todo {
@@ -192,7 +192,7 @@ impl Fsck {
             if outcome.is_ok() && finding.what.kind() == Kind::Damage {
                 repaired.damage += 1;
             }
-            told(finding, outcome.err());
+            report(finding, outcome.err());
         }
     }
 }

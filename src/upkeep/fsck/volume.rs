@@ -1,7 +1,7 @@
 //! The two copies of `volume.json`: which of them opens the volume, and what is wrong with the
 //! other.
 
-use super::finding::{Finding, Place, Text, What, errno};
+use super::finding::{Finding, Place, Problem, Text, errno};
 use super::repair::{Repair, Todo};
 use crate::keys::{self, OpenError, Volume};
 use crate::kms::{KeyService, Verdict};
@@ -47,12 +47,12 @@ pub(super) fn open(
         found.push(todo(copy.other(), what, repair));
     }
     if !opened.has_canary {
-        found.push(todo(copy, What::Canary, None));
+        found.push(todo(copy, Problem::Canary, None));
     }
     Ok((opened, found))
 }
 
-fn todo(copy: Copy, what: What, repair: Option<Repair>) -> Todo {
+fn todo(copy: Copy, what: Problem, repair: Option<Repair>) -> Todo {
     let place = Place::Store(copy.to_string().into());
     Todo { finding: Finding { place, what }, repair }
 }
@@ -96,13 +96,13 @@ fn bad(read: &Read) -> OpenError {
     })
 }
 
-fn missing_or_damaged(copy: Copy, e: &StoreError) -> What {
+fn missing_or_damaged(copy: Copy, e: &StoreError) -> Problem {
     match (e, copy) {
-        (StoreError::NotAStore, Copy::First) => What::CopyMissing,
-        (StoreError::NotAStore, Copy::Second) => What::SecondMissing,
-        (StoreError::Io(_, e), _) => What::Unreadable(errno(e)),
-        (StoreError::BadVolumeFile(e), _) => What::CopyDamaged(Text(e.to_string().into())),
-        (e, _) => What::CopyDamaged(Text(e.to_string().into())),
+        (StoreError::NotAStore, Copy::First) => Problem::CopyMissing,
+        (StoreError::NotAStore, Copy::Second) => Problem::SecondMissing,
+        (StoreError::Io(_, e), _) => Problem::Unreadable(errno(e)),
+        (StoreError::BadVolumeFile(e), _) => Problem::CopyDamaged(Text(e.to_string().into())),
+        (e, _) => Problem::CopyDamaged(Text(e.to_string().into())),
     }
 }
 
@@ -112,12 +112,12 @@ fn compare(
     opened: &Opened,
     other: &VolumeFile,
     service: &dyn KeyService,
-) -> Result<(What, bool), OpenError> {
+) -> Result<(Problem, bool), OpenError> {
     // Where the two say another keystore or region, the caller may have named one that
     // both open in: which of them is right is then not to be seen here.
     let same_place = opened.file.wrap.provider == other.wrap.provider;
     let same_volume = opened.file.settings == other.settings && opened.file.mac == other.mac;
-    let old = if same_volume { What::SecondOld } else { What::CopyWrong };
+    let old = if same_volume { Problem::SecondOld } else { Problem::CopyWrong };
     match (opened.copy, keys::open_file(other.clone(), service)) {
         (_, Err(e)) if is_final(&e) => Err(e),
         // Under a master key that a rewrap left, or in another KMS.
@@ -125,18 +125,18 @@ fn compare(
         (Copy::First, Err(_)) if !same_place => Ok((old, true)),
         // Its master key may be disabled, and the copy right all the same.
         (Copy::Second, Err(OpenError::Kms(e))) if e.verdict == Verdict::Refused => {
-            Ok((What::CopyWrong, false))
+            Ok((Problem::CopyWrong, false))
         }
-        (_, Err(_)) => Ok((What::CopyWrong, same_place)),
+        (_, Err(_)) => Ok((Problem::CopyWrong, same_place)),
         (_, Ok((_, names))) if names.fingerprint() != opened.names.fingerprint() => {
-            Ok((What::CopyWrong, false))
+            Ok((Problem::CopyWrong, false))
         }
         // The first opens, but for its canary.
-        (Copy::Second, Ok(_)) => Ok((What::CopyWrong, same_place)),
+        (Copy::Second, Ok(_)) => Ok((Problem::CopyWrong, same_place)),
         // The second is older, if all that the first says works.
         (Copy::First, Ok(_)) => {
             let works = same_place && opened.volume.find_target(service).is_ok();
-            Ok(if works { (What::SecondOld, true) } else { (What::CopiesDiffer, false) })
+            Ok(if works { (Problem::SecondOld, true) } else { (Problem::CopiesDiffer, false) })
         }
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::mpsc::SyncSender;
 
 use super::Job;
-use super::finding::{Place, Text, What, errno};
+use super::finding::{Place, Problem, Text, errno};
 use super::repair::Repair;
 use super::stack::Stack;
 use crate::disk::{Dir, Directory, Entry, FileKind, Stat};
@@ -57,7 +57,7 @@ impl<'a> Walk<'a> {
                 Ok(Some(_)) => {}
                 Ok(None) => self.stack.pop(),
                 Err(e) => {
-                    self.job.tell(&self.stack.here(), What::Unreadable(errno(&e)));
+                    self.job.tell(&self.stack.here(), Problem::Unreadable(errno(&e)));
                     self.stack.pop();
                 }
             }
@@ -81,25 +81,25 @@ impl<'a> Walk<'a> {
             Ok(text) => match text.to_str().and_then(|t| DirId::parse(t).ok()) {
                 Some(id) if id != DirId::ROOT && self.ids.insert(id) => return Some(id),
                 Some(id) => {
-                    self.job.tell(here, What::Twin);
+                    self.job.tell(here, Problem::DuplicateId);
                     return Some(id);
                 }
-                None => What::BadDirId,
+                None => Problem::BadDirId,
             },
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
                 match crate::disk::names(dir).map(|names| names.is_empty()) {
                     Ok(true) => {
                         let repair = Repair::DirId(self.stack.path(None));
-                        self.job.tell_repairable(here.clone(), What::FreshDir, repair);
+                        self.job.tell_repairable(here.clone(), Problem::FreshDir, repair);
                         return None;
                     }
-                    Ok(false) => What::NoDirId,
-                    Err(e) => What::Unreadable(errno(&e)),
+                    Ok(false) => Problem::NoDirId,
+                    Err(e) => Problem::Unreadable(errno(&e)),
                 }
             }
             // What is no symlink.
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => What::BadDirId,
-            Err(e) => What::Unreadable(errno(&e)),
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Problem::BadDirId,
+            Err(e) => Problem::Unreadable(errno(&e)),
         };
         self.job.tell(here, what);
         None
@@ -110,7 +110,7 @@ impl<'a> Walk<'a> {
             Ok(dir) => dir,
             Err(e) => {
                 let place = self.stack.place(&entry.name, None);
-                return self.job.tell(&place, What::Unreadable(errno(&e)));
+                return self.job.tell(&place, Problem::Unreadable(errno(&e)));
             }
         };
         let name = match self.role(&dir, &entry.name) {
@@ -120,15 +120,15 @@ impl<'a> Walk<'a> {
         let place = self.stack.place(&entry.name, name.as_ref());
         let stat = match dir.stat(&entry.name) {
             Ok(stat) => stat,
-            Err(e) => return self.job.tell(&place, What::Unreadable(errno(&e))),
+            Err(e) => return self.job.tell(&place, Problem::Unreadable(errno(&e))),
         };
         if stat.dev != self.job.fsck.store.device() {
-            return self.job.tell(&place, What::OtherDevice);
+            return self.job.tell(&place, Problem::OtherDevice);
         }
         if stat.kind() == FileKind::Dir {
             match dir.open_dir(&entry.name) {
                 Ok(below) => self.enter((entry.name.clone(), name), below),
-                Err(e) => self.job.tell(&place, What::Unreadable(errno(&e))),
+                Err(e) => self.job.tell(&place, Problem::Unreadable(errno(&e))),
             }
             return;
         }
@@ -165,19 +165,19 @@ impl<'a> Walk<'a> {
             return Role::Own;
         }
         let Some(id) = self.stack.top().and_then(|top| top.id) else {
-            return Role::Named(None); // The directory is told already.
+            return Role::Named(None); // The directory is reported already.
         };
         let name = if names::is_long_entry(bytes) {
             let record = dir.readlink(&names::record_of(bytes));
             match record {
                 Ok(text) => names::decrypt_long(&self.job.names, id, bytes, text.as_bytes())
-                    .map_err(|_| What::BadName),
-                Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Err(What::NoRecord),
-                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Err(What::BadName),
-                Err(e) => Err(What::Unreadable(errno(&e))),
+                    .map_err(|_| Problem::BadName),
+                Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Err(Problem::NoRecord),
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Err(Problem::BadName),
+                Err(e) => Err(Problem::Unreadable(errno(&e))),
             }
         } else {
-            names::decrypt(&self.job.names, id, bytes).map_err(|_| What::BadName)
+            names::decrypt(&self.job.names, id, bytes).map_err(|_| Problem::BadName)
         };
         match name {
             Ok(name) => Role::Named(Some(OsString::from_vec(name))),
@@ -195,9 +195,9 @@ impl<'a> Walk<'a> {
             Ok(_) => {}
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
                 let repair = Repair::Record(self.stack.path(Some(record)));
-                self.job.tell_repairable(place, What::UnusedRecord, repair);
+                self.job.tell_repairable(place, Problem::UnusedRecord, repair);
             }
-            Err(e) => self.job.tell(&place, What::Unreadable(errno(&e))),
+            Err(e) => self.job.tell(&place, Problem::Unreadable(errno(&e))),
         }
     }
 
@@ -205,7 +205,7 @@ impl<'a> Walk<'a> {
         let job = self.job;
         let text = match dir.readlink(entry) {
             Ok(text) => text,
-            Err(e) => return job.tell(place, What::Unreadable(errno(&e))),
+            Err(e) => return job.tell(place, Problem::Unreadable(errno(&e))),
         };
         let opened = match names::parse_link(text.as_bytes()) {
             Ok(LinkText::Inline(sealed)) => names::open_inline(&job.names, &sealed),
@@ -214,15 +214,15 @@ impl<'a> Walk<'a> {
                 match job.fsck.store.read_link_body(id) {
                     Ok(body) => names::open_body(&job.names, id, &body),
                     Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
-                        return job.tell(place, What::NoBody(id));
+                        return job.tell(place, Problem::NoBody(id));
                     }
-                    Err(e) => return job.tell(place, What::Unreadable(errno(&e))),
+                    Err(e) => return job.tell(place, Problem::Unreadable(errno(&e))),
                 }
             }
             Err(bad) => Err(bad),
         };
         if opened.is_err() {
-            job.tell(place, What::Target);
+            job.tell(place, Problem::Target);
         }
     }
 }
@@ -233,17 +233,17 @@ pub(super) fn xattrs(job: &Job<'_>, dir: &dyn Directory, entry: &OsStr, place: &
         Ok(all) => all,
         // The store's filesystem has none.
         Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => return,
-        Err(e) => return job.tell(place, What::Unreadable(errno(&e))),
+        Err(e) => return job.tell(place, Problem::Unreadable(errno(&e))),
     };
     for name in all.into_iter().filter(|n| n.as_bytes().starts_with(b"user.")) {
         if !names::is_sealed_xattr(&name) {
-            job.tell(place, What::StrangeXattr(Text(name)));
+            job.tell(place, Problem::ForeignXattr(Text(name)));
             continue;
         }
         match dir.xattr(entry, &name) {
             Ok(bytes) if names::open_xattr(&job.names, &name, &bytes).is_ok() => {}
-            Ok(_) => job.tell(place, What::Xattr(Text(name))),
-            Err(e) => job.tell(place, What::Unreadable(errno(&e))),
+            Ok(_) => job.tell(place, Problem::Xattr(Text(name))),
+            Err(e) => job.tell(place, Problem::Unreadable(errno(&e))),
         }
     }
 }

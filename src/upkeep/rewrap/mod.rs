@@ -10,8 +10,8 @@
 //! region, `volume.json` goes last and the store is not mounted: a mount takes lines of one
 //! place only, and until the end the store knows where its keys were.
 
+mod method;
 mod pass;
-mod way;
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -21,8 +21,8 @@ use crate::kms::{Context, KeyArn, KeyRef, KmsError};
 use crate::names::VolumeKeys;
 use crate::store::{Census, Counts, Provider, Store, StoreError, VolumeFile, Wrap};
 
-use way::Target;
-pub use way::Way;
+pub use method::Method;
+use method::Target;
 
 /// In which order it goes. See the module's description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +114,7 @@ pub struct Done {
 pub struct Rewrap {
     store: Store,
     file: VolumeFile,
-    way: Way,
+    method: Method,
     target: KeyArn,
     /// What `volume.json` will say, but for the volume key.
     wrap: Wrap,
@@ -129,21 +129,22 @@ impl Rewrap {
     /// [`RewrapError`].
     pub fn prepare(
         store: Store,
-        way: Way,
+        method: Method,
         provider: Provider,
         asked: KeyRef,
     ) -> Result<Self, RewrapError> {
         let file = store.read_volume()?;
         let (old, context) = (&file.wrap, Context::canary(file.settings.volume()));
         let to = Target::Asked(asked.clone());
-        let canary =
-            way.carry(&old.canary, &old.master, &to, &context, |_| true).map_err(of_volume_key)?;
+        let canary = method
+            .carry(&old.canary, &old.master, &to, &context, |_| true)
+            .map_err(of_volume_key)?;
         let target = canary.master;
         let canary = if target == old.master { old.canary.clone() } else { canary.wrapped };
         let (key, master) = (old.key.clone(), target.clone());
         let wrap = Wrap { provider, asked, master, key, canary };
-        let rate = way.fair_rate();
-        Ok(Self { store, file, way, target, wrap, rate })
+        let rate = method.fair_rate();
+        Ok(Self { store, file, method, target, wrap, rate })
     }
 
     /// With so many keys a second, and not as many as are fair to others who share the KMS.
@@ -171,7 +172,7 @@ impl Rewrap {
         let branches = branches.filter(|arn| self.is_to_do(arn)).count() as u64;
         let own = if self.target == self.file.wrap.master { 0 } else { 2 };
         let keys = lines.map(|(_, lines)| lines).sum::<u64>() + counts.others + branches + own;
-        let calls = keys * self.way.calls();
+        let calls = keys * self.method.calls();
         Ok(Plan { target: self.target.clone(), counts, keys, calls })
     }
 
@@ -226,7 +227,7 @@ impl Rewrap {
             let volume = file.settings.volume();
             let (to, context) = (Target::Known(self.target.clone()), Context::volume(volume));
             let proof = |key: &_| belongs(&self.file, volume, key);
-            let carried = self.way.carry(&old.key, &old.master, &to, &context, proof);
+            let carried = self.method.carry(&old.key, &old.master, &to, &context, proof);
             file.wrap.key = carried.map_err(of_volume_key)?.wrapped;
         }
         self.store.write_volume(&file)?;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::way::Target;
+use super::method::Target;
 use super::{Done, Left, Order, Owner, Rewrap, RewrapError};
 use crate::clock::Moment;
 use crate::content::check;
@@ -99,7 +99,7 @@ impl Pass<'_> {
             }
             done
         };
-        let threads = self.rewrap.way.parallelism().max(FEWEST_THREADS);
+        let threads = self.rewrap.method.parallelism().max(FEWEST_THREADS);
         std::thread::scope(|scope| {
             let others: Vec<_> =
                 (1..threads).flat_map(|_| spawn_in(scope, Role::Rewrap, work)).collect();
@@ -202,7 +202,7 @@ impl Pass<'_> {
             return stays(format!("the KMS refuses {master}"));
         }
         std::thread::sleep(self.rate.reserve(Moment::now()));
-        match self.rewrap.way.carry(wrapped, master, &self.to, context, proof) {
+        match self.rewrap.method.carry(wrapped, master, &self.to, context, proof) {
             Ok(new) => Ok(Some(new)),
             Err(e) if e.verdict == Verdict::ThisKey => stays(e.to_string()),
             Err(e) if e.verdict == Verdict::Refused => {

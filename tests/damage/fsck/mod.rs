@@ -1,7 +1,7 @@
 //! `kmsfs fsck` on a simulated disk: each kind of damage is found, and nothing else; what is
 //! repaired is gone after, whenever the power is cut meanwhile.
 
-mod deeds;
+mod corruptions;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -16,7 +16,7 @@ use kmsfs::upkeep::{Finding, Kind};
 
 use crate::Raw;
 use crate::simulated::{Tree, Volume, WHO, fsck};
-use deeds::{flip, on};
+use corruptions::{flip, on};
 
 const LONG: &str = concat!(
     "long-50-bytes-50-bytes-50-bytes-50-bytes-50-bytes-",
@@ -197,18 +197,18 @@ fn a_healthy_store_is_clean_and_a_check_writes_nothing() {
 
 /// What is told besides: the lines that lost their file, and what lies in a directory that lost
 /// its names.
-fn is_consequence(deed: &str, word: &str) -> bool {
+fn is_consequence(corruption: &str, word: &str) -> bool {
     let lines = ["key", "header", "header-missing", "id-twice"].iter();
-    let loses_lines = lines.clone().any(|w| deed.starts_with(&format!("damage {w} ")));
+    let loses_lines = lines.clone().any(|w| corruption.starts_with(&format!("damage {w} ")));
     (loses_lines && word.starts_with("leftover lines-unused"))
-        || (deed.contains("id-twice") && word.starts_with("damage name "))
-        || (deed.contains("link-target /l") && word.starts_with("leftover link-body"))
+        || (corruption.contains("id-twice") && word.starts_with("damage name "))
+        || (corruption.contains("link-target /l") && word.starts_with("leftover link-body"))
 }
 
 #[test]
 fn each_damage_is_found_and_nothing_else() {
     let furnished = Furnished::new(Names::Encrypted, DataKeys::PerFile);
-    for (wanted, act) in deeds::all() {
+    for (wanted, act) in corruptions::all() {
         let sim = furnished.sim.fork();
         act(&furnished, &sim);
         let words = words(&sim);
@@ -256,7 +256,7 @@ fn tree(sim: &Sim) -> Tree {
 fn a_repair_is_complete_and_may_be_cut_short() {
     let furnished = Furnished::new(Names::Encrypted, DataKeys::PerFile);
     let mut repaired = 0;
-    for (wanted, act) in deeds::all() {
+    for (wanted, act) in corruptions::all() {
         let sim = furnished.sim.fork();
         act(&furnished, &sim);
         let (job, checked, _) = fsck(&sim).expect("opened");

@@ -7,7 +7,7 @@ use crate::secret::{Key, scrub_stack};
 
 /// From where to where.
 #[derive(Clone)]
-pub enum Way {
+pub enum Method {
     /// ReEncrypt: within one KMS, no key in clear leaves it.
     ReEncrypt(Arc<dyn KeyService>),
     /// From one KMS to another: Decrypt here, Encrypt there. Each key passes through this
@@ -20,7 +20,7 @@ pub enum Way {
     },
 }
 
-impl Way {
+impl Method {
     /// How many calls side by side are worth it.
     pub(super) fn parallelism(&self) -> usize {
         match self {

@@ -29,7 +29,7 @@ pub(super) struct Queue {
 }
 
 /// What uses of keys are told to. Telling it never waits for the log's disk.
-pub struct Trail {
+pub struct AuditQueue {
     volume: VolumeId,
     path: PathBuf,
     pub(super) queue: Mutex<Queue>,
@@ -39,7 +39,7 @@ pub struct Trail {
     /// Since the beginning.
     lost: AtomicU64,
     /// Those that the log does not tell of yet.
-    untold: AtomicU64,
+    unreported: AtomicU64,
     pub(super) origins: Origins,
 }
 
@@ -52,7 +52,7 @@ pub struct Subject {
     pub path: Option<Vec<u8>>,
 }
 
-impl Trail {
+impl AuditQueue {
     fn new(path: &Path, volume: VolumeId) -> Self {
         Self {
             volume,
@@ -61,7 +61,7 @@ impl Trail {
             work: Condvar::new(),
             ended: Condvar::new(),
             lost: AtomicU64::new(0),
-            untold: AtomicU64::new(0),
+            unreported: AtomicU64::new(0),
             origins: Origins::default(),
         }
     }
@@ -131,22 +131,22 @@ impl Trail {
 
     pub(super) fn lose(&self, count: u64) {
         self.lost.fetch_add(count, Ordering::Relaxed);
-        self.untold.fetch_add(count, Ordering::Relaxed);
+        self.unreported.fetch_add(count, Ordering::Relaxed);
     }
 
     /// How many entries were lost since this was last asked.
-    pub(super) fn take_untold(&self) -> u64 {
-        self.untold.swap(0, Ordering::Relaxed)
+    pub(super) fn take_unreported(&self) -> u64 {
+        self.unreported.swap(0, Ordering::Relaxed)
     }
 
     /// Takes back that the log told of them.
-    pub(super) fn still_untold(&self, count: u64) {
-        self.untold.fetch_add(count, Ordering::Relaxed);
+    pub(super) fn restore_unreported(&self, count: u64) {
+        self.unreported.fetch_add(count, Ordering::Relaxed);
     }
 }
 
 /// The open log of a mount. Dropping it writes what is queued.
-pub struct Log(Arc<Trail>);
+pub struct Log(Arc<AuditQueue>);
 
 impl Log {
     /// Opens the log at `path`, and starts its writer. It must not lie in one of the folders
@@ -160,14 +160,14 @@ impl Log {
         volume: VolumeId,
     ) -> Result<Self, LogError> {
         let file = LogFile::open(path, apart)?;
-        let trail = Arc::new(Trail::new(path, volume));
-        writer::start(trail.clone(), file)
+        let audit_queue = Arc::new(AuditQueue::new(path, volume));
+        writer::start(audit_queue.clone(), file)
             .map_err(|e| LogError { path: path.to_owned(), why: e.into() })?;
-        Ok(Self(trail))
+        Ok(Self(audit_queue))
     }
 
     /// What to tell it through.
-    pub fn trail(&self) -> &Arc<Trail> {
+    pub fn audit_queue(&self) -> &Arc<AuditQueue> {
         &self.0
     }
 }
@@ -207,18 +207,18 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("log");
         let file = LogFile::open(&path, &[]).expect("opened");
-        let trail = Arc::new(Trail::new(&path, VolumeId([1; 16])));
+        let audit_queue = Arc::new(AuditQueue::new(&path, VolumeId([1; 16])));
         for _ in 0..MOST_QUEUED + 3 {
-            trail.note(By::Daemon, Operation::Mount);
+            audit_queue.note(By::Daemon, Operation::Mount);
         }
-        assert_eq!(trail.lost(), 3);
-        writer::start(trail.clone(), file).expect("a thread");
-        drop(Log(trail.clone()));
+        assert_eq!(audit_queue.lost(), 3);
+        writer::start(audit_queue.clone(), file).expect("a thread");
+        drop(Log(audit_queue.clone()));
         let lines = lines(&path);
         assert_eq!(lines.len(), MOST_QUEUED + 1);
         assert_eq!((&lines[0]["operation"], &lines[0]["count"]), (&"lost".into(), &3.into()));
-        trail.note(By::Daemon, Operation::Mount);
-        assert_eq!(trail.lost(), 4, "the log has ended");
+        audit_queue.note(By::Daemon, Operation::Mount);
+        assert_eq!(audit_queue.lost(), 4, "the log has ended");
     }
 
     #[test]
@@ -229,9 +229,9 @@ mod tests {
         let file = FileId([7; 16]);
         let (branched, branch) = (FileId([9; 16]), BranchId([3; 16]));
         let master = KeyArn("arn:x:key/1".to_owned());
-        log.trail().origins.file_under(file, &master);
-        log.trail().origins.file_by(branched, branch);
-        log.trail().origins.branch_under(branch, &master);
+        log.audit_queue().origins.file_under(file, &master);
+        log.audit_queue().origins.file_by(branched, branch);
+        log.audit_queue().origins.branch_under(branch, &master);
         let by = By::Program { uid: 1, pid: 2 };
         for (file, path) in [
             (file, b"/caf\xc3\xa9".to_vec()),
@@ -239,7 +239,7 @@ mod tests {
             (branched, b"/b".to_vec()),
         ] {
             let subject = Subject { file: Some(file), path: Some(path) };
-            log.trail().used(by, Operation::Open, subject, Ok(()));
+            log.audit_queue().used(by, Operation::Open, subject, Ok(()));
         }
         drop(log);
         let lines = lines(&path);

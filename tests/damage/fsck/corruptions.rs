@@ -14,13 +14,16 @@ use crate::Raw;
 const PAGE: usize = 4096;
 
 /// Something done to a store.
-pub type Deed = Box<dyn Fn(&Furnished, &Sim)>;
+pub type Corruption = Box<dyn Fn(&Furnished, &Sim)>;
 
-fn deed(what: &'static str, act: impl Fn(&Furnished, &Sim) + 'static) -> (&'static str, Deed) {
+fn corruption(
+    what: &'static str,
+    act: impl Fn(&Furnished, &Sim) + 'static,
+) -> (&'static str, Corruption) {
     (what, Box::new(act))
 }
 
-pub fn on(path: &'static str, act: impl Fn(&Raw) + 'static) -> Deed {
+pub fn on(path: &'static str, act: impl Fn(&Raw) + 'static) -> Corruption {
     Box::new(move |f, sim| act(&f.raw(sim, path)))
 }
 
@@ -35,7 +38,7 @@ fn change_lines(f: &Furnished, sim: &Sim, path: &str, change: impl FnOnce(&mut V
     raw.set(&Page::of(&lines).encode());
 }
 
-fn records() -> Vec<(&'static str, Deed)> {
+fn records() -> Vec<(&'static str, Corruption)> {
     vec![
         ("damage header /d/f", on("d/f", flip(1))),
         ("damage header /d/f", on("d/f", flip(4))),
@@ -73,7 +76,7 @@ fn records() -> Vec<(&'static str, Deed)> {
     ]
 }
 
-fn links() -> Vec<(&'static str, Deed)> {
+fn links() -> Vec<(&'static str, Corruption)> {
     vec![
         (
             "damage link-target /l",
@@ -82,18 +85,18 @@ fn links() -> Vec<(&'static str, Deed)> {
                 raw.dir.symlink(&raw.name, OsStr::new("/etc/passwd")).expect("made");
             }),
         ),
-        deed("damage link-body-missing /ll", |f, sim| {
+        corruption("damage link-body-missing /ll", |f, sim| {
             let raw = f.raw(sim, "ll");
             let text = raw.dir.readlink(&raw.name).expect("a link").into_string().expect("hex");
             let body = Raw::in_meta(&sim.root(), &["links", &text[1..3], &text[1..]]);
             body.dir.unlink(&body.name).expect("there");
         }),
-        deed("damage link-target /ll", |f, sim| {
+        corruption("damage link-target /ll", |f, sim| {
             let raw = f.raw(sim, "ll");
             let text = raw.dir.readlink(&raw.name).expect("a link").into_string().expect("hex");
             flip(40)(&Raw::in_meta(&sim.root(), &["links", &text[1..3], &text[1..]]));
         }),
-        deed("damage id-twice", |f, sim| {
+        corruption("damage id-twice", |f, sim| {
             let bytes = f.raw(sim, "d/f").bytes();
             let empty = f.raw(sim, "empty");
             empty.set(&bytes);
@@ -101,33 +104,33 @@ fn links() -> Vec<(&'static str, Deed)> {
     ]
 }
 
-fn lines() -> Vec<(&'static str, Deed)> {
+fn lines() -> Vec<(&'static str, Corruption)> {
     vec![
-        deed("damage key /d/f", |f, sim| {
+        corruption("damage key /d/f", |f, sim| {
             change_lines(f, sim, "d/f", |lines, slot| lines.retain(|l| l.slot != slot));
         }),
-        deed("damage key /d/f", |f, sim| {
+        corruption("damage key /d/f", |f, sim| {
             change_lines(f, sim, "d/f", |lines, slot| {
                 let line = lines.iter_mut().find(|l| l.slot == slot).expect("there");
                 line.kind = WrapKind::Master(KeyArn("arn:elsewhere:key/1".to_owned()));
             });
         }),
-        deed("damage key /d/f", |f, sim| {
+        corruption("damage key /d/f", |f, sim| {
             change_lines(f, sim, "d/f", |lines, slot| {
                 lines.iter_mut().find(|l| l.slot == slot).expect("there").check[0] ^= 1;
             });
         }),
-        deed("damage lines-same-slot .kmsfs/keys/", |f, sim| {
+        corruption("damage lines-same-slot .kmsfs/keys/", |f, sim| {
             change_lines(f, sim, "d/f", |lines, slot| {
                 let twice = lines.iter().find(|l| l.slot == slot).expect("there").clone();
                 lines.push(twice);
             });
         }),
-        deed("damage lines-damaged .kmsfs/keys/", |f, sim| {
+        corruption("damage lines-damaged .kmsfs/keys/", |f, sim| {
             let page = f.page(sim, "d/f");
             page.set(&[&page.bytes()[..], b"not a line\n"].concat());
         }),
-        deed("leftover lines-unused .kmsfs/keys/", |f, sim| {
+        corruption("leftover lines-unused .kmsfs/keys/", |f, sim| {
             let master = KeyArn("arn:of:nobody".to_owned());
             let kind = WrapKind::Master(master);
             let line = Line { slot: 9, kind, key: Wrapped(vec![1; 60]), check: [1; 32] };
@@ -135,7 +138,7 @@ fn lines() -> Vec<(&'static str, Deed)> {
             store.add_page(PageId([3; 14]), &Page::of(&[line])).expect("added");
             let _ = f;
         }),
-        deed("leftover page-empty .kmsfs/keys/", |_, sim| {
+        corruption("leftover page-empty .kmsfs/keys/", |_, sim| {
             let page = PageId([3; 14]).to_string();
             let raw = Raw::in_meta(&sim.root(), &["keys", &page[..2], &page]);
             raw.dir.open(&raw.name, Open::Create(0o600)).expect("made");
@@ -143,26 +146,26 @@ fn lines() -> Vec<(&'static str, Deed)> {
     ]
 }
 
-fn meta() -> Vec<(&'static str, Deed)> {
+fn meta() -> Vec<(&'static str, Corruption)> {
     vec![
-        deed("leftover temporary-file .kmsfs/keys/07/x.tmp-1", |_, sim| {
+        corruption("leftover temporary-file .kmsfs/keys/07/x.tmp-1", |_, sim| {
             let raw = Raw::in_meta(&sim.root(), &["keys", "07", "x.tmp-1"]);
             raw.dir.open(&raw.name, Open::Create(0o600)).expect("made");
         }),
-        deed("leftover unknown-entry .kmsfs/branch/note", |_, sim| {
+        corruption("leftover unknown-entry .kmsfs/branch/note", |_, sim| {
             let raw = Raw::in_meta(&sim.root(), &["branch", "note"]);
             raw.dir.open(&raw.name, Open::Create(0o600)).expect("made");
         }),
-        deed("leftover branch-unused .kmsfs/branch/", |_, sim| {
+        corruption("leftover branch-unused .kmsfs/branch/", |_, sim| {
             let file = BranchFile { master: KeyArn("a".to_owned()), key: Wrapped(vec![1]) };
             let store = Store::open(sim.root()).expect("opened");
             store.write_branch(BranchId([9; 16]), &file).expect("written");
         }),
-        deed("leftover link-body-unused .kmsfs/links/", |_, sim| {
+        corruption("leftover link-body-unused .kmsfs/links/", |_, sim| {
             let store = Store::open(sim.root()).expect("opened");
             store.add_link_body(LinkId([9; 16]), b"body").expect("written");
         }),
-        deed("damage folder-missing .kmsfs/links/", |_, sim| {
+        corruption("damage folder-missing .kmsfs/links/", |_, sim| {
             let links = Raw::in_meta(&sim.root(), &["links", "x"]).dir;
             let is_empty = |name: &OsString| {
                 disk::names(&*links.open_dir(name).expect("there")).expect("listed").is_empty()
@@ -173,7 +176,7 @@ fn meta() -> Vec<(&'static str, Deed)> {
     ]
 }
 
-fn trees() -> Vec<(&'static str, Deed)> {
+fn trees() -> Vec<(&'static str, Corruption)> {
     vec![
         (
             "damage name ",
@@ -211,7 +214,7 @@ fn trees() -> Vec<(&'static str, Deed)> {
                 dir.unlink(OsStr::new(".kmsfs.dir")).expect("there");
             }),
         ),
-        deed("damage id-twice /d/e", |f, sim| {
+        corruption("damage id-twice /d/e", |f, sim| {
             let open = |path| {
                 let raw = f.raw(sim, path);
                 raw.dir.open_dir(&raw.name).expect("a folder")
@@ -223,15 +226,15 @@ fn trees() -> Vec<(&'static str, Deed)> {
     ]
 }
 
-fn long_names() -> Vec<(&'static str, Deed)> {
+fn long_names() -> Vec<(&'static str, Corruption)> {
     vec![
-        deed("damage name-record-missing ", |f, sim| {
+        corruption("damage name-record-missing ", |f, sim| {
             let raw = f.raw(sim, &format!("d/{LONG}"));
             let mut record = raw.name.clone();
             record.push(".name");
             raw.dir.unlink(&record).expect("there");
         }),
-        deed("leftover name-record-unused ", |f, sim| {
+        corruption("leftover name-record-unused ", |f, sim| {
             let raw = f.raw(sim, &format!("d/{LONG}"));
             let mut record = raw.name.clone();
             record.push(".name");
@@ -242,7 +245,7 @@ fn long_names() -> Vec<(&'static str, Deed)> {
     ]
 }
 
-fn copies() -> Vec<(&'static str, Deed)> {
+fn copies() -> Vec<(&'static str, Corruption)> {
     fn copy(sim: &Sim, name: &str) -> Raw {
         Raw::in_meta(&sim.root(), &[name])
     }
@@ -257,29 +260,29 @@ fn copies() -> Vec<(&'static str, Deed)> {
         raw.put(at, new);
     }
     vec![
-        deed("damage volume-missing .kmsfs/volume.json", |_, sim| gone(sim, "volume.json")),
-        deed("leftover volume-copy-missing .kmsfs/volume.json.bak", |_, sim| {
+        corruption("damage volume-missing .kmsfs/volume.json", |_, sim| gone(sim, "volume.json")),
+        corruption("leftover volume-copy-missing .kmsfs/volume.json.bak", |_, sim| {
             gone(sim, "volume.json.bak");
         }),
-        deed("damage volume-damaged .kmsfs/volume.json", |_, sim| {
+        corruption("damage volume-damaged .kmsfs/volume.json", |_, sim| {
             copy(sim, "volume.json").put(0, b"x");
         }),
-        deed("damage volume-damaged .kmsfs/volume.json.bak", |_, sim| {
+        corruption("damage volume-damaged .kmsfs/volume.json.bak", |_, sim| {
             copy(sim, "volume.json.bak").put(0, b"x");
         }),
-        deed("damage volume-wrong .kmsfs/volume.json", |_, sim| {
+        corruption("damage volume-wrong .kmsfs/volume.json", |_, sim| {
             member(&copy(sim, "volume.json"), "mac", 5);
         }),
-        deed("damage volume-wrong .kmsfs/volume.json", |_, sim| {
+        corruption("damage volume-wrong .kmsfs/volume.json", |_, sim| {
             member(&copy(sim, "volume.json"), "key", 70);
         }),
-        deed("damage volume-wrong .kmsfs/volume.json", |_, sim| {
+        corruption("damage volume-wrong .kmsfs/volume.json", |_, sim| {
             member(&copy(sim, "volume.json"), "canary", 70);
         }),
-        deed("damage volume-wrong .kmsfs/volume.json.bak", |_, sim| {
+        corruption("damage volume-wrong .kmsfs/volume.json.bak", |_, sim| {
             member(&copy(sim, "volume.json.bak"), "key", 70);
         }),
-        deed("leftover volume-copy-old .kmsfs/volume.json.bak", |_, sim| {
+        corruption("leftover volume-copy-old .kmsfs/volume.json.bak", |_, sim| {
             let store = Store::open(sim.root()).expect("opened");
             let mut old = store.read_volume().expect("whole");
             old.wrap.asked = KeyRef("alias/before".to_owned());
@@ -289,6 +292,6 @@ fn copies() -> Vec<(&'static str, Deed)> {
 }
 
 /// All of them.
-pub fn all() -> impl Iterator<Item = (&'static str, Deed)> {
+pub fn all() -> impl Iterator<Item = (&'static str, Corruption)> {
     [records(), links(), lines(), meta(), trees(), long_names(), copies()].into_iter().flatten()
 }
