@@ -114,7 +114,7 @@ struct Known {
 
 const SHARDS: usize = 32;
 
-/// The table. See the module's description.
+/// The inodes that the kernel knows, by number, each with its count of look-ups.
 #[derive(Debug)]
 pub struct Table {
     shards: Vec<Mutex<HashMap<u64, Known>>>,

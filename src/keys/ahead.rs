@@ -24,7 +24,7 @@ impl Seen {
     }
 }
 
-/// See the module's description.
+/// The sidecar pages that keys were fetched from lately, and what fetching ahead was worth there.
 #[derive(Default)]
 pub(super) struct Ahead(VecDeque<Seen>);
 

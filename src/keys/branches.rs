@@ -66,7 +66,7 @@ enum Look {
     Ask,
 }
 
-/// See the module's description. Branch keys wipe themselves when the last user lets go.
+/// A cache of branch keys, and the one that wraps new data keys. Branch keys wipe themselves when the last user lets go.
 pub(super) struct Branches {
     state: Mutex<State>,
     answered: Condvar,

@@ -26,7 +26,8 @@ struct Held {
 /// Between two tries to fetch a held file's key afresh.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// See the module's description. Ciphers wipe themselves when the last user lets go.
+/// Content ciphers: those of files open for writing, and the least recently used of the others
+/// up to a limit. Ciphers wipe themselves when the last user lets go.
 pub(super) struct Cache {
     idle: LruCache<FileId, Entry>,
     held: HashMap<FileId, Held>,

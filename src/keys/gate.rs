@@ -48,7 +48,7 @@ pub enum Shut {
     Stale,
 }
 
-/// The gate. See the module's description.
+/// Lets requests in while the mount is open, counts those inside, and waits for them to leave.
 #[derive(Debug)]
 pub struct Gate {
     phase: AtomicU8,

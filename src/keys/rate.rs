@@ -11,7 +11,7 @@ use crate::clock::Moment;
 /// Calls that may come at once after a quiet time, in time at the full rate.
 const BURST: Duration = Duration::from_millis(100);
 
-/// See the module's description.
+/// A budget of calls a second, which callers take their turns from.
 #[derive(Debug)]
 pub struct Rate {
     apart: Duration,

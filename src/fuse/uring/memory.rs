@@ -21,7 +21,7 @@ struct Iovec {
     len: u64,
 }
 
-/// See the module's description.
+/// Headers and a payload for each entry of a lane, in memory that the kernel writes and reads.
 ///
 /// An entry belongs to the kernel, or to the one [`Slot`](super::slot::Slot) that holds its
 /// request: from the completion that announces the request until the command that commits the

@@ -44,7 +44,7 @@ impl Known {
     }
 }
 
-/// See the module's description. The oldest are forgotten where they are very many.
+/// The master key, or the branch key, that the key of each file came from. The oldest are forgotten where they are very many.
 pub(super) struct Origins(Mutex<Known>);
 
 impl Default for Origins {

@@ -57,7 +57,7 @@ struct State {
     failed: Option<(Instant, String)>,
 }
 
-/// See the module's description.
+/// Credentials that are loaded in a task of their own, and kept while they are good.
 #[derive(Clone)]
 pub(super) struct CredentialCache {
     place: Arc<Place>,

@@ -24,7 +24,7 @@ use crate::store::{Census, Counts, Provider, Store, StoreError, VolumeFile, Wrap
 pub use method::Method;
 use method::Target;
 
-/// In which order it goes. See the module's description.
+/// Whether `volume.json` or the lines go first, which depends on whether a daemon can follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// `volume.json`, then the lines; mounted or not.
