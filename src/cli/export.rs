@@ -10,7 +10,7 @@ use crate::console::failure::{Exit, Failure};
 use crate::console::options::KmsArgs;
 use crate::console::printing::tell;
 use crate::fs::Access;
-use crate::upkeep::{self, ExportError, Offline};
+use crate::upkeep::{self, ExportError, LeftBehind, Offline, Privileged};
 
 /// Arguments of `cat`.
 #[derive(Args)]
@@ -30,6 +30,10 @@ pub struct Export {
     store: PathBuf,
     /// Where to copy the tree: absent, or an empty folder
     dest: PathBuf,
+    /// Keep set-user-ID and set-group-ID bits, and make device files: for a store that nobody
+    /// else could write
+    #[arg(long)]
+    keep_privileged: bool,
     #[command(flatten)]
     kms: KmsArgs,
 }
@@ -67,8 +71,16 @@ pub fn export(args: &Export) -> Result<(), Failure> {
         lost += 1;
         tell!("kmsfs: {e}");
     };
-    upkeep::export(&volume, &args.dest, &mut tell)
+    let privileged = if args.keep_privileged { Privileged::Kept } else { Privileged::LeftBehind };
+    let left = upkeep::export(&volume, &args.dest, privileged, &mut tell)
         .map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
+    if left != LeftBehind::default() {
+        tell!(
+            "left behind: set-id bits of {} files, and {} device files (--keep-privileged keeps them)",
+            left.set_id,
+            left.devices
+        );
+    }
     if lost > 0 {
         return Err(Failure::new(Exit::Failed, format!("{lost} entries could not be read")));
     }

@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::Offline;
 use crate::disk::FileKind;
 use crate::fs::{Attr, Detail, Errno, Fs, OpenFor, ROOT, Reached, Visit};
 use crate::secret::wipe;
+
+const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
 
 /// Reads go in pieces of this size.
 const PIECE: usize = 1 << 20;
@@ -87,26 +89,52 @@ fn pieces(
     }
 }
 
+/// What becomes of set-user-ID and set-group-ID bits and of device files. Whoever can write the
+/// store chooses them, so they are not to be believed unasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privileged {
+    /// The bits are cleared, and device files are left out.
+    LeftBehind,
+    /// They are made as the store has them.
+    Kept,
+}
+
+/// What an export did not copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftBehind {
+    /// Files and folders whose set-id bits were cleared.
+    pub set_id: u64,
+    /// Device files.
+    pub devices: u64,
+}
+
 /// Copies the whole tree to `dest`, which is absent or empty: files, folders, links (hard ones
-/// too) and special files, with modes, times and, for root, owners. Extended attributes stay
-/// behind. A file that cannot be read is reported through `failed`, and the rest goes on.
+/// too), pipes and sockets, with modes, times and, for root, owners. Extended attributes stay
+/// behind, file capabilities among them. Nobody but the caller can enter `dest` before all of it
+/// is there. A file that cannot be read is reported through `failed`, and the rest goes on.
 ///
 /// # Errors
 /// Of the destination, and of the volume's folders.
 pub fn export(
     volume: &Offline,
     dest: &Path,
+    privileged: Privileged,
     failed: &mut dyn FnMut(&ExportError),
-) -> Result<(), ExportError> {
+) -> Result<LeftBehind, ExportError> {
     fs::create_dir_all(dest).map_err(of_dest(dest))?;
-    let mut job = Job { volume, links: HashMap::new(), failed };
+    fs::set_permissions(dest, fs::Permissions::from_mode(0o700)).map_err(of_dest(dest))?;
+    let left = LeftBehind::default();
+    let mut job = Job { volume, privileged, left, links: HashMap::new(), failed };
     job.folder(ROOT, Path::new("/"), dest)?;
     let root = volume.run(|fs| fs.getattr(ROOT)).map_err(of_store(Path::new("/")))?;
-    job.attributes(&root, dest)
+    job.attributes(&root, dest)?;
+    Ok(job.left)
 }
 
 struct Job<'a> {
     volume: &'a Offline,
+    privileged: Privileged,
+    left: LeftBehind,
     links: HashMap<u64, PathBuf>,
     failed: &'a mut dyn FnMut(&ExportError),
 }
@@ -158,31 +186,40 @@ impl Job<'_> {
         }
         match stat.kind() {
             FileKind::Dir => {
-                fs::create_dir(to).map_err(of_dest(to))?;
+                DirBuilder::new().mode(0o700).create(to).map_err(of_dest(to))?;
                 self.folder(stat.ino, from, to)?;
             }
             FileKind::File => {
-                let mut file = File::create_new(to).map_err(of_dest(to))?;
+                let private = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
+                let mut file = private.map_err(of_dest(to))?;
                 copy(self.volume, stat.ino, from, &mut file, to)?;
             }
             FileKind::Symlink => {
                 let target = self.volume.run(|fs| fs.readlink(stat.ino)).map_err(of_store(from))?;
                 symlink(target, to).map_err(of_dest(to))?;
             }
+            FileKind::Char | FileKind::Block if self.privileged == Privileged::LeftBehind => {
+                self.left.devices += 1;
+                return Ok(());
+            }
             _ => special(stat.mode, stat.rdev, to).map_err(of_dest(to))?,
         }
         self.attributes(attr, to)
     }
 
-    fn attributes(&self, attr: &Attr, to: &Path) -> Result<(), ExportError> {
+    fn attributes(&mut self, attr: &Attr, to: &Path) -> Result<(), ExportError> {
         let stat = &attr.0;
         let link = stat.kind() == FileKind::Symlink;
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::lchown(to, Some(stat.uid), Some(stat.gid)).map_err(of_dest(to))?;
         }
         if !link {
-            let mode = fs::Permissions::from_mode(stat.mode & 0o7777);
-            fs::set_permissions(to, mode).map_err(of_dest(to))?;
+            let mut mode = stat.mode & 0o7777;
+            if self.privileged == Privileged::LeftBehind && mode & SET_ID != 0 {
+                self.left.set_id += 1;
+                mode &= !SET_ID;
+            }
+            fs::set_permissions(to, fs::Permissions::from_mode(mode)).map_err(of_dest(to))?;
         }
         let time = |t: crate::disk::Time| rustix::fs::Timespec {
             tv_sec: t.secs,
@@ -202,6 +239,6 @@ impl Job<'_> {
 
 fn special(mode: u32, rdev: u64, to: &Path) -> io::Result<()> {
     let kind = rustix::fs::FileType::from_raw_mode(mode);
-    let mode = rustix::fs::Mode::from_raw_mode(mode & 0o7777);
-    Ok(rustix::fs::mknodat(rustix::fs::CWD, to.as_os_str() as &OsStr, kind, mode, rdev)?)
+    let private = rustix::fs::Mode::from_raw_mode(0o600);
+    Ok(rustix::fs::mknodat(rustix::fs::CWD, to.as_os_str() as &OsStr, kind, private, rdev)?)
 }

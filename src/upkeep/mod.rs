@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use counting::Counting;
-pub use export::{ExportError, cat, export};
+pub use export::{ExportError, LeftBehind, Privileged, cat, export};
 pub use fsck::{
     BadHeader, Checked, Finding, Fsck, FsckError, Kind, NoKey, Place, Problem, Repaired, Seen, Text,
 };

@@ -145,6 +145,40 @@ fn cat_and_export_need_no_mount() {
     fails(kmsfs().arg("export").arg(store.path()).arg(&dest), 1);
 }
 
+/// Whoever can write the store chooses modes and device numbers: an export as root must not make
+/// a set-user-ID program or a device of them unasked, nor show a file before it has its mode.
+#[test]
+fn an_export_leaves_privileges_behind_unless_it_is_told_to_keep_them() {
+    if skipped("fuse") {
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let store = Store::new(&[]);
+    let mount = store.mount(&[]);
+    fs::write(mount.at("program"), b"x").expect("written");
+    fs::set_permissions(mount.at("program"), fs::Permissions::from_mode(0o6755)).expect("set");
+    let (kind, mode) =
+        (rustix::fs::FileType::CharacterDevice, rustix::fs::Mode::from_raw_mode(0o666));
+    let number = rustix::fs::makedev(1, 3);
+    rustix::fs::mknodat(rustix::fs::CWD, mount.at("null"), kind, mode, number).expect("made");
+    mount.unmount();
+    let folder = tempfile::tempdir().expect("a folder");
+    let export = |name: &str, args: &[&str]| {
+        let dest = folder.path().join(name);
+        let output = kmsfs().arg("export").arg(store.path()).arg(&dest).args(args).output();
+        let output = output.expect("started");
+        assert!(output.status.success(), "{output:?}");
+        let mode = fs::metadata(dest.join("program")).expect("there").permissions().mode();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (mode & 0o7777, dest.join("null").exists(), said)
+    };
+    let (mode, has_device, said) = export("plain", &[]);
+    assert_eq!((mode, has_device), (0o755, false));
+    assert!(said.contains("set-id bits of 1 files, and 1 device files"), "{said}");
+    let (mode, has_device, _) = export("kept", &["--keep-privileged"]);
+    assert_eq!((mode, has_device), (0o6755, true));
+}
+
 #[test]
 fn a_shredded_file_is_lost_for_good() {
     if skipped("fuse") {
