@@ -123,11 +123,17 @@ impl Fs {
                 return Err(e);
             }
             content.id = Some(cipher.file());
+            content.headerless = true;
             if content.writers > 0 {
                 self.keyring.hold(cipher.file());
             }
         }
-        act(&mut content, &records)
+        let done = act(&mut content, &records);
+        if content.headerless {
+            // Where the size cannot be told the key is kept: `fsck` finds what is of no file.
+            content.headerless = records.size().is_ok_and(|size| size == 0);
+        }
+        done
     }
 
     /// Sets the size.
@@ -145,7 +151,9 @@ impl Fs {
         }
         let records =
             Records { file: &*file, cipher: cipher.as_deref(), writeback: self.writeback };
-        records.set_size(&mut content.tail, size)
+        records.set_size(&mut content.tail, size)?;
+        content.headerless = size == 0 && content.id.is_some();
+        Ok(())
     }
 
     /// fallocate(2) without a mode, or with KEEP_SIZE, of the bytes from `at` to `end`. `at`

@@ -171,8 +171,8 @@ impl Fs {
         done
     }
 
-    /// Takes lookups back. An inode that the kernel has forgotten and that has no name any more
-    /// gives its data key's line up.
+    /// Takes lookups back. An inode that the kernel has forgotten gives its data key's line up
+    /// where it has no name any more, or is empty: then nothing on the disk refers to the key.
     pub fn forget(&self, ino: u64, lookups: u64) {
         if let Some(node) = self.table.forget(ino, lookups) {
             self.forgotten(&node);
@@ -188,8 +188,10 @@ impl Fs {
             return;
         }
         let content = node.content.read();
+        if let Some(id) = content.id.filter(|_| content.headerless) {
+            self.keyring.bury(id);
         // Names that the kernel never looked up count too: only the inode knows of them.
-        if node.place().is_none()
+        } else if node.place().is_none()
             && let Some(file) = &content.file
             && file.stat().is_ok_and(|s| s.nlink == 0)
         {

@@ -27,6 +27,9 @@ pub struct Content {
     pub writable: bool,
     /// The file id, once read from the header or assigned.
     pub id: Option<FileId>,
+    /// Whether the id is in memory alone: an empty file has no header. Who forgets the inode
+    /// forgets the key.
+    pub headerless: bool,
     /// What is known of the last record's padding.
     pub tail: Tail,
     /// While it has no key: so many of its records were looked at, and are holes.

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 
 use kmsfs::disk::sim::Sim;
-use kmsfs::fs::{OpenFor, ROOT};
+use kmsfs::fs::{Change, OpenFor, ROOT, Reach};
 use kmsfs::store::Store;
 
 use crate::simulated::{Volume, WHO};
@@ -60,4 +60,43 @@ fn cold_files_give_their_lines_up_when_they_are_forgotten() {
     assert_eq!(volume.read("other").as_deref(), Ok(&b"something"[..]));
     volume.fs().keyring().sweep().expect("swept");
     assert_eq!(lines(&volume.sim), before - (MANY - 1));
+}
+
+/// An empty file has no header, so its key was known in memory alone: of a file that was cut to
+/// nothing, and of an empty one that was punched. When the kernel forgot the inode the line stayed
+/// in the sidecar for good, and the next write made another.
+#[test]
+fn empty_files_give_their_lines_up_when_they_are_forgotten() {
+    let volume = Volume::new();
+    let cut = Change { size: Some(0), ..Change::default() };
+    for name in ["cut", "punched", "rewritten"] {
+        volume.create(name).expect("made");
+    }
+    for name in ["cut", "rewritten"] {
+        volume.write(name, 0, b"something").expect("written");
+    }
+    volume.sim.root().sync_filesystem().expect("synced");
+    volume.sim.moments();
+
+    // One is written again before it is forgotten, with the key that it had.
+    let rewritten = volume.run(|fs| fs.lookup(ROOT, OsStr::new("rewritten"))).expect("there");
+    volume.run(|fs| fs.setattr(rewritten.0.ino, &cut)).expect("cut");
+    volume.write("rewritten", 0, b"again").expect("written");
+    volume.fs().forget(rewritten.0.ino, 1);
+    volume.at("cut", |ino| volume.run(|fs| fs.setattr(ino, &cut))).expect("cut");
+    let punch = |ino| volume.run(|fs| fs.zero(ino, &mut 0, 10, Reach::KeepSize));
+    volume.opened("punched", punch).expect("punched");
+    volume.fs().keyring().sweep().expect("swept");
+
+    let pooled = volume.fs().keyring().counts().1;
+    assert_eq!(lines(&volume.sim), pooled + 1);
+    assert_eq!(volume.read("rewritten").as_deref(), Ok(&b"again"[..]));
+    assert_eq!(volume.read("cut"), Ok(Vec::new()));
+    // No line goes before the disk has the file without its header.
+    for moment in volume.sim.moments().iter().chain([&volume.sim]) {
+        for state in moment.crash().states(100, 1) {
+            let read = Volume::mount(state).expect("a good volume").read("cut");
+            assert!(read.is_ok(), "after a power cut: {read:?}");
+        }
+    }
 }

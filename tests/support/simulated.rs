@@ -27,11 +27,14 @@ static KMS: LazyLock<Arc<LocalKms>> = LazyLock::new(|| {
     Arc::new(kms)
 });
 
-static EMPTY: LazyLock<Sim> = LazyLock::new(|| {
+static EMPTY: LazyLock<Sim> = LazyLock::new(|| made(Names::Encrypted, DataKeys::PerFile));
+static EMPTY_PLAIN: LazyLock<Sim> = LazyLock::new(|| made(Names::Plain, DataKeys::PerFile));
+
+fn made(names: Names, data_keys: DataKeys) -> Sim {
     let sim = Sim::new();
-    init(&sim).expect("made");
+    init_with(&sim, names, data_keys).expect("made");
     sim
-});
+}
 
 pub fn kms() -> Arc<LocalKms> {
     KMS.clone()
@@ -40,6 +43,20 @@ pub fn kms() -> Arc<LocalKms> {
 /// `kmsfs init`.
 pub fn init(sim: &Sim) -> Result<(), OpenError> {
     init_with(sim, Names::Encrypted, DataKeys::PerFile)
+}
+
+/// A disk with an empty volume.
+pub fn empty(names: Names) -> Sim {
+    match names {
+        Names::Encrypted => EMPTY.fork(),
+        Names::Plain => EMPTY_PLAIN.fork(),
+    }
+}
+
+/// The volume of a disk, opened without a mount.
+pub fn open(sim: &Sim) -> Result<Offline, OpenError> {
+    let device = Device { writeback: Writeback::WaitFirst, tearing: None };
+    Offline::over(Store::open(sim.root())?, &device, KMS.clone(), Access::ReadWrite)
 }
 
 fn init_with(sim: &Sim, names: Names, data_keys: DataKeys) -> Result<(), OpenError> {
@@ -77,7 +94,7 @@ pub struct Volume {
 impl Volume {
     /// An empty volume.
     pub fn new() -> Self {
-        Self::mount(EMPTY.fork()).expect("an empty volume")
+        Self::mount(empty(Names::Encrypted)).expect("an empty volume")
     }
 
     /// An empty volume whose data keys are wrapped by branch keys.
@@ -87,15 +104,11 @@ impl Volume {
 
     /// An empty volume with these settings.
     pub fn with(names: Names, data_keys: DataKeys) -> Self {
-        let sim = Sim::new();
-        init_with(&sim, names, data_keys).expect("made");
-        Self::mount(sim).expect("an empty volume")
+        Self::mount(made(names, data_keys)).expect("an empty volume")
     }
 
     pub fn mount(sim: Sim) -> Result<Self, OpenError> {
-        let device = Device { writeback: Writeback::WaitFirst, tearing: None };
-        let store = Store::open(sim.root())?;
-        let offline = Offline::over(store, &device, KMS.clone(), Access::ReadWrite)?;
+        let offline = open(&sim)?;
         Ok(Self { sim, offline })
     }
 

@@ -32,7 +32,7 @@ impl CrashSpace {
             })
             .collect();
         let mut world = world.clone();
-        world.forget_moments();
+        world.begin_copy();
         let kept = kept_sets(&world.pending);
         Self { world, files, kept }
     }

@@ -41,13 +41,8 @@ impl SimDir {
         })
     }
 
-    fn make(&self, name: &OsStr, body: Body, mode: u32, rdev: u64) -> io::Result<u64> {
-        self.with(|w| {
-            w.expect_free(self.ino, name)?;
-            let ino = w.add(body, mode, rdev);
-            w.change(&[(self.ino, name, Some(ino))]);
-            Ok(ino)
-        })
+    fn make(&self, name: &OsStr, body: Body, mode: u32, rdev: u64) -> io::Result<()> {
+        self.with(|w| w.make((self.ino, name), body, mode, rdev).map(drop))
     }
 
     /// The inode of another directory of this same filesystem.
@@ -87,27 +82,43 @@ fn expect_replaceable(world: &mut World, source: u64, target: u64) -> io::Result
     }
 }
 
+impl Drop for SimDir {
+    fn drop(&mut self) {
+        self.world.lock().release(self.ino);
+    }
+}
+
+/// The inode that an open of `name` in `dir` leads to.
+fn opened(w: &mut World, dir: u64, name: &OsStr, how: Open) -> io::Result<u64> {
+    if let Open::Create(mode) = how {
+        let body = Body::File(Content::default());
+        return w.make((dir, name), body, libc::S_IFREG | (mode & 0o7777), 0);
+    }
+    let ino = w.find(dir, name)?;
+    match (w.kind(ino), how) {
+        (_, Open::Pin) | (FileKind::File, _) | (FileKind::Dir, Open::Read) => Ok(ino),
+        (FileKind::Symlink, _) => Err(error(libc::ELOOP)),
+        (FileKind::Dir, _) => Err(error(libc::EISDIR)),
+        _ => Err(error(libc::ENXIO)),
+    }
+}
+
 impl Directory for SimDir {
     fn open(&self, name: &OsStr, how: Open) -> io::Result<File> {
-        let ino = match how {
-            Open::Create(mode) => {
-                let body = Body::File(Content::default());
-                self.make(name, body, libc::S_IFREG | (mode & 0o7777), 0)?
-            }
-            Open::Read | Open::ReadWrite | Open::Pin => {
-                self.at(name, |w, ino| match (w.kind(ino), how) {
-                    (_, Open::Pin) | (FileKind::File, _) | (FileKind::Dir, Open::Read) => Ok(ino),
-                    (FileKind::Symlink, _) => Err(error(libc::ELOOP)),
-                    (FileKind::Dir, _) => Err(error(libc::EISDIR)),
-                    _ => Err(error(libc::ENXIO)),
-                })?
-            }
-        };
+        let ino = self.with(|w| {
+            let ino = opened(w, self.ino, name, how)?;
+            w.hold(ino);
+            Ok(ino)
+        })?;
         Ok(Arc::new(SimFile::new(self.world.clone(), ino, how)))
     }
 
     fn open_dir(&self, name: &OsStr) -> io::Result<Dir> {
-        let ino = self.at(name, |w, ino| w.folder(ino).map(|_| ino))?;
+        let ino = self.at(name, |w, ino| {
+            w.folder(ino)?;
+            w.hold(ino);
+            Ok(ino)
+        })?;
         Ok(Arc::new(Self::new(self.world.clone(), ino)))
     }
 
@@ -121,7 +132,7 @@ impl Directory for SimDir {
 
     fn mkdir(&self, name: &OsStr, mode: u32) -> io::Result<()> {
         let mode = libc::S_IFDIR | (mode & 0o7777);
-        self.make(name, Body::Dir(Folder::default()), mode, 0).map(|_| ())
+        self.make(name, Body::Dir(Folder::default()), mode, 0)
     }
 
     fn mknod(&self, name: &OsStr, mode: u32, rdev: u64) -> io::Result<()> {
@@ -130,7 +141,7 @@ impl Directory for SimDir {
             _ => Body::Other,
         };
         let kind = FileKind::of_mode(mode).mode_bits();
-        self.make(name, body, kind | (mode & 0o7777), rdev).map(|_| ())
+        self.make(name, body, kind | (mode & 0o7777), rdev)
     }
 
     fn symlink(&self, name: &OsStr, target: &OsStr) -> io::Result<()> {
@@ -139,7 +150,7 @@ impl Directory for SimDir {
             4096.. => Err(error(libc::ENAMETOOLONG)),
             _ => {
                 let body = Body::Symlink(target.to_owned());
-                self.make(name, body, libc::S_IFLNK | 0o777, 0).map(|_| ())
+                self.make(name, body, libc::S_IFLNK | 0o777, 0)
             }
         }
     }
@@ -154,10 +165,10 @@ impl Directory for SimDir {
     fn link(&self, name: &OsStr, to: &dyn Directory, new: &OsStr) -> io::Result<()> {
         let to = self.other(to)?;
         self.at(name, |w, ino| {
+            w.expect_free(to, new)?;
             if w.kind(ino) == FileKind::Dir {
                 return Err(error(libc::EPERM));
             }
-            w.expect_free(to, new)?;
             w.change(&[(to, new, Some(ino))]);
             Ok(())
         })
@@ -190,25 +201,31 @@ impl Directory for SimDir {
     ) -> io::Result<()> {
         let to = self.other(to)?;
         self.at(name, |w, source| {
+            // In the kernel's order: of several errors it is the same that is answered.
+            let target = match (w.find(to, new), how) {
+                (Ok(_), Replace::Never) => return Err(error(libc::EEXIST)),
+                (Err(e), Replace::Exchange) => return Err(e),
+                (Ok(target), _) => Some(target),
+                (Err(_), _) => {
+                    w.expect_free(to, new)?;
+                    None
+                }
+            };
             if contains(w, source, to) {
                 return Err(error(libc::EINVAL));
             }
-            let target = w.find(to, new);
-            match how {
-                Replace::Exchange => {
-                    let target = target?;
-                    if contains(w, target, self.ino) {
-                        return Err(error(libc::EINVAL));
-                    }
+            if target.is_some_and(|target| contains(w, target, self.ino)) {
+                let over = how == Replace::Over;
+                return Err(error(if over { libc::ENOTEMPTY } else { libc::EINVAL }));
+            }
+            match target {
+                Some(target) if target == source => return Ok(()),
+                Some(target) if how == Replace::Exchange => {
                     w.change(&[(self.ino, name, Some(target)), (to, new, Some(source))]);
                     return Ok(());
                 }
-                Replace::Never => w.expect_free(to, new)?,
-                Replace::Over => match target {
-                    Ok(target) if target == source => return Ok(()),
-                    Ok(target) => expect_replaceable(w, source, target)?,
-                    Err(_) => w.expect_free(to, new)?,
-                },
+                Some(target) => expect_replaceable(w, source, target)?,
+                None => {}
             }
             w.change(&[(self.ino, name, None), (to, new, Some(source))]);
             Ok(())

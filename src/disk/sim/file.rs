@@ -30,6 +30,14 @@ impl SimFile {
         act(&mut world)
     }
 
+    /// As [`Self::with`], for what a descriptor that only holds the inode (O_PATH) refuses.
+    fn opened<T>(&self, act: impl FnOnce(&mut World) -> io::Result<T>) -> io::Result<T> {
+        if self.how == Open::Pin {
+            return Err(error(libc::EBADF));
+        }
+        self.with(act)
+    }
+
     /// As [`Self::with`], for what needs a descriptor that may write.
     fn writing<T>(&self, act: impl FnOnce(&mut World) -> io::Result<T>) -> io::Result<T> {
         if matches!(self.how, Open::Read | Open::Pin) {
@@ -46,23 +54,22 @@ impl SimFile {
 
 impl Drop for SimFile {
     fn drop(&mut self) {
+        let mut world = self.world.lock();
         if self.holds_lock.load(Ordering::Relaxed) {
-            self.world.lock().inode(self.ino).locked = false;
+            world.inode(self.ino).locked = false;
         }
+        world.release(self.ino);
     }
 }
 
 impl OpenFile for SimFile {
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
-        if self.how == Open::Pin {
-            return Err(error(libc::EBADF));
-        }
-        self.with(|w| Ok(w.content(self.ino)?.read(buf, at)))
+        self.opened(|w| Ok(w.content(self.ino)?.read(buf, at)))
     }
 
     /// A disk on which nothing is ever at hand.
     fn read_at_hand(&self, _buf: &mut [u8], _at: u64) -> io::Result<Option<usize>> {
-        Ok(None)
+        if self.how == Open::Pin { Err(error(libc::EBADF)) } else { Ok(None) }
     }
 
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
@@ -100,7 +107,7 @@ impl OpenFile for SimFile {
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.with(|w| {
+        self.opened(|w| {
             w.before_sync();
             if let Body::File(content) = &mut w.inode(self.ino).body {
                 content.sync();
@@ -110,11 +117,11 @@ impl OpenFile for SimFile {
     }
 
     fn start_writeback(&self, _at: u64, _len: u64) -> io::Result<()> {
-        self.with(|_| Ok(()))
+        self.opened(|_| Ok(()))
     }
 
     fn wait_writeback(&self, _at: u64, _len: u64) -> io::Result<()> {
-        self.with(|_| Ok(()))
+        self.opened(|_| Ok(()))
     }
 
     fn range(&self, how: Range, at: u64, len: u64) -> io::Result<()> {
@@ -132,11 +139,11 @@ impl OpenFile for SimFile {
     }
 
     fn seek_data(&self, at: u64) -> io::Result<Option<u64>> {
-        self.with(|w| Ok(w.content(self.ino)?.seek_data(at)))
+        self.opened(|w| Ok(w.content(self.ino)?.seek_data(at)))
     }
 
     fn seek_hole(&self, at: u64) -> io::Result<u64> {
-        self.with(|w| Ok(w.content(self.ino)?.seek_hole(at)))
+        self.opened(|w| Ok(w.content(self.ino)?.seek_hole(at)))
     }
 
     fn stat(&self) -> io::Result<Stat> {
@@ -152,10 +159,7 @@ impl OpenFile for SimFile {
     }
 
     fn set_mode(&self, mode: u32) -> io::Result<()> {
-        self.with(|w| {
-            w.set_mode(self.ino, mode);
-            Ok(())
-        })
+        self.with(|w| w.set_mode(self.ino, mode))
     }
 
     fn set_owner(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
@@ -191,6 +195,7 @@ impl OpenFile for SimFile {
     fn readlink(&self) -> io::Result<OsString> {
         self.with(|w| match (self.how, &w.inode(self.ino).body) {
             (Open::Pin, Body::Symlink(target)) => Ok(target.clone()),
+            (Open::Pin, _) => Err(error(libc::ENOENT)),
             _ => Err(error(libc::EINVAL)),
         })
     }
@@ -201,7 +206,7 @@ impl OpenFile for SimFile {
         }
         loop {
             let taken =
-                self.with(|w| Ok(std::mem::replace(&mut w.inode(self.ino).locked, true)))?;
+                self.opened(|w| Ok(std::mem::replace(&mut w.inode(self.ino).locked, true)))?;
             if !taken {
                 self.holds_lock.store(true, Ordering::Relaxed);
                 return Ok(());

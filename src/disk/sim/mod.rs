@@ -10,6 +10,7 @@
 //!
 //! Permissions are not enforced.
 
+mod attributes;
 mod crash;
 mod dir;
 mod file;
@@ -45,6 +46,7 @@ impl Sim {
 
     /// Its top directory.
     pub fn root(&self) -> Dir {
+        self.0.lock().hold(world::ROOT);
         Arc::new(SimDir::new(self.0.clone(), world::ROOT))
     }
 
@@ -52,7 +54,7 @@ impl Sim {
     #[must_use]
     pub fn fork(&self) -> Self {
         let mut world = self.0.lock().clone();
-        world.forget_moments();
+        world.begin_copy();
         Self(Arc::new(Mutex::new(world)))
     }
 
@@ -71,6 +73,18 @@ impl Sim {
     /// Makes the `n`th operation from now (the next is 1) fail with this errno, and only that.
     pub fn fail_at(&self, n: u64, errno: i32) {
         self.0.lock().fail_at(n, errno);
+    }
+
+    /// Gives the number of an inode that has neither a name nor a descriptor any more to the next
+    /// one, from now on, as ext4 does. Entry changes are durable at once then: after a power cut an
+    /// inode has to be the one that its entries meant.
+    pub fn reuse_numbers(&self) {
+        self.0.lock().reuse_numbers();
+    }
+
+    /// How many inodes have no name. Where numbers are reused, a descriptor holds each.
+    pub fn orphans(&self) -> usize {
+        self.0.lock().orphans()
     }
 
     /// How many operations there have been.

@@ -165,3 +165,37 @@ fn renames_and_removals_follow_the_rules_of_the_kernel() {
     assert_eq!(errno(root.unlink(name("d"))), Some(libc::EISDIR));
     to("e", &*root, "d", Replace::Over).expect("over an empty one");
 }
+
+#[test]
+fn a_number_is_reused_when_neither_a_name_nor_a_descriptor_has_it() {
+    let sim = Sim::new();
+    let root = sim.root();
+    let make = |n: &str| {
+        let file = root.open(name(n), Open::Create(0o600)).expect("new");
+        file.stat().expect("there").ino
+    };
+    let first = make("first");
+    root.unlink(name("first")).expect("removed");
+    assert_ne!(make("unique"), first);
+
+    sim.reuse_numbers();
+    let held = make("held");
+    root.link(name("held"), &*root, name("link")).expect("linked");
+    let pin = root.open(name("held"), Open::Pin).expect("there");
+    root.unlink(name("held")).expect("removed");
+    assert_ne!(make("other"), held);
+    root.unlink(name("link")).expect("removed");
+    assert_eq!(sim.orphans(), 1);
+    assert_ne!(make("another"), held);
+    assert_eq!(pin.sync_all().map_err(|e| e.raw_os_error()), Err(Some(libc::EBADF)));
+    drop(pin);
+    assert_eq!(sim.orphans(), 0);
+    assert_eq!(make("next"), held);
+
+    // What another takes the name of is gone too, and so is a folder.
+    root.rename(name("other"), &*root, name("next"), Replace::Over).expect("renamed");
+    root.mkdir(name("folder"), 0o700).expect("made");
+    assert_eq!(root.stat(name("folder")).expect("there").ino, held);
+    root.rmdir(name("folder")).expect("removed");
+    assert_eq!(make("last"), held);
+}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::pages::Content;
-use crate::disk::{FileKind, Stat, Time, TimeChange, XattrHow};
+use crate::disk::{FileKind, Stat, Time};
 
 pub(super) const ROOT: u64 = 1;
 const DEVICE: u64 = 0x51;
@@ -64,9 +64,22 @@ impl EntryChange {
     }
 }
 
+/// What becomes of the number of an inode that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Numbers {
+    /// No other inode ever has it. An inode is there for good, so that a power cut can bring it
+    /// back.
+    Unique,
+    /// The next inode has it, as on ext4. Entry changes are durable at once.
+    Reused,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct World {
     pub(super) inodes: BTreeMap<u64, Arc<Inode>>,
+    numbers: Numbers,
+    /// How many descriptors hold each inode.
+    descriptors: BTreeMap<u64, usize>,
     pub(super) pending: Vec<EntryChange>,
     pub(super) space: Option<u64>,
     /// What each operation takes.
@@ -83,6 +96,8 @@ impl World {
     pub(super) fn new() -> Self {
         let mut world = Self {
             inodes: BTreeMap::new(),
+            numbers: Numbers::Unique,
+            descriptors: BTreeMap::new(),
             pending: Vec::new(),
             space: None,
             delay: Duration::ZERO,
@@ -109,7 +124,9 @@ impl World {
         self.moments.replace(Vec::new()).unwrap_or_default()
     }
 
-    pub(super) fn forget_moments(&mut self) {
+    /// What a copy begins as: nobody has it open, and it keeps no moments.
+    pub(super) fn begin_copy(&mut self) {
+        self.descriptors.clear();
         self.moments = None;
     }
 
@@ -147,7 +164,13 @@ impl World {
     }
 
     pub(super) fn add(&mut self, body: Body, mode: u32, rdev: u64) -> u64 {
-        let (ino, now) = (self.number(), self.now());
+        let ino = match self.numbers {
+            Numbers::Unique => self.number(),
+            Numbers::Reused => {
+                (ROOT..).find(|n| !self.inodes.contains_key(n)).expect("there are free numbers")
+            }
+        };
+        let now = self.now();
         let times = [now; 3];
         let xattrs = BTreeMap::new();
         let inode = Inode { body, mode, uid: 0, gid: 0, rdev, times, xattrs, locked: false };
@@ -156,7 +179,8 @@ impl World {
     }
 
     pub(super) fn inode(&mut self, ino: u64) -> &mut Inode {
-        let inode = self.inodes.get_mut(&ino).expect("an inode stays as long as the filesystem");
+        let inode =
+            self.inodes.get_mut(&ino).expect("an inode stays while it has a name or a descriptor");
         Arc::make_mut(inode)
     }
 
@@ -207,12 +231,68 @@ impl World {
             done.push(NameChange { dir: *dir, name: (*name).to_owned(), to });
         }
         let change = EntryChange(done);
+        let before: Vec<u64> =
+            changes.iter().filter_map(|(dir, name, _)| self.find(*dir, name).ok()).collect();
         self.apply(&change, |folder| &mut folder.entries);
         for dir in change.dirs() {
             let now = self.now();
             self.inode(dir).times[1..].fill(now);
         }
-        self.pending.push(change);
+        match self.numbers {
+            Numbers::Unique => self.pending.push(change),
+            Numbers::Reused => self.apply(&change, |folder| &mut folder.durable),
+        }
+        before.into_iter().for_each(|ino| self.free(ino));
+    }
+
+    /// Makes an inode with a name.
+    pub(super) fn make(
+        &mut self,
+        (dir, name): (u64, &OsStr),
+        body: Body,
+        mode: u32,
+        rdev: u64,
+    ) -> io::Result<u64> {
+        self.expect_free(dir, name)?;
+        let ino = self.add(body, mode, rdev);
+        self.change(&[(dir, name, Some(ino))]);
+        Ok(ino)
+    }
+
+    pub(super) fn reuse_numbers(&mut self) {
+        self.sync_all();
+        self.numbers = Numbers::Reused;
+        let all: Vec<u64> = self.inodes.keys().copied().collect();
+        all.into_iter().for_each(|ino| self.free(ino));
+    }
+
+    /// Notes that one more descriptor holds an inode.
+    pub(super) fn hold(&mut self, ino: u64) {
+        *self.descriptors.entry(ino).or_default() += 1;
+    }
+
+    /// Notes that a descriptor is closed.
+    pub(super) fn release(&mut self, ino: u64) {
+        if let Some(holders) = self.descriptors.get_mut(&ino) {
+            *holders -= 1;
+            if *holders == 0 {
+                self.descriptors.remove(&ino);
+                self.free(ino);
+            }
+        }
+    }
+
+    /// Gives an inode up that has neither a name nor a descriptor.
+    fn free(&mut self, ino: u64) {
+        let reused = self.numbers == Numbers::Reused;
+        if reused && ino != ROOT && !self.descriptors.contains_key(&ino) && self.links(ino) == 0 {
+            self.inodes.remove(&ino);
+        }
+    }
+
+    /// How many inodes have no name.
+    pub(super) fn orphans(&self) -> usize {
+        self.inodes.keys().filter(|ino| **ino != ROOT && self.links(**ino) == 0).count()
     }
 
     pub(super) fn apply(
@@ -303,62 +383,5 @@ impl World {
 
     pub(super) fn kind(&mut self, ino: u64) -> FileKind {
         FileKind::of_mode(self.inode(ino).mode)
-    }
-
-    pub(super) fn set_mode(&mut self, ino: u64, mode: u32) {
-        let now = self.now();
-        let inode = self.inode(ino);
-        inode.mode = (inode.mode & libc::S_IFMT) | (mode & 0o7777);
-        inode.times[2] = now;
-    }
-
-    pub(super) fn set_owner(&mut self, ino: u64, uid: Option<u32>, gid: Option<u32>) {
-        let now = self.now();
-        let inode = self.inode(ino);
-        inode.uid = uid.unwrap_or(inode.uid);
-        inode.gid = gid.unwrap_or(inode.gid);
-        inode.times[2] = now;
-    }
-
-    pub(super) fn set_times(&mut self, ino: u64, atime: TimeChange, mtime: TimeChange) {
-        let now = self.now();
-        let times = &mut self.inode(ino).times;
-        for (time, change) in times.iter_mut().zip([atime, mtime]) {
-            match change {
-                TimeChange::Keep => {}
-                TimeChange::Now => *time = now,
-                TimeChange::To(to) => *time = to,
-            }
-        }
-        times[2] = now;
-    }
-
-    pub(super) fn xattr(&mut self, ino: u64, name: &OsStr) -> io::Result<Vec<u8>> {
-        self.inode(ino).xattrs.get(name).cloned().ok_or(error(libc::ENODATA))
-    }
-
-    pub(super) fn set_xattr(
-        &mut self,
-        ino: u64,
-        name: &OsStr,
-        value: &[u8],
-        how: XattrHow,
-    ) -> io::Result<()> {
-        let xattrs = &mut self.inode(ino).xattrs;
-        match (how, xattrs.contains_key(name)) {
-            (XattrHow::Create, true) => return Err(error(libc::EEXIST)),
-            (XattrHow::Replace, false) => return Err(error(libc::ENODATA)),
-            _ => {}
-        }
-        xattrs.insert(name.to_owned(), value.to_vec());
-        Ok(())
-    }
-
-    pub(super) fn xattrs(&mut self, ino: u64) -> Vec<OsString> {
-        self.inode(ino).xattrs.keys().cloned().collect()
-    }
-
-    pub(super) fn remove_xattr(&mut self, ino: u64, name: &OsStr) -> io::Result<()> {
-        self.inode(ino).xattrs.remove(name).map(|_| ()).ok_or(error(libc::ENODATA))
     }
 }
