@@ -189,7 +189,7 @@ impl Fs {
         }
         let content = node.content.read();
         if let Some(id) = content.id.filter(|_| content.headerless) {
-            self.keyring.bury(id);
+            self.keyring.schedule_key_removal(id);
         // Names that the kernel never looked up count too: only the inode knows of them.
         } else if node.place().is_none()
             && let Some(file) = &content.file

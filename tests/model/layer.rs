@@ -15,7 +15,7 @@ use kmsfs::fs::{
     Attr, Caller, Change, Fs, Made, OpenFor, Outcome, ROOT, Reach, RenameHow, SyncWhat, XattrSet,
 };
 use kmsfs::store::Names;
-use kmsfs::upkeep::{Finding, Offline, What};
+use kmsfs::upkeep::{Finding, Offline, Problem};
 
 use crate::reference::{UMASK, value};
 use crate::script::{Handle, Op, Path, Place, Replace, Set, attribute, name, target};
@@ -383,7 +383,7 @@ impl Target for Layer {
         assert_eq!(self.sim.orphans(), 0, "inodes without a name are held open");
         let (_, _, found) = simulated::fsck(&self.sim).expect("checked");
         let unused = |finding: &Finding| match finding.what {
-            What::UnusedLines(lines) => lines,
+            Problem::UnusedLines(lines) => lines,
             _ => panic!("fsck finds {finding:?}"),
         };
         let unused: usize = found.iter().map(unused).sum();
