@@ -6,6 +6,7 @@ use std::io;
 use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
 use crate::disk::identity;
+use crate::secret::scrub_stack;
 
 /// What a thread is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,8 +129,17 @@ fn in_role<T>(role: Role, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     debug_assert!(identity::is_daemons(), "{role:?} would be started in a program's name");
     move || {
         ROLE.set(Some(role));
-        work()
+        let done = run(work);
+        // The stack of a thread that has ended is kept for the next one, unwiped.
+        scrub_stack();
+        done
     }
+}
+
+/// In a frame of its own, so that what lay in it can be wiped when it has returned.
+#[inline(never)]
+fn run<T>(work: impl FnOnce() -> T) -> T {
+    work()
 }
 
 fn builder(role: Role) -> Builder {

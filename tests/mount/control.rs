@@ -168,7 +168,9 @@ fn a_hangup_does_not_unmount() {
     let mount = store.mount(&[]);
     first_file(&mount.root());
     let log = format!("/run/kmsfs/{}.log", mount.report()["volume"].as_str().expect("an id"));
-    run(Command::new("kill").args(["-HUP", &mount.pid().to_string()]));
+    let pid = i32::try_from(mount.pid()).ok().and_then(rustix::process::Pid::from_raw);
+    let hangup = rustix::process::Signal::HUP;
+    rustix::process::kill_process(pid.expect("a process"), hangup).expect("it is ours");
     let said = || fs::read_to_string(&log).is_ok_and(|l| l.contains("SIGHUP does nothing"));
     wait_for("a line in the log", SOON, said);
     assert_eq!(fs::read(mount.at("file")).expect("readable"), b"content");
