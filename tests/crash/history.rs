@@ -1,6 +1,7 @@
 //! What a volume was seen to hold, and what it may hold after a power cut.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 
 use kmsfs::fs::Errno;
 
@@ -13,6 +14,8 @@ pub struct History {
     since: BTreeMap<u64, usize>,
     /// An operation failed: what it made and took back was not seen.
     failed: bool,
+    /// Names that a failed link gave to what was there, and took back: directory, name, inode.
+    taken_back: BTreeSet<(u64, OsString, u64)>,
 }
 
 impl History {
@@ -32,6 +35,14 @@ impl History {
     /// An operation failed on its way.
     pub fn failed(&mut self) {
         self.failed = true;
+    }
+
+    /// A link failed on its way: its name may have been there for a moment.
+    pub fn link_failed(&mut self, from: &str, to: &str) {
+        let (folder, name) = to.rsplit_once('/').unwrap_or(("", to));
+        if let (Some(folder), Some(ino)) = (self.now().find(folder), self.now().find(from)) {
+            self.taken_back.insert((folder, name.into(), ino));
+        }
     }
 
     /// An inode, as it is now, was made durable.
@@ -58,7 +69,10 @@ impl History {
             }
             let known = self.was_seen(*ino) || (self.failed && names.is_empty());
             let states = || self.of(*ino).iter().filter_map(|tree| tree.dirs.get(ino));
-            if !known || (self.was_seen(*ino) && !states().any(|state| *state == names)) {
+            let mut without = names.clone();
+            without.retain(|name, at| !self.taken_back.contains(&(*ino, name.clone(), *at)));
+            let before_or_after = || states().any(|state| *state == names || *state == without);
+            if !known || (self.was_seen(*ino) && !before_or_after()) {
                 let all: BTreeSet<_> = states().collect();
                 return Err(format!(
                     "directory {ino} holds {names:?}, never since its sync: {all:?}"

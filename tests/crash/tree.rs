@@ -219,7 +219,12 @@ impl Run {
         self.history.add(tree);
         match done {
             Ok(()) => return Ok(synced),
-            Err(Errno(libc::EIO)) => self.history.failed(),
+            Err(Errno(libc::EIO)) => {
+                self.history.failed();
+                if let Op::Link(from, to) = op {
+                    self.history.link_failed(PATHS[from], PATHS[to]);
+                }
+            }
             // What the script does is not always possible.
             Err(Errno(
                 libc::ENOENT

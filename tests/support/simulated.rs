@@ -85,6 +85,16 @@ pub struct Tree {
     pub links: BTreeMap<u64, OsString>,
 }
 
+impl Tree {
+    /// The inode that a path leads to, without links on the way.
+    pub fn find(&self, path: &str) -> Option<u64> {
+        let parts = path.split('/').filter(|part| !part.is_empty());
+        parts
+            .into_iter()
+            .try_fold(ROOT, |ino, name| self.dirs.get(&ino)?.get(OsStr::new(name)).copied())
+    }
+}
+
 /// A mounted volume.
 pub struct Volume {
     pub sim: Sim,
