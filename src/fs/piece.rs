@@ -30,11 +30,6 @@ impl Piece {
         Self { until: None }
     }
 
-    /// A single step, the shortest there is: for tests of what is done between pieces.
-    pub fn step() -> Self {
-        Self { until: Some(Instant::now()) }
-    }
-
     /// Whether the operation has worked long enough.
     pub fn is_over(&self) -> bool {
         self.until.is_some_and(|until| Instant::now() >= until)
