@@ -124,3 +124,18 @@ mod scheduled {
         }
     }
 }
+
+/// Runs `test` under many orders of its threads; one in which all of them wait fails.
+#[cfg(all(test, feature = "shuttle"))]
+pub fn check_orders(orders: usize, test: impl Fn() + Send + Sync + 'static) {
+    use shuttle::scheduler::{PctScheduler, RandomScheduler};
+    let full = std::env::var_os("KMSFS_TEST_FULL").is_some_and(|v| v == "1");
+    let orders = if full { orders * 20 } else { orders };
+    let mut config = shuttle::Config::new();
+    config.stack_size = 1 << 20;
+    let test = std::sync::Arc::new(test);
+    let again = test.clone();
+    shuttle::Runner::new(RandomScheduler::new(orders), config.clone()).run(move || test());
+    // Few changes of thread at odd places, where chance changes all the time.
+    shuttle::Runner::new(PctScheduler::new(3, orders / 10), config).run(move || again());
+}

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::thread;
 
 use super::fixture::{branch_volume, keyring, keyring_over, kms};
@@ -17,22 +16,9 @@ use super::{fetch, pool};
 use crate::ids::FileId;
 use crate::kms::{Context, Generated, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Wrapped};
 use crate::secret::Key;
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, check_orders};
 
 const LOCKED: Phase = Phase::Locked(Reason::Refused);
-
-/// Runs `test` under many orders of its threads.
-fn check(orders: usize, test: impl Fn() + Send + Sync + 'static) {
-    let full = std::env::var_os("KMSFS_TEST_FULL").is_some_and(|v| v == "1");
-    let orders = if full { orders * 20 } else { orders };
-    let mut config = shuttle::Config::new();
-    config.stack_size = 1 << 20;
-    let test = Arc::new(test);
-    let again = test.clone();
-    shuttle::Runner::new(RandomScheduler::new(orders), config.clone()).run(move || test());
-    // Few changes of thread at odd places, where chance changes all the time.
-    shuttle::Runner::new(PctScheduler::new(3, orders / 10), config).run(move || again());
-}
 
 /// A KMS in whose calls others get on.
 #[derive(Default)]
@@ -146,7 +132,7 @@ impl Desk {
 
 #[test]
 fn nobody_is_inside_a_gate_that_is_locked_and_idle() {
-    check(5000, || {
+    check_orders(5000, || {
         let gate = Arc::new(Gate::new(Duration::MAX));
         let wiped = Arc::new(AtomicBool::new(false));
         let users: Vec<_> = [Purpose::Use, Purpose::Use, Purpose::Save]
@@ -174,7 +160,7 @@ fn nobody_is_inside_a_gate_that_is_locked_and_idle() {
 
 #[test]
 fn many_waiters_have_one_fetch_and_all_are_woken() {
-    check(2000, || {
+    check_orders(2000, || {
         let slow = Slow::new();
         let keyring = keyring(slow.clone());
         let (file, desk) = (a_file(&keyring), Desk::open(&keyring));
@@ -209,7 +195,7 @@ fn many_waiters_have_one_fetch_and_all_are_woken() {
 /// own thread: one call at a time for the branch key (the KMS here says so), and all are answered.
 #[test]
 fn files_of_one_branch_key_share_its_call() {
-    check(1000, || {
+    check_orders(1000, || {
         let disk = branch_volume();
         let files: Vec<_> = {
             let keyring = keyring_over(&disk, kms());
@@ -251,7 +237,7 @@ fn files_of_one_branch_key_share_its_call() {
 /// The order that this found in the field: the pool is filled between a look and a registration.
 #[test]
 fn every_writer_gets_a_fresh_key() {
-    check(2000, || {
+    check_orders(2000, || {
         let keyring = keyring(Slow::new());
         let filler = {
             let keyring = keyring.clone();
@@ -288,11 +274,11 @@ fn every_writer_gets_a_fresh_key() {
 /// A lock comes while keys are fetched, made, taken and forgotten.
 #[test]
 fn a_locked_keyring_holds_no_key() {
-    check(2000, || {
+    check_orders(2000, || {
         let keyring = keyring(Slow::new());
         locks(&keyring, a_file(&keyring));
     });
-    check(2000, || {
+    check_orders(2000, || {
         let disk = branch_volume();
         let file = a_file(&keyring_over(&disk, kms()));
         locks(&keyring_over(&disk, Slow::new()), file);
@@ -341,7 +327,7 @@ fn locks(keyring: &Arc<Keyring>, file: FileId) {
 /// Who registered before the gate closed is answered by the lock, who comes later at once.
 #[test]
 fn a_lock_answers_everyone_who_waits() {
-    check(1000, || {
+    check_orders(1000, || {
         let keyring = keyring(Slow::new());
         let desk = Desk::open(&keyring);
         let waiters: Vec<_> = (0..2)

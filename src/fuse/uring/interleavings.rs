@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::thread;
 
 use super::mailbox::{Mailbox, Wake};
@@ -15,21 +14,9 @@ use crate::fs::Errno;
 use crate::fuse::runner::{Runner, RunnerThread, Task};
 use crate::keys::fixture::{close, keyring, kms};
 use crate::keys::{Gate, KeyRequest, Keyring, Phase, Purpose, Reason};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, check_orders};
 
 const REFUSED: Reason = Reason::Refused;
-
-/// Runs `test` under many orders of its threads.
-fn check(orders: usize, test: impl Fn() + Send + Sync + 'static) {
-    let full = std::env::var_os("KMSFS_TEST_FULL").is_some_and(|v| v == "1");
-    let orders = if full { orders * 20 } else { orders };
-    let mut config = shuttle::Config::new();
-    config.stack_size = 1 << 20;
-    let test = Arc::new(test);
-    let again = test.clone();
-    shuttle::Runner::new(RandomScheduler::new(orders), config.clone()).run(move || test());
-    shuttle::Runner::new(PctScheduler::new(3, orders / 10), config).run(move || again());
-}
 
 /// In place of an eventfd in a ring.
 #[derive(Default)]
@@ -227,7 +214,7 @@ impl Task for Asked {
 /// and no content comes after that.
 #[test]
 fn every_request_is_answered_and_a_lock_comes_to_its_end() {
-    check(4000, || {
+    check_orders(4000, || {
         let world = World::new(Foreign::Never);
         let mut threads = vec![
             world.spawn(|world| world.serve_lane(0)),
@@ -258,7 +245,7 @@ fn every_request_is_answered_and_a_lock_comes_to_its_end() {
 #[test]
 #[should_panic(expected = "deadlock")]
 fn lanes_that_wait_for_each_other_are_found() {
-    check(4000, || {
+    check_orders(4000, || {
         let world = World::new(Foreign::Waits);
         let threads =
             [world.spawn(|world| world.serve_lane(0)), world.spawn(|world| world.serve_lane(1))];
