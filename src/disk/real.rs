@@ -7,10 +7,11 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{
     self as rfs, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RawDir, RenameFlags,
-    SeekFrom, Timespec, Timestamps, XattrFlags,
+    ResolveFlags, SeekFrom, Timespec, Timestamps, XattrFlags,
 };
 
 use super::{
@@ -22,6 +23,25 @@ use super::{
 struct RealDir(OwnedFd);
 #[derive(Debug)]
 struct RealFile(OwnedFd);
+
+/// Opens one entry of a directory, and nothing that it leads to: no symbolic link, no other
+/// filesystem that is mounted over it (openat2(2)). Whoever can change the store's folders beneath a
+/// mount leads it nowhere else.
+fn open_entry(dir: &OwnedFd, name: &OsStr, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    /// A sandbox around the daemon may not know the call, which Linux has since 5.6.
+    static UNKNOWN: AtomicBool = AtomicBool::new(false);
+    const NOWHERE_ELSE: ResolveFlags = ResolveFlags::BENEATH
+        .union(ResolveFlags::NO_SYMLINKS)
+        .union(ResolveFlags::NO_MAGICLINKS)
+        .union(ResolveFlags::NO_XDEV);
+    if !UNKNOWN.load(Ordering::Relaxed) {
+        match rfs::openat2(dir, name, flags, mode, NOWHERE_ELSE) {
+            Err(rustix::io::Errno::NOSYS) => UNKNOWN.store(true, Ordering::Relaxed),
+            opened => return Ok(opened?),
+        }
+    }
+    Ok(rfs::openat(dir, name, flags | OFlags::NOFOLLOW, mode)?)
+}
 
 /// Opens a directory by its path, following symbolic links: for what the user typed.
 pub fn open_dir(path: &Path) -> io::Result<Dir> {
@@ -243,13 +263,13 @@ impl Directory for RealDir {
             Open::Create(mode) => (base | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode),
             Open::Pin => (OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::PATH, 0),
         };
-        let fd = rfs::openat(&self.0, name, flags, Mode::from_raw_mode(mode))?;
+        let fd = open_entry(&self.0, name, flags, Mode::from_raw_mode(mode))?;
         Ok(if how == Open::Pin { Arc::new(Pin::new(fd)) } else { Arc::new(RealFile(fd)) })
     }
 
     fn open_dir(&self, name: &OsStr) -> io::Result<Dir> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(Arc::new(RealDir(rfs::openat(&self.0, name, flags, Mode::empty())?)))
+        Ok(Arc::new(RealDir(open_entry(&self.0, name, flags, Mode::empty())?)))
     }
 
     fn stat(&self, name: &OsStr) -> io::Result<Stat> {
