@@ -18,7 +18,8 @@ use crate::fs::{Access, Errno, Fail, Fs, FsSettings, ROOT};
 use crate::fuse::{self, Adapter, MountError, PageCache, Shared};
 use crate::keys::audit::{By, Log, LogError, Operation};
 use crate::keys::{
-    self, Accepted, Keyring, Limits, Monitor, OpenError, Phase, Reason, Services, Timing,
+    self, Accepted, Keyring, Limits, Monitor, OpenError, Phase, Reason, Services, Timing, Trust,
+    Word,
 };
 use crate::kms::{Counters, KeyArn};
 use crate::secret::scrub_stack;
@@ -46,12 +47,24 @@ pub struct Settings {
     pub accepted: Option<Accepted>,
     /// The one master key that `volume.json` may be under; any, if not said here.
     pub master: Option<KeyArn>,
-    /// Asked with the volume's id and its key's fingerprint before it is mounted.
-    pub known: fn(&str, &str) -> Result<(), Unknown>,
+    /// Compares a volume with what this machine remembers of it, and remembers it: before it is
+    /// mounted, and when where its data keys come from has changed.
+    pub known: fn(&Identity) -> Result<(), Unknown>,
     /// Run at every change of state, with `KMSFS_STATE` and `KMSFS_MOUNTPOINT`.
     pub on_lock: Option<String>,
     /// Where every use of a key is told, if anywhere.
     pub audit_log: Option<PathBuf>,
+}
+
+/// What a volume is remembered by.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its id, in hex.
+    pub volume: String,
+    /// The fingerprint of its volume key.
+    pub fingerprint: String,
+    /// How often where its data keys come from has changed.
+    pub generation: u64,
 }
 
 /// Why a volume is not to be trusted: what happened, and the next command to type.
@@ -105,6 +118,7 @@ impl Daemon {
     pub fn start(settings: Settings, services: Services) -> Result<Self, DaemonError> {
         let io = |what| move |e| DaemonError::Io(what, e);
         let store = Arc::new(Store::open_path(&settings.store)?);
+        store.check_private(rustix::process::geteuid().as_raw())?;
         let lock = store.lock()?;
         // What a killed daemon left may be in the page cache only.
         store.sync().map_err(io("syncfs of the store"))?;
@@ -112,24 +126,35 @@ impl Daemon {
         let audit_queue = log.as_ref().map(|log| log.audit_queue().clone());
         let (started, calls) = (Moment::now(), Arc::new(Counters::default()));
         let services = audit::observed(services, &calls, audit_queue.as_ref());
-        let file = store.read_volume()?;
-        keys::check_master(&file, settings.master.as_ref())?;
-        let opened = keys::open_file(file, &*services.work);
+        let trust = settings.master.clone().map_or(Trust::Authenticated, Trust::Named);
+        let opened = keys::open(&store, &*services.work, &trust);
         scrub_stack();
         let (mut volume, names) = opened?;
-        volume.pin(settings.master.clone());
         if let Some(accepted) = settings.accepted {
             volume.accept(accepted);
         }
-        volume.preflight(&*services.work).map_err(OpenError::Kms)?;
-        (settings.known)(&volume.id().to_string(), &names.fingerprint())?;
-        let beneath = store.root().statfs().map_err(io("statfs of the store"))?;
+        volume.preflight(&*services.work)?;
+        let (id, fingerprint) = (volume.id().to_string(), names.fingerprint());
+        let identity = move |generation| Identity {
+            volume: id.clone(),
+            fingerprint: fingerprint.clone(),
+            generation,
+        };
+        (settings.known)(&identity(volume.generation()))?;
+        volume.take_named(&store, &names)?;
+        let beneath = store.tree().statfs().map_err(io("statfs of the store"))?;
         let device = device::probe(store.device(), &beneath);
         if let Some(why) = &device.tearing {
             log::warn!("{}: {why}", settings.store.display());
         }
         let keyring =
             Arc::new(Keyring::new(volume, names, store.clone(), services, settings.limits));
+        let known = settings.known;
+        keyring.on_new_generation(move |generation| {
+            if let Err(e) = known(&identity(generation)) {
+                log::warn!("{e}");
+            }
+        });
         audit_queue.iter().for_each(|audit_queue| keyring.audit(audit_queue));
         let fs = Fs::new(store.clone(), keyring.clone(), &device, settings.fs.clone())
             .map_err(io("the store's root"))?;
@@ -200,7 +225,7 @@ fn sweep_leftovers(store: &Arc<Store>) -> std::io::Result<()> {
     let store = store.clone();
     let sweep = move || {
         if let Err(e) = store.sweep_leftovers() {
-            log::warn!("temporary files in the store's .kmsfs are left over: {e}");
+            log::warn!("temporary files in the store are left over: {e}");
         }
     };
     spawn(Role::Leftovers, sweep).map(drop)
@@ -289,9 +314,9 @@ impl Host for Control {
         }
     }
 
-    fn follow(&self, by: Peer) -> Result<(), String> {
+    fn follow(&self, word: &Word, by: Peer) -> Result<(), String> {
         audit::order(self.shared.audit_queue.as_ref(), by, Operation::Rewrap);
-        self.shared.fs.keyring().adopt_rewrapped_volume().map_err(|e| e.to_string())
+        self.shared.fs.keyring().adopt_rewrapped_volume(word).map_err(|e| e.to_string())
     }
 
     fn shred(&self, ino: u64, by: Peer) -> Result<(), String> {

@@ -1,4 +1,4 @@
-//! Format version 1, byte for byte: `tests/vectors/v1.json` was made by a second implementation
+//! Format version 2, byte for byte: `tests/vectors/v2.json` was made by a second implementation
 //! of docs/FORMAT.md, in another language and on another library. It never changes.
 
 use std::ffi::OsStr;
@@ -11,7 +11,7 @@ use kmsfs::content::{
 use kmsfs::ids::{DirId, FileId, LinkId, VolumeId};
 use kmsfs::names::{self, DiskName, LinkText, VolumeKeys};
 use kmsfs::secret::Key;
-use kmsfs::store::{Line, Page, VolumeFile};
+use kmsfs::store::{Line, Page, Removed, VolumeFile};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -19,7 +19,7 @@ struct Vectors(Value);
 
 impl Vectors {
     fn load() -> Self {
-        let text = include_str!("vectors/v1.json");
+        let text = include_str!("vectors/v2.json");
         Self(serde_json::from_str(text).expect("the vectors are JSON"))
     }
 
@@ -150,6 +150,10 @@ fn attributes_settings_and_fingerprint() {
     let (settings, mac) = (text(&v.0["settings"]).as_bytes(), array(&v.0["settings_mac"]));
     assert_eq!(keys.mac_settings(settings), mac);
     assert!(keys.verify_settings(settings, &mac) && !keys.verify_settings(b"{}", &mac));
+    let (source, mac) = (text(&v.0["source"]).as_bytes(), array(&v.0["source_mac"]));
+    assert_eq!(keys.mac_source(settings, source), mac);
+    assert!(keys.verify_source(settings, source, &mac));
+    assert!(!keys.verify_source(settings, b"{}", &mac) && !keys.verify_settings(source, &mac));
     assert_eq!(keys.fingerprint(), text(&v.0["fingerprint"]));
 }
 
@@ -169,4 +173,9 @@ fn sidecar_lines_and_volume_file() {
     assert_eq!(file.encode(), bytes);
     assert_eq!(file.settings.encode(), text(&v.0["settings"]));
     assert_eq!((file.settings.volume(), file.mac), (v.volume(), array(&v.0["settings_mac"])));
+    assert_eq!(file.wrap.source.encode(), text(&v.0["source"]));
+    assert_eq!(file.wrap.source_mac, Some(array(&v.0["source_mac"])));
+    let body = LinkId(array(&v.0["body"]["id"]));
+    let removed = [Removed::Line(v.file()), Removed::Body(body)].map(|entry| entry.encode());
+    assert!(removed.iter().eq(v.list("removed").iter().map(text)));
 }

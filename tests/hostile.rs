@@ -173,7 +173,7 @@ proptest! {
     #[test]
     fn volume_files(bends in bends(), noise in noise()) {
         let vectors: serde_json::Value =
-            serde_json::from_str(include_str!("vectors/v1.json")).expect("JSON");
+            serde_json::from_str(include_str!("vectors/v2.json")).expect("JSON");
         let text = vectors["volume_json"].as_str().expect("a text").as_bytes();
         prop_assert!(VolumeFile::parse(text).is_ok());
         for bytes in [bent(text, &bends), noise] {

@@ -67,17 +67,17 @@ fn look(at: &Path) {
 }
 
 #[test]
-fn version_1_with_encrypted_names() {
-    mounts_with_its_content("v1-encrypted.tar.xz");
+fn version_2_with_encrypted_names() {
+    mounts_with_its_content("v2-encrypted.tar.xz");
 }
 
 #[test]
-fn version_1_with_plain_names() {
-    mounts_with_its_content("v1-plain.tar.xz");
+fn version_2_with_plain_names() {
+    mounts_with_its_content("v2-plain.tar.xz");
 }
 
 /// Made by two mounts, so that its files lie under two branch keys.
 #[test]
-fn version_1_with_branch_keys() {
-    mounts_with_its_content("v1-branch.tar.xz");
+fn version_2_with_branch_keys() {
+    mounts_with_its_content("v2-branch.tar.xz");
 }

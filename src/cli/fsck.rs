@@ -58,7 +58,7 @@ pub fn run(args: &FsckArgs) -> Result<(), Failure> {
     if left > 0 {
         let why = format!("{shown}: of {left} findings, data cannot be read or was tampered with");
         return Err(Failure::new(Exit::Damaged, why)
-            .hint("restore these files, or .kmsfs, from a backup; the rest can be used"));
+            .hint("restore these files, or the folder keys, from a backup; the rest can be used"));
     }
     if repaired.failed > 0 {
         let why = format!("{shown}: {} findings could not be repaired", repaired.failed);
@@ -77,8 +77,9 @@ fn bar() -> ProgressBar {
 /// With AWS each data key is a call.
 fn tell_cost(args: &FsckArgs) -> Result<(), Failure> {
     let store = Store::open_path(&args.store).map_err(|e| Failure::store(&args.store, &e))?;
-    let is_aws =
-        store.read_volume().is_ok_and(|file| matches!(file.wrap.provider, Provider::Aws { .. }));
+    let is_aws = store
+        .read_volume()
+        .is_ok_and(|file| matches!(file.wrap.source.provider, Provider::Aws { .. }));
     // What cannot be counted is reported as damage soon.
     let counts = if is_aws { Census::default().take(&store).ok() } else { None };
     if let Some(counts) = counts {

@@ -18,7 +18,7 @@ use crate::ids::VolumeId;
 use crate::keys::{self, OpenError};
 use crate::kms::local::{LocalKms, Sealing};
 use crate::kms::{KeyAdmin, KeyRef};
-use crate::store::{DataKeys, META, Names, Provider, Settings, Store, StoreError};
+use crate::store::{self, DataKeys, Names, Provider, Settings, Store, StoreError};
 
 /// The alias that `init` makes when it is given no key.
 const DEFAULT_ALIAS: &str = "alias/kmsfs";
@@ -148,8 +148,23 @@ fn take_back(store: &Path, made: Folder, e: &OpenError) {
         (Folder::New, _) => fs::remove_dir_all(store),
         // Somebody else was at it.
         (Folder::Old, OpenError::Store(StoreError::NotEmpty)) => Ok(()),
-        (Folder::Old, _) => fs::remove_dir_all(store.join(META)),
+        (Folder::Old, _) => remove_layout(store),
     };
+}
+
+fn remove_layout(store: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(store)? {
+        let (entry, is_dir) = (entry?, |e: &fs::DirEntry| e.file_type().is_ok_and(|t| t.is_dir()));
+        if !store::Folder::Top.expects(&entry.file_name()) {
+            continue;
+        }
+        if is_dir(&entry) {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn open_local(args: &Init) -> Result<(Kms, Provider, KeyRef), Failure> {

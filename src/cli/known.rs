@@ -1,40 +1,62 @@
 //! The volumes that this user has mounted before, as ssh knows hosts.
 //!
-//! Whoever can write a store could replace all of it with a volume of their own. A fingerprint
-//! of the volume key, remembered outside the store, shows that.
+//! Whoever can write a store could replace all of it with a volume of their own, or put back what
+//! `volume.json` was before a rewrap. A fingerprint of the volume key and the highest generation
+//! that was seen, remembered outside the store, show that.
 
+use std::cmp::Ordering;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use crate::daemon::Unknown;
-use crate::xdg;
+use crate::daemon::{Identity, Unknown};
+use crate::{disk, durable, xdg};
 
 fn folder() -> PathBuf {
     let state = xdg::folder_or("XDG_STATE_HOME", ".local/state");
     state.unwrap_or_else(|| PathBuf::from("/var/lib")).join("kmsfs/volumes")
 }
 
-/// Compares the fingerprint of a volume with the one remembered; the first is remembered.
+/// Compares a volume with what is remembered of it. The first is remembered, and so is a newer
+/// generation.
 ///
 /// # Errors
-/// Where the two differ, or the state folder cannot be used.
-pub(super) fn check(volume: &str, fingerprint: &str) -> Result<(), Unknown> {
-    let path = folder().join(volume);
-    match fs::read_to_string(&path) {
-        Ok(known) if known.trim_end() == fingerprint => Ok(()),
-        Ok(_) => Err(Unknown {
+/// Where its key is another one, or its state an earlier one; where the folder cannot be used.
+pub(super) fn check(identity: &Identity) -> Result<(), Unknown> {
+    let path = folder().join(&identity.volume);
+    let volume = &identity.volume;
+    let known = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return remember(&path, identity).map_err(|e| unusable(&path, &e));
+        }
+        Err(e) => return Err(unusable(&path, &e)),
+    };
+    let forget = |what: &str| format!("if that was you, forget {what}: rm {}", path.display());
+    let (fingerprint, generation) = known.trim_end().split_once(' ').unwrap_or((&known, ""));
+    if fingerprint != identity.fingerprint {
+        return Err(Unknown {
             why: format!(
                 "volume {volume}: its volume key is not the one that was mounted before; \
                  somebody may have replaced the store"
             ),
-            hint: format!("if that was you, forget the old one: rm {}", path.display()),
+            hint: forget("the old one"),
+        });
+    }
+    let generation: u64 = generation.parse().unwrap_or_default();
+    match identity.generation.cmp(&generation) {
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => remember(&path, identity).map_err(|e| unusable(&path, &e)),
+        Ordering::Less => Err(Unknown {
+            why: format!(
+                "volume {volume}: its volume.json is of an earlier state (generation {}) than the \
+                 one that was mounted before (generation {generation}); its master key may be one \
+                 that a rewrap has left",
+                identity.generation
+            ),
+            hint: forget("the later one"),
         }),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            remember(&path, fingerprint).map_err(|e| unusable(&path, &e))
-        }
-        Err(e) => Err(unusable(&path, &e)),
     }
 }
 
@@ -48,9 +70,11 @@ fn unusable(path: &Path, e: &io::Error) -> Unknown {
     }
 }
 
-fn remember(path: &Path, fingerprint: &str) -> io::Result<()> {
+/// Written whole or not at all: a file that a power cut left empty would be a volume that is not
+/// known, for good.
+fn remember(path: &Path, identity: &Identity) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder())?;
-    let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(path)?;
-    writeln!(file, "{fingerprint}")?;
-    file.sync_all()
+    let line = format!("{} {}\n", identity.fingerprint, identity.generation);
+    let (folder, name) = disk::open_parent(path)?;
+    durable::replace(&*folder, &name, line.as_bytes(), 0o600)
 }

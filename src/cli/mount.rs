@@ -19,7 +19,7 @@ use crate::daemon::{Daemon, Settings};
 use crate::disk::identity::Owners;
 use crate::fs::{Access, FsSettings};
 use crate::fuse::{Exposure, Options, PageCache, Transport};
-use crate::keys::{Accepted, Limits, Timing};
+use crate::keys::{Accepted, Limits, RemovedKeys, Timing};
 use crate::kms::KeyArn;
 use crate::kms::local::LocalKms;
 use crate::secret::Passphrase;
@@ -75,6 +75,10 @@ pub struct Mount {
     /// How long a data key is used before it is fetched again
     #[arg(long, env = "KMSFS_KEY_TTL", value_parser = duration, default_value = "15m")]
     key_ttl: Duration,
+    /// How long the key of a removed or replaced file stays in the store, in time that it is
+    /// mounted: a backup that copies the files first and the keys then needs it
+    #[arg(long, env = "KMSFS_REMOVED_KEY_GRACE", value_parser = duration, default_value = "24h")]
+    removed_key_grace: Duration,
     /// How many data keys are cached
     #[arg(long, env = "KMSFS_KEY_CACHE", default_value = "4096")]
     key_cache: NonZeroUsize,
@@ -315,6 +319,10 @@ fn settings(args: &Mount, master: Option<KeyArn>) -> Settings {
             cache: args.key_cache,
             ttl: args.key_ttl,
             rate: args.kms_rate,
+            removed: match read_only {
+                true => RemovedKeys::Keep,
+                false => RemovedKeys::For(args.removed_key_grace),
+            },
             patience: args.heartbeat,
         },
         timing: Timing {

@@ -10,6 +10,7 @@ use crate::console::failure::{Exit, Failure};
 use crate::console::options::Output;
 use crate::console::options::{AwsArgs, KmsArgs};
 use crate::console::printing::{say, tell};
+use crate::keys::{self, OpenError, Trust};
 use crate::kms::policy::{self, Audience, Finding, Policy, Roles, Severity};
 use crate::kms::{Context, KeyArn, KeyRef, KmsError, Verdict};
 use crate::store::{Store, VolumeFile};
@@ -41,6 +42,10 @@ pub struct Generate {
     /// Whose policy
     #[arg(long = "for", value_enum, default_value_t = AudienceArg::Key)]
     audience: AudienceArg,
+    /// The ARN of the key that it is for. Without it, the volume key has to prove what the store
+    /// says, so this identity must be allowed to Decrypt with it
+    #[arg(long, value_name = "ARN")]
+    master_key: Option<String>,
     /// The ARN of a role that administers the key and cannot use it
     #[arg(long, value_name = "ARN", required_if_eq("audience", "key"))]
     administrator: Vec<String>,
@@ -102,7 +107,7 @@ pub enum PolicyCommand {
 /// [`Failure`].
 pub fn run(command: &PolicyCommand, kms: &KmsArgs) -> Result<(), Failure> {
     match command {
-        PolicyCommand::Generate(args) => generate(args),
+        PolicyCommand::Generate(args) => generate(args, kms),
         PolicyCommand::Lint(args) => lint(args, &kms.aws),
         PolicyCommand::Test(args) => test(args, kms),
     }
@@ -116,15 +121,39 @@ fn volume_file(path: &Path) -> Result<VolumeFile, Failure> {
 /// The volume file of a store whose key is in AWS KMS.
 fn aws_volume(path: &Path) -> Result<VolumeFile, Failure> {
     let file = volume_file(path)?;
-    if file.wrap.provider.name() == "aws" {
+    if file.wrap.source.provider.name() == "aws" {
         return Ok(file);
     }
     let text = format!("{}: its key is in the embedded keystore", path.display());
     Err(Failure::new(Exit::Usage, text + ", which has no policies"))
 }
 
-fn generate(args: &Generate) -> Result<(), Failure> {
+/// The master key of a store, as somebody says who knows it or has the volume key. A policy for any
+/// other would let a mount use the key of whoever can write the store.
+fn proven_master(args: &Generate, file: &VolumeFile, kms: &KmsArgs) -> Result<KeyArn, Failure> {
+    let said = &file.wrap.source.master;
+    let name = || format!("name the key: kmsfs policy generate … --master-key {said}");
+    if let Some(named) = &args.master_key {
+        let why = || format!("{}: it says {said}, not {named}", args.store.display());
+        return match *named == said.0 {
+            true => Ok(said.clone()),
+            false => Err(Failure::new(Exit::Refused, why()).hint("see: kmsfs info STORE")),
+        };
+    }
+    let work = provider::open_for(&args.store, kms)?.services.work;
+    match keys::open_file(file.clone(), &*work, &Trust::Authenticated) {
+        Ok(_) => Ok(said.clone()),
+        Err(OpenError::Kms(e)) => {
+            let why = format!("{}: nothing proves its master key: {e}", args.store.display());
+            Err(Failure::new(Exit::Refused, why).hint(name()))
+        }
+        Err(e) => Err(Failure::open(&args.store, &e)),
+    }
+}
+
+fn generate(args: &Generate, kms: &KmsArgs) -> Result<(), Failure> {
     let file = aws_volume(&args.store)?;
+    let master = proven_master(args, &file, kms)?;
     let audience = match args.audience {
         AudienceArg::Key => Audience::Key,
         AudienceArg::Mount => Audience::Mount,
@@ -138,10 +167,10 @@ fn generate(args: &Generate) -> Result<(), Failure> {
         audit: args.auditor.clone(),
         break_glass: args.break_glass.clone(),
     };
-    let made = policy::generate(audience, &file.wrap.master, file.settings.volume(), &roles);
+    let made = policy::generate(audience, &master, file.settings.volume(), &roles);
     say!("{made:#}");
     if audience == Audience::Key {
-        tell!("next: aws kms put-key-policy --key-id {} --policy file://…", file.wrap.master);
+        tell!("next: aws kms put-key-policy --key-id {master} --policy file://…");
     }
     Ok(())
 }
@@ -168,7 +197,7 @@ fn fetch(_key: &KeyRef, aws: &AwsArgs) -> Result<String, Failure> {
 
 fn lint(args: &Lint, aws: &AwsArgs) -> Result<(), Failure> {
     let file = args.store.as_deref().map(aws_volume).transpose()?;
-    let of_volume = file.as_ref().map(|f| KeyRef::from(&f.wrap.master));
+    let of_volume = file.as_ref().map(|f| KeyRef::from(&f.wrap.source.master));
     let asked = args.key.clone().map(KeyRef).or(of_volume);
     let key = asked.as_ref().map(|key| KeyArn(key.0.clone()));
     let text = match (&args.file, asked) {
@@ -227,10 +256,10 @@ fn test(args: &Test, kms: &KmsArgs) -> Result<(), Failure> {
     let file = volume_file(&args.store)?;
     let kms = provider::open_for(&args.store, kms)?;
     let (service, volume) = (&kms.services.work, file.settings.volume());
-    let master = KeyRef::from(&file.wrap.master);
+    let master = KeyRef::from(&file.wrap.source.master);
     let (canary, context) = (&file.wrap.canary, Context::canary(volume));
-    let made = service.generate(&file.wrap.asked, &context).map(|g| g.master);
-    moved(&made, &file.wrap.master);
+    let made = service.generate(&file.wrap.source.asked, &context).map(|g| g.master);
+    moved(&made, &file.wrap.source.master);
     let no_generate = try_call("GenerateDataKey", "to mount and write", made);
     let opened = service.decrypt(&master, canary, &context);
     let no_decrypt = try_call("Decrypt", "to mount and read", opened);

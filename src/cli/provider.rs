@@ -33,7 +33,7 @@ impl Kms {
 pub(super) fn provider_of(path: &Path, args: &KmsArgs) -> Result<Provider, Failure> {
     let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
     let file = store.read_volume().map_err(|e| Failure::store(path, &e))?;
-    Ok(match (file.wrap.provider, &args.keystore.keystore, &args.aws.region) {
+    Ok(match (file.wrap.source.provider, &args.keystore.keystore, &args.aws.region) {
         (Provider::Local { .. }, Some(keystore), _) => {
             Provider::Local { keystore: keystore.to_string_lossy().into_owned() }
         }

@@ -13,9 +13,10 @@ use crate::console::failure::{Exit, Failure, second_copy};
 use crate::console::options::{KmsArg, KmsArgs};
 use crate::console::printing::{say, tell};
 use crate::control::{self, Answer, Ask, Report, Target};
+use crate::keys::Word;
 use crate::kms::{KeyArn, KeyRef, KeyService, Verdict};
 use crate::store::{Provider, Store, StoreError};
-use crate::upkeep::{Done, Method, Order, Plan, Rewrap, RewrapError};
+use crate::upkeep::{Done, Method, Order, Plan, Rewrap, RewrapError, Unsettled};
 
 /// Arguments of `rewrap`.
 #[derive(Args)]
@@ -63,7 +64,7 @@ pub fn run(args: &RewrapArgs) -> Result<(), Failure> {
         tell!("each data key passes through this process's memory for a moment");
     }
     let bar = bar(plan.keys);
-    let done = rewrap.run(|| follow(mount.as_ref()), &|keys| bar.inc(keys));
+    let done = rewrap.run(|| follow(mount.as_ref(), rewrap.word()), &|keys| bar.inc(keys));
     bar.finish_and_clear();
     let done = done.map_err(|e| failure(args, &e))?;
     report(args, &plan, &done)
@@ -153,15 +154,16 @@ fn reachable(args: &RewrapArgs, order: Order, target: &KeyArn) -> Result<Option<
     }
 }
 
-fn follow(daemon: Option<&Target>) -> Result<(), String> {
+fn follow(daemon: Option<&Target>, word: Word) -> Result<(), Unsettled> {
     let Some(at) = daemon else {
-        return Err("it was mounted a moment ago; run this again".to_owned());
+        let why = "it was mounted a moment ago; run this again";
+        return Err(Unsettled::Unknown(why.to_owned()));
     };
-    match at.ask(Ask::Follow) {
+    match at.ask(Ask::Follow { asked: word.asked.0, master: word.master.0 }) {
         Ok(Some(Answer::Done)) => Ok(()),
-        Ok(Some(Answer::Failed { why })) => Err(why),
-        Ok(_) => Err("its daemon does not answer".to_owned()),
-        Err(e) => Err(e.to_string()),
+        Ok(Some(Answer::Failed { why })) => Err(Unsettled::Refused(why)),
+        Ok(_) => Err(Unsettled::Unknown("its daemon does not answer".to_owned())),
+        Err(e) => Err(Unsettled::Unknown(e.to_string())),
     }
 }
 
@@ -190,6 +192,13 @@ const MOST_TOLD: usize = 10;
 
 fn report(args: &RewrapArgs, plan: &Plan, done: &Done) -> Result<(), Failure> {
     say!("rewrapped {} keys to {}", done.rewrapped, plan.target);
+    if !done.is_proven {
+        tell!(
+            "kmsfs: this identity may not Decrypt, so nothing in the store proves the new master \
+             key yet"
+        );
+        tell!("next: kmsfs mount {} MOUNTPOINT --master-key {}", args.store.display(), plan.target);
+    }
     if plan.counts.damaged > 0 {
         tell!("kmsfs: {} damaged lines stay as they are", plan.counts.damaged);
     }
@@ -204,8 +213,9 @@ fn report(args: &RewrapArgs, plan: &Plan, done: &Done) -> Result<(), Failure> {
     match &done.refused {
         Some(e) => Err(Failure::new(Exit::Refused, format!("{left}: {e}"))
             .hint("enable that key, and run the same command again")),
-        None if stay > 0 => Err(Failure::new(Exit::Failed, left)
-            .hint("these files cannot be read either: restore .kmsfs/keys from a backup")),
+        None if stay > 0 => Err(Failure::new(Exit::Failed, left).hint(
+            "these files cannot be read either: restore the store's folder keys from a backup",
+        )),
         None => Ok(()),
     }
 }

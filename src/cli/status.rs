@@ -201,7 +201,7 @@ pub fn info(path: &Path, output: Output) -> Result<(), Failure> {
     let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
     let file = store.read_volume().map_err(|e| Failure::store(path, &e))?;
     let s = &file.settings;
-    let (provider, place) = match &file.wrap.provider {
+    let (provider, place) = match &file.wrap.source.provider {
         Provider::Local { keystore } => ("local", keystore),
         Provider::Aws { region } => ("aws", region),
     };
@@ -213,8 +213,8 @@ pub fn info(path: &Path, output: Output) -> Result<(), Failure> {
             "only_current_key": s.only_current_key,
             "provider": provider,
             "place": place,
-            "asked": file.wrap.asked.0,
-            "master": file.wrap.master.0,
+            "asked": file.wrap.source.asked.0,
+            "master": file.wrap.source.master.0,
         });
         say!("{json}");
         return Ok(());
@@ -226,14 +226,14 @@ pub fn info(path: &Path, output: Output) -> Result<(), Failure> {
         say!("files       under any other key than the present one are refused");
     }
     say!("provider    {provider} ({place})");
-    say!("master key  {} ({})", file.wrap.master, file.wrap.asked);
+    say!("master key  {} ({})", file.wrap.source.master, file.wrap.source.asked);
     Ok(())
 }
 
 /// Has every mount of this name follow an order, then waits until each has.
 fn order(path: &Path, question: Ask, wanted: impl Fn(&str) -> bool) -> Result<(), Failure> {
     let all = find(path)?;
-    let tell = |target: &Target| match target.ask(question) {
+    let tell = |target: &Target| match target.ask(question.clone()) {
         Ok(Some(Answer::Failed { why })) => {
             let text = format!("{}: {why}", target.mountpoint().display());
             Err(Failure::new(Exit::Failed, text))

@@ -110,8 +110,17 @@ impl Failure {
         match e {
             StoreError::NotAStore => Self::new(Exit::BadVolume, message)
                 .hint(format!("make one: kmsfs init {}", store.display())),
+            StoreError::FormatOne => Self::new(Exit::BadVolume, message)
+                .hint("mount it with the kmsfs that made it, and copy its files into a new store"),
+            StoreError::NotPrivate { mode, .. } if mode & 0o077 != 0 => {
+                Self::new(Exit::Config, message)
+                    .hint(format!("close it: chmod 700 {}", store.display()))
+            }
+            StoreError::NotPrivate { .. } => Self::new(Exit::Config, message).hint(
+                "mount it as the user whom it belongs to; or give all of it to this one: chown -R",
+            ),
             StoreError::BadVolumeFile(_) => Self::new(Exit::BadVolume, message)
-                .hint("restore .kmsfs/volume.json from a backup; the files are still there"),
+                .hint("restore volume.json from a backup; the files are still there"),
             StoreError::Busy => Self::new(Exit::Busy, message).hint("see where: kmsfs status"),
             StoreError::NotEmpty => Self::new(Exit::Failed, message),
             StoreError::Io(_, e) if e.kind() == io::ErrorKind::NotFound => {
@@ -141,7 +150,19 @@ impl Failure {
                 Self::new(Exit::Refused, format!("{}: {e}", store.display()))
                     .hint("see what it says: kmsfs info STORE")
             }
-            OpenError::Changed | OpenError::Another => {
+            OpenError::Unproven { under, .. } => {
+                Self::new(Exit::BadVolume, format!("{}: {e}", store.display())).hint(format!(
+                    "if it was rewrapped to that key, say so: kmsfs mount {} MOUNTPOINT \
+                     --master-key {under}",
+                    store.display()
+                ))
+            }
+            OpenError::Elsewhere { .. } => Self::new(
+                Exit::Refused,
+                format!("{}: {e}", store.display()),
+            )
+            .hint(format!("point the alias back, or: kmsfs rewrap {} --to KEY", store.display())),
+            OpenError::Changed | OpenError::Another | OpenError::Older { .. } => {
                 Self::new(Exit::BadVolume, format!("{}: {e}", store.display()))
                     .hint(second_copy(store))
             }
@@ -214,7 +235,7 @@ impl From<KeystoreError> for Failure {
 /// What to do about a `volume.json` that reads well and does not open the volume.
 pub fn second_copy(store: &Path) -> String {
     format!(
-        "mend it from its second copy: kmsfs fsck {} --repair; or restore .kmsfs/volume.json from \
+        "mend it from its second copy: kmsfs fsck {} --repair; or restore volume.json from \
          a backup. The files are still there",
         store.display()
     )

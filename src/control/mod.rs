@@ -8,6 +8,7 @@ mod wire;
 
 use serde::{Deserialize, Serialize};
 
+use crate::keys::Word;
 use crate::kms::Calls;
 
 pub use client::{Target, all, at, serving};
@@ -130,5 +131,5 @@ pub trait Host: Send + Sync {
     ///
     /// # Errors
     /// Why not.
-    fn follow(&self, by: Peer) -> Result<(), String>;
+    fn follow(&self, word: &Word, by: Peer) -> Result<(), String>;
 }

@@ -12,6 +12,8 @@ use rustix::process::Uid;
 
 use super::{Answer, Ask, Host, Peer, wire};
 use crate::disk::DeviceNumber;
+use crate::keys::Word;
+use crate::kms::{KeyArn, KeyRef};
 use crate::threads::{Role, spawn};
 use crate::xdg;
 
@@ -183,7 +185,10 @@ fn answer(ask: Ask, host: &dyn Host, by: Peer) -> Answer {
             host.unlock(by);
             Answer::Done
         }
-        Ask::Follow => host.follow(by).map_or_else(failed, |()| Answer::Done),
+        Ask::Follow { asked, master } => {
+            let word = Word { asked: KeyRef(asked), master: KeyArn(master) };
+            host.follow(&word, by).map_or_else(failed, |()| Answer::Done)
+        }
         Ask::Shred { inode } => host.shred(inode, by).map_or_else(failed, |()| Answer::Done),
     }
 }

@@ -15,7 +15,7 @@ use super::Report;
 const VERSION: u32 = 1;
 
 /// What is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "ask")]
 pub enum Ask {
     /// A [`Report`].
@@ -29,8 +29,15 @@ pub enum Ask {
         /// Its inode number.
         inode: u64,
     },
-    /// That a rewrapped `volume.json` is taken over now.
-    Follow,
+    /// That a rewrapped `volume.json` is taken over now, where it says just this.
+    Follow {
+        /// What new data keys are asked of.
+        #[serde(default)]
+        asked: String,
+        /// The master key that they come under.
+        #[serde(default)]
+        master: String,
+    },
 }
 
 /// What is answered.

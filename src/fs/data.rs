@@ -10,10 +10,10 @@ use super::errno::Outcome;
 use super::handles::OpenFor;
 use super::holes::Sought;
 use super::piece::Piece;
-use super::records::Records;
+use super::records::{self, Records};
 use super::table::{Content, Node};
 use crate::content::{ContentCipher, PAGE, disk_size, locate, start_of};
-use crate::disk::{File, Range};
+use crate::disk::{File, OpenFile, Range};
 use crate::secret::wipe;
 
 thread_local! {
@@ -96,37 +96,34 @@ impl Fs {
         act: impl FnOnce(&mut Content, &Records<'_>) -> Outcome<T>,
     ) -> Outcome<T> {
         let file = self.backing(node, OpenFor::Writing)?;
-        let known = self.file_id(node, &*file)?;
-        let cipher = match known {
-            Some(id) => self.keyring.cipher(id)?,
-            None => {
-                self.check_blank(node, &file)?;
-                self.keyring.fresh()?
-            }
-        };
-        let mut content = node.content.write();
-        let cipher = match content.id {
-            Some(id) if id != cipher.file() => {
-                // Another writer gave it a key first; ours was never used.
-                if known.is_none() {
-                    self.keyring.schedule_key_removal(cipher.file());
+        let (mut content, cipher) = loop {
+            let known = self.file_id(node, &*file)?;
+            let cipher = match known {
+                Some(id) => self.keyring.cipher(id)?,
+                None => {
+                    self.check_blank(node, &file)?;
+                    self.keyring.fresh()?
                 }
-                self.keyring.cipher(id)?
+            };
+            let content = node.content.write();
+            if content.id == known {
+                break (content, cipher);
             }
-            _ => cipher,
+            // Another writer gave it a key first, or cut it to nothing.
+            drop(content);
+            if known.is_none() {
+                self.keyring.discard_unused_key(cipher.file());
+            }
         };
         let records = Records { file: &*file, cipher: Some(&cipher), writeback: self.writeback };
         if content.id.is_none() {
             if let Err(e) = records.give_key() {
-                // It stays without a key, so this one was never used.
+                // It stays without a key. The header may be on its way to the disk all the same.
                 self.keyring.schedule_key_removal(cipher.file());
                 return Err(e);
             }
-            content.id = Some(cipher.file());
+            self.learn_id(node, &mut content, cipher.file());
             content.headerless = true;
-            if content.writers > 0 {
-                self.keyring.hold(cipher.file());
-            }
         }
         let done = act(&mut content, &records);
         if content.headerless {
@@ -139,6 +136,9 @@ impl Fs {
     /// Sets the size.
     pub(super) fn truncate(&self, node: &Arc<Node>, size: u64) -> Outcome<()> {
         let file = self.backing(node, OpenFor::Writing)?;
+        if size == 0 {
+            return self.cut_to_nothing(node, &*file);
+        }
         let id = self.file_id(node, &*file)?;
         let cipher = match id {
             Some(id) => Some(self.keyring.cipher(id)?),
@@ -152,7 +152,22 @@ impl Fs {
         let records =
             Records { file: &*file, cipher: cipher.as_deref(), writeback: self.writeback };
         records.set_size(&mut content.tail, size)?;
-        content.headerless = size == 0 && content.id.is_some();
+        content.headerless = false;
+        Ok(())
+    }
+
+    /// It takes no key, and works on a file whose key is gone: what is written to it next has
+    /// another.
+    fn cut_to_nothing(&self, node: &Arc<Node>, file: &dyn OpenFile) -> Outcome<()> {
+        let mut content = node.content.write();
+        // The id is in the header, which goes; where it is damaged, a line without a file stays.
+        if content.id.is_none()
+            && let Ok(Some(id)) = records::file_id(file)
+        {
+            self.learn_id(node, &mut content, id);
+        }
+        file.set_size(0)?;
+        self.give_up_id(node, &mut content);
         Ok(())
     }
 

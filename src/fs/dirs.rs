@@ -53,7 +53,7 @@ impl Fs {
         let mut at = ino;
         let mut dir = loop {
             if at == ROOT {
-                break self.store.root().clone();
+                break self.store.tree().clone();
             }
             if let Some(dir) = self.dirs.0.lock().get(&at) {
                 break dir.clone();
@@ -83,7 +83,7 @@ impl Fs {
     /// The parent directory and name of a node; (root, ".") for the root.
     pub(super) fn locate(&self, node: &Node) -> Outcome<(Dir, OsString)> {
         if node.ino == ROOT {
-            return Ok((self.store.root().clone(), OsStr::new(".").to_owned()));
+            return Ok((self.store.tree().clone(), OsStr::new(".").to_owned()));
         }
         let (parent, name) = node.place().ok_or(errno(libc::ESTALE))?;
         Ok((self.dir(parent)?, name))

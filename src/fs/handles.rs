@@ -6,10 +6,8 @@ use std::sync::Arc;
 use super::Fs;
 use super::dirs::Seen;
 use super::errno::{Outcome, errno};
-use super::records::{self, Tail};
 use super::table::{Content, Node};
 use crate::disk::{File, FileKind, Open};
-use crate::ids::FileId;
 
 /// What a file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,29 +98,6 @@ impl Fs {
         })
     }
 
-    /// The file id, from the node or the header.
-    pub(super) fn file_id(
-        &self,
-        node: &Node,
-        file: &dyn crate::disk::OpenFile,
-    ) -> Outcome<Option<FileId>> {
-        if let Some(id) = node.content.read().id {
-            return Ok(Some(id));
-        }
-        let found = records::file_id(file)?;
-        if let Some(id) = found {
-            let mut content = node.content.write();
-            if content.id.is_none() {
-                content.id = Some(id);
-                content.tail = Tail::Unknown;
-                if content.writers > 0 {
-                    self.keyring.hold(id);
-                }
-            }
-        }
-        Ok(found)
-    }
-
     /// fsync(2) or fdatasync(2). It needs no key, and works while locked.
     ///
     /// # Errors
@@ -156,7 +131,8 @@ pub enum SyncWhat {
 
 impl Fs {
     /// Removes the wrapped key of a file at once, and its key from the cache: what is left of
-    /// it is ciphertext. Backups of the sidecar still open it.
+    /// it is ciphertext. Backups of the sidecar still open it. The keys of removed files go with it,
+    /// for what they held may have been an earlier state of this one.
     ///
     /// # Errors
     /// EINVAL for what has no key; of the backing filesystem.
@@ -167,6 +143,7 @@ impl Fs {
         let id = self.file_id(&node, &*file)?.ok_or(errno(libc::EINVAL))?;
         self.store.remove_lines(id.page(), &[id.slot()].into())?;
         self.keyring.shredded(id);
-        Ok(())
+        // What it held before, under other keys, is to be gone too.
+        Ok(self.keyring.end_grace()?)
     }
 }

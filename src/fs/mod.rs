@@ -11,6 +11,7 @@ mod errno;
 mod fresh;
 mod handles;
 mod holes;
+mod ids;
 mod listing;
 mod names;
 mod path;
@@ -41,7 +42,8 @@ pub use xattrs::XattrSet;
 use crate::disk::FsStat;
 use crate::disk::device::{Device, Writeback};
 use crate::disk::identity::Owners;
-use crate::keys::{Keyring, Pass, Purpose};
+use crate::ids::DirId;
+use crate::keys::{Carriers, Keyring, Pass, Purpose};
 use crate::store::{Names, Store};
 use dirs::DirCache;
 
@@ -71,6 +73,7 @@ pub struct Fs {
     keyring: Arc<Keyring>,
     table: Table,
     dirs: DirCache,
+    dir_carriers: Carriers<DirId>,
     listings: listing::Listings,
     settings: FsSettings,
     names: Names,
@@ -91,10 +94,11 @@ impl Fs {
         device: &Device,
         settings: FsSettings,
     ) -> std::io::Result<Self> {
-        let root_ino = store.root().stat_self()?.ino;
+        let root_ino = store.tree().stat_self()?.ino;
         let names = keyring.volume().settings().names;
         Ok(Self {
             dirs: DirCache::new(settings.directories),
+            dir_carriers: Carriers::default(),
             store,
             keyring,
             table: Table::default(),
@@ -154,7 +158,7 @@ impl Fs {
     /// # Errors
     /// Of the backing filesystem.
     pub fn statfs(&self) -> Outcome<FsStat> {
-        let mut s = self.store.root().statfs()?;
+        let mut s = self.store.tree().statfs()?;
         s.namemax = 255;
         Ok(s)
     }

@@ -5,11 +5,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::Fs;
 use super::errno::{Outcome, errno};
-use super::table::{Node, ROOT};
+use super::table::Node;
 use crate::disk::Directory;
 use crate::ids::DirId;
 use crate::names::{self, DiskName, VolumeKeys};
-use crate::store::{META, Names};
+use crate::store::Names;
 
 /// The symlink that holds a directory's id.
 pub const DIR_ID: &str = ".kmsfs.dir";
@@ -19,11 +19,11 @@ const NAME_MAX: usize = 255;
 impl Fs {
     /// The id of a directory, read once and kept with its node.
     pub(super) fn dir_id(&self, node: &Node) -> Outcome<DirId> {
-        if let Some(id) = node.dir_id.get() {
-            return Ok(*id);
-        }
-        let id = read_dir_id(&*self.dir(node.ino)?)?;
-        Ok(*node.dir_id.get_or_init(|| id))
+        let id = match node.dir_id.get() {
+            Some(id) => *id,
+            None => self.learn_dir_id(node, read_dir_id(&*self.dir(node.ino)?)?)?,
+        };
+        self.own_dir_id(node, id)
     }
 
     /// The disk name of `name` in the directory `parent`.
@@ -32,9 +32,6 @@ impl Fs {
             return Err(errno(libc::ENAMETOOLONG));
         }
         if self.names == Names::Plain {
-            if parent.ino == ROOT && name == META {
-                return Err(errno(libc::EPERM));
-            }
             return Ok(DiskName::Short(name.to_owned()));
         }
         let keys = self.keyring.names()?;
@@ -52,8 +49,7 @@ impl Fs {
     ) -> Outcome<Option<OsString>> {
         let bytes = entry.as_bytes();
         if self.names == Names::Plain {
-            let hidden = parent.ino == ROOT && entry == META;
-            return Ok((!hidden).then(|| entry.to_owned()));
+            return Ok(Some(entry.to_owned()));
         }
         if names::is_reserved(bytes) {
             return Ok(None);

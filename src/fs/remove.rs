@@ -71,7 +71,8 @@ impl Fs {
             && let Some(file) = content.file.clone()
         {
             match self.id_of_removed(&*file) {
-                Some(id) => content.id = id,
+                Some(Some(id)) => self.learn_id(node, &mut content, id),
+                Some(None) => {}
                 None => content.header_asked = true,
             }
         }
@@ -184,12 +185,15 @@ impl Fs {
     }
 
     fn forgotten(&self, node: &Node) {
+        if let Some(id) = node.dir_id.get() {
+            self.dir_carriers.remove(*id, node.ino);
+        }
         if node.kind == FileKind::Dir {
             return;
         }
         let content = node.content.read();
         if let Some(id) = content.id.filter(|_| content.headerless) {
-            self.keyring.schedule_key_removal(id);
+            self.let_go(node, id);
         // Names that the kernel never looked up count too: only the inode knows of them.
         } else if node.place().is_none()
             && let Some(file) = &content.file
@@ -200,8 +204,10 @@ impl Fs {
                 known => known,
             };
             if let Some(id) = id {
-                self.keyring.schedule_key_removal(id);
+                self.let_go(node, id);
             }
+        } else if let Some(id) = content.id {
+            self.keyring.carriers().remove(id, node.ino);
         }
         if content.header_asked {
             self.headers_asked.fetch_sub(1, Ordering::Relaxed);

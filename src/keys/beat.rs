@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::keyring::Keyring;
 use super::machine::Event;
+use super::masters::Canary;
 use super::monitor::Message;
+use super::volume::NoNewKey;
 use crate::clock::Moment;
 use crate::ids::{FileId, PageId};
 use crate::kms::{Context, KeyRef, KmsError, Verdict};
@@ -74,7 +76,13 @@ fn beat(keyring: &Keyring, events: &Sender<Message>) {
         None
     };
     let ask_canary = || look(keyring.volume().unwrap_canary(keyring.beat_service()).map(drop));
+    let tested = [keyring.volume().master(), keyring.volume().target()];
+    let others = keyring.masters().others(&tested);
     let (pair, canary) = std::thread::scope(|scope| {
+        for canary in &others {
+            // With no thread to be had, the next beat asks.
+            let _ = spawn_in(scope, Role::Canary, || ask_other(keyring, canary));
+        }
         let canary = spawn_in(scope, Role::Canary, ask_canary);
         let pair = look(generate_and_decrypt(keyring));
         let panicked = |_| Some(KmsError::new(Verdict::Unavailable, "Internal", "a call panicked"));
@@ -96,11 +104,31 @@ fn beat(keyring: &Keyring, events: &Sender<Message>) {
     }
 }
 
+/// Whether a master key that only some files are under is still good. What was unwrapped under
+/// one that is refused is dropped, and what was read of those files.
+fn ask_other(keyring: &Keyring, canary: &Canary) {
+    let master = KeyRef::from(&canary.master);
+    let got = keyring.beat_service().decrypt(&master, &canary.wrapped, &canary.context);
+    scrub_stack();
+    let Err(e) = got.map(drop) else { return };
+    if !matches!(e.verdict, Verdict::Unavailable | Verdict::Credentials) {
+        log::warn!("{e}: files under {} are not readable any more", canary.master);
+        keyring.masters().forget(&canary.master);
+        keyring.following().drop_keys();
+    }
+}
+
 fn generate_and_decrypt(keyring: &Keyring) -> Result<(), KmsError> {
     // A file id that no file has: the key is thrown away.
     let file = FileId::new(PageId::random(), 0);
     let context = Context::file(keyring.volume().id(), file);
-    let made = keyring.beat_service().generate(&keyring.volume().asked(), &context)?;
+    let made = match keyring.volume().generate(keyring.beat_service(), &context) {
+        Ok(made) => made,
+        Err(NoNewKey::Kms(e)) => return Err(e),
+        // An alias leads to a key of somebody else's. What is there already stays readable, for
+        // the volume's own key is still good; new data keys find it out for themselves.
+        Err(NoNewKey::Unaccepted(_)) => return Ok(()),
+    };
     keyring.beat_service().decrypt(&KeyRef::from(&made.master), &made.wrapped, &context)?;
     keyring.targeted(&made.master);
     Ok(())

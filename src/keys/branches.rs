@@ -66,7 +66,8 @@ enum Look {
     Ask,
 }
 
-/// A cache of branch keys, and the one that wraps new data keys. Branch keys wipe themselves when the last user lets go.
+/// A cache of branch keys, and the one that wraps new data keys. Branch keys wipe themselves when
+/// the last user lets go.
 pub(super) struct Branches {
     state: Mutex<State>,
     answered: Condvar,
@@ -166,10 +167,7 @@ impl Branches {
 
     /// New data keys come from this master key: a branch key under another wraps no more.
     pub(super) fn follow(&self, master: &KeyArn) {
-        let mut state = self.state.lock();
-        if state.present.as_ref().is_some_and(|p| p.master != *master) {
-            state.present = None;
-        }
+        self.state.lock().present.take_if(|present| present.master != *master);
     }
 
     /// Drops those whose time is up. The present one stays: it unwraps nothing.
@@ -287,13 +285,16 @@ fn try_file(
     let (volume, since) = (keyring.volume().id(), Moment::now());
     let context = Context::branch(volume, branch);
     let key = match keyring.service().decrypt(&KeyRef::from(&file.master), &file.key, &context) {
-        Ok(got) => Some(Arc::new(BranchKey::new(&got.key, volume, branch))),
+        Ok(got) => {
+            keyring.masters().saw(&file.master, &file.key, &context);
+            Some(Arc::new(BranchKey::new(&got.key, volume, branch)))
+        }
         Err(e) => {
             log::warn!("branch key {branch}: {e}");
-            match e.verdict {
-                Verdict::ThisKey => None,
-                verdict => return keyring.fail_of(verdict).map_or(Ok(None), Err),
+            if e.verdict != Verdict::ThisKey {
+                return keyring.fail_of(e.verdict).map_or(Ok(None), Err);
             }
+            None
         }
     };
     Ok(Some(Arc::new(Known { file: file.clone(), key, since })))
@@ -311,8 +312,8 @@ pub(super) fn for_new(keyring: &Keyring, n: usize) -> Result<Option<Arc<BranchKe
     }
     let (volume, branch) = (keyring.volume().id(), BranchId::random());
     let context = Context::branch(volume, branch);
-    let made =
-        keyring.service().generate(&keyring.volume().asked(), &context).map_err(NoKeys::Kms)?;
+    let made = keyring.volume().generate(keyring.service(), &context)?;
+    keyring.masters().saw(&made.master, &made.wrapped, &context);
     let file = BranchFile { master: made.master, key: made.wrapped };
     keyring.store().write_branch(branch, &file).map_err(NoKeys::Disk)?;
     let key = Some(Arc::new(BranchKey::new(&made.key, volume, branch)));

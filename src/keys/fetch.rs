@@ -157,7 +157,10 @@ fn unwrap(
     let context = Context::file(keyring.volume().id(), file);
     let since = Moment::now();
     match keyring.service().decrypt(&KeyRef::from(master), &line.key, &context) {
-        Ok(got) => Ok(Fetched::Key((got.key, since))),
+        Ok(got) => {
+            keyring.masters().saw(master, &line.key, &context);
+            Ok(Fetched::Key((got.key, since)))
+        }
         Err(e) => {
             log::warn!("file {file}: {e}");
             keyring.fail_of(e.verdict).map_or(Ok(Fetched::Inconclusive), Err)

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use super::{Keyring, Limits, Phase, Services};
+use super::{Keyring, Limits, Phase, RemovedKeys, Services, Trust};
 use crate::disk::sim::Sim;
 use crate::ids::VolumeId;
 use crate::kms::local::{LocalKms, Sealing};
@@ -63,11 +63,13 @@ pub(crate) fn keyring_over(sim: &Sim, service: Arc<dyn KeyService>) -> Arc<Keyri
 /// A keyring without its threads, on this volume, and the store that it is in.
 pub(crate) fn opened(sim: &Sim, service: Arc<dyn KeyService>) -> (Arc<Store>, Arc<Keyring>) {
     let store = Arc::new(Store::open(sim.root()).expect("made above"));
-    let (volume, names) = super::open(&store, &*kms()).expect("the keystore's own");
+    let (volume, names) =
+        super::open(&store, &*kms(), &Trust::Authenticated).expect("the keystore's own");
     let limits = Limits {
         cache: NonZeroUsize::MIN.saturating_add(63),
         ttl: Duration::from_secs(900),
         rate: None,
+        removed: RemovedKeys::For(Duration::ZERO),
         patience: Duration::MAX,
     };
     let services = Services { work: service.clone(), beats: service };

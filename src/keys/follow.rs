@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::keyring::Keyring;
 use super::machine::Phase;
 use super::monitor::Effects;
+use super::source::Word;
 use super::volume::{Accepted, OpenError};
 use crate::clock::Moment;
 use crate::disk::Time;
@@ -22,18 +23,20 @@ type Stamp = Option<(u64, Time)>;
 pub(super) struct Following {
     /// The `volume.json` that was looked at last.
     seen: parking_lot::Mutex<Stamp>,
-    /// New data keys come under another master key, and keys of files are to be dropped.
-    retargeted: AtomicBool,
+    /// Some keys of files are under a master key that does not count any more: all are to be
+    /// dropped, and those that still count are fetched again.
+    stale: AtomicBool,
 }
 
 impl Following {
-    /// Whether keys under an earlier master key are to be dropped. It is said once.
-    pub(super) fn take_retargeted(&self) -> bool {
-        self.retargeted.swap(false, Ordering::Relaxed)
+    /// Whether keys of files are to be dropped. It is said once.
+    pub(super) fn take_stale(&self) -> bool {
+        self.stale.swap(false, Ordering::Relaxed)
     }
 
-    fn set_retargeted(&self) {
-        self.retargeted.store(true, Ordering::Relaxed);
+    /// Has the monitor drop the keys of files, and invalidate what was read with them.
+    pub(super) fn drop_keys(&self) {
+        self.stale.store(true, Ordering::Relaxed);
     }
 }
 
@@ -54,19 +57,32 @@ impl Keyring {
     pub(super) fn look_at_volume(&self) {
         // Another look goes on, perhaps on a disk that hangs.
         let Some(mut seen) = self.following().seen.try_lock() else { return };
-        match self.follow(&mut seen) {
-            Ok(()) | Err(FollowError::Locked) => {}
-            Err(FollowError::Open(e)) => log::error!("volume.json cannot be followed: {e}"),
+        let stamp = self.store().volume_stamp().ok();
+        if stamp.is_some() && *seen == stamp {
+            return;
+        }
+        match self.follow(None) {
+            Ok(()) => *seen = stamp,
+            Err(FollowError::Locked) => {}
+            Err(FollowError::Open(e)) => {
+                log::error!("volume.json cannot be followed: {e}");
+                // The same file says the same again; the KMS may say something else.
+                if !matches!(e, OpenError::Kms(_) | OpenError::Store(_)) {
+                    *seen = stamp;
+                }
+            }
         }
     }
 
-    /// Takes over what `volume.json` says now, and returns when no data key under an earlier
-    /// master key is on its way to the store any more. It waits for the KMS.
+    /// Takes over what `volume.json` says now, which an operator vouches for, and returns when no
+    /// data key under an earlier master key is on its way to the store any more. It waits for the
+    /// KMS.
     ///
     /// # Errors
     /// [`FollowError`]; the mount then goes on as it was.
-    pub fn adopt_rewrapped_volume(&self) -> Result<(), FollowError> {
-        self.follow(&mut self.following().seen.lock())?;
+    pub fn adopt_rewrapped_volume(&self, word: &Word) -> Result<(), FollowError> {
+        let _alone = self.following().seen.lock();
+        self.follow(Some(word))?;
         self.pool().wait_for_pages();
         Ok(())
     }
@@ -79,10 +95,10 @@ impl Keyring {
         }
         log::warn!("new data keys come under {master} now");
         self.branches().follow(master);
-        self.pool().wipe().into_iter().for_each(|file| self.dead().add(file));
+        self.pool().wipe().into_iter().for_each(|file| self.dead().add_unused(file));
         self.pool().call();
         if self.volume().accepted() == Accepted::Target {
-            self.following().set_retargeted();
+            self.following().drop_keys();
         }
     }
 
@@ -92,20 +108,16 @@ impl Keyring {
         self.branches().wipe();
     }
 
-    fn follow(&self, seen: &mut Stamp) -> Result<(), FollowError> {
-        let stamp = self.store().volume_stamp().ok();
-        if stamp.is_some() && *seen == stamp {
-            return Ok(());
-        }
+    fn follow(&self, word: Option<&Word>) -> Result<(), FollowError> {
         if self.gate().phase() != Phase::Open {
             return Err(FollowError::Locked);
         }
-        let followed = self.volume().follow(self.store(), self.beat_service());
+        let followed = self.volume().follow(self.store(), self.beat_service(), word);
         scrub_stack();
         if let Some(target) = followed? {
+            self.tell_generation();
             self.targeted(&target);
         }
-        *seen = stamp;
         Ok(())
     }
 }
@@ -121,7 +133,7 @@ pub(super) fn drop_stale_keys(keyring: &Arc<Keyring>, effects: &Arc<dyn Effects>
         effects.drain(Moment::now() + limit);
     };
     if let Err(e) = spawn(Role::StaleKeys, work) {
-        again.following().set_retargeted();
+        again.following().drop_keys();
         log::error!("no thread to drop the keys under an earlier master key: {e}");
     }
 }

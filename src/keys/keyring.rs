@@ -9,7 +9,7 @@
 //! and what is known of the alias that new keys come from ([`Following`]).
 
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::answers::{Answer, Answers, Ticket};
@@ -17,11 +17,13 @@ use super::audit::AuditQueue;
 use super::beat::AskedBeats;
 use super::branches::Branches;
 use super::cache::Expiry;
+use super::carriers::Carriers;
 use super::files::FileKeys;
 use super::follow::Following;
 use super::gate::{Gate, Pass, Purpose, Shut};
-use super::lines::PendingRemovals;
+use super::lines::{PendingRemovals, RemovedKeys};
 use super::machine::{Phase, Reason};
+use super::masters::Masters;
 use super::pool::Pool;
 use super::rate::Rate;
 use super::request::{KeyFail, KeyRequest};
@@ -32,7 +34,7 @@ use crate::content::ContentCipher;
 use crate::ids::{FileId, LinkId};
 use crate::kms::{KeyService, Verdict};
 use crate::names::VolumeKeys;
-use crate::store::Store;
+use crate::store::{Removed, Store};
 use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
@@ -45,6 +47,8 @@ pub struct Limits {
     pub ttl: Duration,
     /// How many calls of the KMS a second, heartbeats aside; `None`: as many as is fair there.
     pub rate: Option<NonZeroU32>,
+    /// What becomes of keys of removed files.
+    pub removed: RemovedKeys,
     /// How long the gate trusts a silent monitor.
     pub patience: Duration,
 }
@@ -63,7 +67,11 @@ pub struct Keyring {
     branches: Branches,
     following: Following,
     dead: PendingRemovals,
+    carriers: Carriers<FileId>,
+    masters: Masters,
     beats: AskedBeats,
+    /// Told of each new generation of `volume.json`.
+    new_generation: OnceLock<Box<dyn Fn(u64) + Send + Sync>>,
     /// The KMS is out of reach.
     outage: AtomicBool,
     stopping: AtomicBool,
@@ -94,8 +102,11 @@ impl Keyring {
             pool: Pool::default(),
             branches: Branches::new(limits.ttl),
             following: Following::default(),
-            dead: PendingRemovals::default(),
+            dead: PendingRemovals::new(limits.removed),
+            carriers: Carriers::default(),
+            masters: Masters::default(),
             beats: AskedBeats::default(),
+            new_generation: OnceLock::new(),
             outage: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         }
@@ -148,6 +159,10 @@ impl Keyring {
 
     pub(super) fn following(&self) -> &Following {
         &self.following
+    }
+
+    pub(super) fn masters(&self) -> &Masters {
+        &self.masters
     }
 
     pub(super) fn dead(&self) -> &PendingRemovals {
@@ -227,29 +242,66 @@ impl Keyring {
     }
 
     /// Says that nothing refers to this file any more: its sidecar line is removed later, after
-    /// a syncfs of the store.
+    /// a syncfs of the store and a grace.
     pub fn schedule_key_removal(&self, file: FileId) {
         self.evict(file);
-        self.dead.add(file);
+        self.dead.add(Removed::Line(file));
+    }
+
+    /// Says that a key was taken from the pool and given to no file: its line is removed later.
+    pub fn discard_unused_key(&self, file: FileId) {
+        self.evict(file);
+        self.dead.add_unused(file);
+    }
+
+    /// Which inodes carry which file id.
+    pub fn carriers(&self) -> &Carriers<FileId> {
+        &self.carriers
     }
 
     /// Says that no symlink leads to this body any more: it is removed as lines are.
     pub fn schedule_body_removal(&self, link: LinkId) {
-        self.dead.add_body(link);
+        self.dead.add(Removed::Body(link));
     }
 
-    /// Removes the sidecar lines and bodies of what was buried, after a syncfs of the store.
+    /// Writes down which sidecar lines and bodies nothing refers to any more, after a syncfs of the
+    /// store, and removes those whose grace is over.
     ///
     /// # Errors
-    /// As [`Store::remove_lines`]; what is left over is harmless.
+    /// Of the backing filesystem; what is left over is harmless.
     pub fn sweep(&self) -> std::io::Result<()> {
-        self.dead.sweep(&self.store)
+        self.dead.sweep(&self.store, &self.carriers)
+    }
+
+    /// The last sweep of a mount.
+    pub(super) fn last_sweep(&self) -> std::io::Result<()> {
+        self.dead.finish(&self.store, &self.carriers)
+    }
+
+    /// As [`Keyring::sweep`], with the grace of everything over now.
+    ///
+    /// # Errors
+    /// As [`Keyring::sweep`].
+    pub fn end_grace(&self) -> std::io::Result<()> {
+        self.dead.end_grace(&self.store, &self.carriers)
     }
 
     /// Tells a log which branch keys files' keys come from. A mount has one log: another that
     /// came later would not be told.
     pub fn audit(&self, audit_queue: &Arc<AuditQueue>) {
         self.branches.origins().tell_to(audit_queue);
+    }
+
+    /// Has `tell` called with each generation of `volume.json` that is taken over from now on.
+    pub fn on_new_generation(&self, tell: impl Fn(u64) + Send + Sync + 'static) {
+        // The first one stays: a keyring is of one mount.
+        let _ = self.new_generation.set(Box::new(tell));
+    }
+
+    pub(super) fn tell_generation(&self) {
+        if let Some(tell) = self.new_generation.get() {
+            tell(self.volume.generation());
+        }
     }
 
     /// Has `ticket` answered once: when the key is there, when it is known not to come, or after
@@ -287,7 +339,7 @@ impl Keyring {
     /// Drops every key. The gate must be locked and idle.
     pub(super) fn wipe(&self) -> Option<Arc<VolumeKeys>> {
         // First, for what is taken from the pool goes to the files' keys.
-        self.pool.wipe().into_iter().for_each(|file| self.dead.add(file));
+        self.pool.wipe().into_iter().for_each(|file| self.dead.add_unused(file));
         self.files.wipe();
         self.branches.wipe();
         self.names.write().take()

@@ -8,6 +8,7 @@ mod beat;
 mod branch;
 mod branches;
 mod cache;
+mod carriers;
 mod fetch;
 mod files;
 #[cfg(test)]
@@ -19,12 +20,14 @@ mod interleavings;
 mod keyring;
 mod lines;
 mod machine;
+mod masters;
 mod monitor;
 mod pool;
 #[cfg(test)]
 mod race_tests;
 mod rate;
 mod services;
+mod source;
 #[cfg(test)]
 mod tests;
 mod volume;
@@ -32,12 +35,15 @@ mod volume;
 mod request;
 
 pub use answers::{Answer, Answers, Ticket};
+pub use carriers::Carriers;
 pub use follow::FollowError;
 pub use gate::{Gate, Pass, Purpose, Shut};
 pub use keyring::{Keyring, Limits};
+pub use lines::RemovedKeys;
 pub use machine::{Effect, Event, Machine, Phase, Reason, Timing};
 pub use monitor::{Effects, LockTime, Monitor, Status};
 pub use rate::Rate;
 pub use request::{KeyFail, KeyRequest};
 pub use services::Services;
-pub use volume::{Accepted, OpenError, Volume, check_master, create, open, open_file};
+pub use source::{Word, is_proven, source_mac};
+pub use volume::{Accepted, OpenError, Trust, Volume, create, open, open_file};

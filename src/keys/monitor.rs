@@ -151,7 +151,7 @@ impl Monitor {
             }
         }
         drop(self.keyring.wipe());
-        if let Err(e) = self.keyring.sweep() {
+        if let Err(e) = self.keyring.last_sweep() {
             log::warn!("sidecar lines that nothing uses are left over: {e}");
         }
     }
@@ -219,8 +219,8 @@ impl Loop {
                 beat::start(&self.keyring, self.events.clone());
                 next = now + self.interval();
             }
-            if self.keyring.following().take_retargeted() {
-                follow::drop_stale_keys(&self.keyring, &self.effects, self.timing.heartbeat);
+            if self.keyring.following().take_stale() {
+                follow::drop_stale_keys(&self.keyring, &self.effects, self.timing.reserve());
             }
             let wait = next.since(now).min(TICK);
             match self.inbox.recv_timeout(wait) {
@@ -372,6 +372,7 @@ impl Loop {
         scrub_stack();
         match unlocked {
             Ok(names) => {
+                self.keyring.tell_generation();
                 self.keyring.reopen(names, began);
                 self.effects.announce(Phase::Open, None);
             }

@@ -9,6 +9,7 @@ use super::branches;
 use super::keyring::Keyring;
 use super::machine::Phase;
 use super::request::{KeyFail, KeyRequest};
+use super::volume::NoNewKey;
 use crate::clock::Moment;
 use crate::content::{ContentCipher, check};
 use crate::ids::{FileId, PageId, SLOTS};
@@ -144,6 +145,12 @@ pub(super) enum NoKeys {
     Disk(std::io::Error),
 }
 
+impl From<NoNewKey> for NoKeys {
+    fn from(e: NoNewKey) -> Self {
+        Self::Kms(e.into())
+    }
+}
+
 /// The thread that keeps the pool full, until the keyring stops.
 pub(super) fn run(keyring: &Keyring) {
     let mut pause = PAUSE;
@@ -198,7 +205,7 @@ fn fill(keyring: &Keyring, mut wanted: usize) -> Result<(), NoKeys> {
         if let Err(unused) = keyring.pool().add(page?, wanted_still) {
             // Locked, or an alias moved, while the page was made: its keys are dropped, its lines
             // never used.
-            unused.iter().for_each(|c| keyring.dead().add(c.file()));
+            unused.iter().for_each(|c| keyring.dead().add_unused(c.file()));
             return Ok(());
         }
         keyring.files().answer(KeyRequest::Fresh, Ok(()));
@@ -277,8 +284,9 @@ fn by_the_kms(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, No
 
 fn make_key(keyring: &Keyring, file: FileId) -> Result<Made, KmsError> {
     let volume = keyring.volume().id();
-    let made =
-        keyring.service().generate(&keyring.volume().asked(), &Context::file(volume, file))?;
+    let context = Context::file(volume, file);
+    let made = keyring.volume().generate(keyring.service(), &context)?;
+    keyring.masters().saw(&made.master, &made.wrapped, &context);
     let line = Line {
         slot: file.slot(),
         kind: WrapKind::Master(made.master),

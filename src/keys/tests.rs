@@ -184,10 +184,8 @@ fn a_bad_branch_file_costs_its_own_files_until_it_is_put_right() {
         store.write_branch(bad, &file).expect("written");
         assert_eq!(read_all(&keyring, &old), [Ok(()); 3]);
     }
-    let folder = disk
-        .root()
-        .open_dir(".kmsfs/branch".as_ref())
-        .or_else(|_| disk.root().open_dir(".kmsfs".as_ref())?.open_dir("branch".as_ref()));
+    let keys = disk.root().open_dir("keys".as_ref()).expect("a folder");
+    let folder = keys.open_dir("branch".as_ref());
     folder.expect("a folder").unlink(bad.to_string().as_ref()).expect("removed");
     let (keyring, counters) = counted(&disk);
     assert_eq!(read_all(&keyring, &old), [Err(KeyFail::Rejected); 3]);

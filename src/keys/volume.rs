@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::source::{is_proven, source_mac, unproven};
 use crate::ids::{FileId, PageId, VolumeId};
-use crate::kms::{Context, KeyArn, KeyRef, KeyService, KmsError, Unwrapped};
+use crate::kms::{Context, Generated, KeyArn, KeyRef, KeyService, KmsError, Unwrapped, Verdict};
 use crate::names::VolumeKeys;
-use crate::store::{Provider, Settings, Store, StoreError, VolumeFile, Wrap};
+use crate::store::{Provider, Settings, Source, Store, StoreError, VolumeFile, Wrap};
 
 /// Files under which master keys are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,18 +19,53 @@ pub enum Accepted {
     Target,
 }
 
+/// What of a `volume.json` is believed of where new data keys come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// What has the MAC of the volume key.
+    Authenticated,
+    /// That, and what says this master key, which an operator has named.
+    Named(KeyArn),
+    /// Anything, for no data key will be made.
+    ToRead,
+}
+
 /// A volume's settings and its present wrap. It holds no key.
 #[derive(Clone)]
 pub struct Volume {
-    settings: Settings,
+    pub(super) settings: Settings,
+    /// Of the settings.
+    pub(super) mac: [u8; 32],
     /// Of the volume key that it was opened with. It is no secret.
-    fingerprint: String,
+    pub(super) fingerprint: String,
     /// The one master key that the volume key may be under, where the mount was told one.
-    pinned: Option<KeyArn>,
+    pub(super) pinned: Option<KeyArn>,
     accepted: Accepted,
-    wrap: Arc<Mutex<Wrap>>,
+    pub(super) wrap: Arc<Mutex<Wrap>>,
     /// What the KMS last named as the key of a new data key; before, the volume key's.
     target: Arc<Mutex<KeyArn>>,
+}
+
+/// Why there is no new data key.
+#[derive(Debug)]
+pub(super) enum NoNewKey {
+    /// The KMS gave none.
+    Kms(KmsError),
+    /// It gave one under a master key under which no data key of this volume may be.
+    Unaccepted(KeyArn),
+}
+
+/// As an error of the one key that was asked for.
+impl From<NoNewKey> for KmsError {
+    fn from(e: NoNewKey) -> Self {
+        match e {
+            NoNewKey::Kms(e) => e,
+            NoNewKey::Unaccepted(master) => {
+                let why = format!("the KMS made a data key under {master}, which is not accepted");
+                Self::new(Verdict::ThisKey, "IncorrectKeyException", why)
+            }
+        }
+    }
 }
 
 /// Why a volume could not be made or opened.
@@ -50,6 +86,39 @@ pub enum OpenError {
          restore it"
     )]
     Another,
+    /// Nobody who has the volume key has vouched for where new data keys come from.
+    #[error(
+        "volume.json says that new data keys come from {asked}, under {under}, and nothing proves \
+         that: a rewrap that may only ReEncrypt leaves it so, and so does whoever changes the file"
+    )]
+    Unproven {
+        /// What it says that they are asked of.
+        asked: KeyRef,
+        /// The master key.
+        under: KeyArn,
+    },
+    /// New data keys would come under a master key that is not accepted.
+    #[error(
+        "new data keys would come under {master}, to which {asked} leads: that is not the master \
+         key that the mount was told, or not of the volume's own keystore or account and region"
+    )]
+    Elsewhere {
+        /// What they are asked of.
+        asked: KeyRef,
+        /// What the KMS made one under.
+        master: KeyArn,
+    },
+    /// It is of before the last change that was seen.
+    #[error(
+        "volume.json is of an earlier state (generation {found}) than the one that is known \
+         (generation {known}): restore the newer one"
+    )]
+    Older {
+        /// By `volume.json`.
+        found: u64,
+        /// The highest that was seen.
+        known: u64,
+    },
     /// It is under another master key than the mount was told to accept.
     #[error("the volume is under {under}, not {pinned}, which --master-key names")]
     OtherMaster {
@@ -61,16 +130,17 @@ pub enum OpenError {
 }
 
 impl Volume {
-    fn of(file: VolumeFile, keys: &VolumeKeys) -> Self {
+    pub(super) fn of(file: VolumeFile, keys: &VolumeKeys, pinned: Option<KeyArn>) -> Self {
         let accepted = match file.settings.only_current_key {
             true => Accepted::Target,
             false => Accepted::SameKeystore,
         };
-        let target = Arc::new(Mutex::new(file.wrap.master.clone()));
+        let target = Arc::new(Mutex::new(file.wrap.source.master.clone()));
         Self {
             settings: file.settings,
+            mac: file.mac,
             fingerprint: keys.fingerprint(),
-            pinned: None,
+            pinned,
             accepted,
             wrap: Arc::new(Mutex::new(file.wrap)),
             target,
@@ -89,17 +159,22 @@ impl Volume {
 
     /// The key that `init` was asked for: an alias, an id or an ARN. New data keys come from it.
     pub fn asked(&self) -> KeyRef {
-        self.wrap.lock().asked.clone()
+        self.wrap.lock().source.asked.clone()
     }
 
     /// The master key that wrapped the volume key.
     pub fn master(&self) -> KeyArn {
-        self.wrap.lock().master.clone()
+        self.wrap.lock().source.master.clone()
     }
 
     /// Where the master key lives.
     pub fn provider(&self) -> Provider {
-        self.wrap.lock().provider.clone()
+        self.wrap.lock().source.provider.clone()
+    }
+
+    /// How often where new data keys come from has changed.
+    pub fn generation(&self) -> u64 {
+        self.wrap.lock().source.generation
     }
 
     /// The master key that new data keys come under, as far as is known: what an alias points
@@ -124,40 +199,41 @@ impl Volume {
         self.accepted = accepted;
     }
 
-    /// Accepts a `volume.json` under this master key alone from now on, whenever it is read again.
-    pub fn pin(&mut self, master: Option<KeyArn>) {
-        self.pinned = master;
-    }
-
-    /// Unwraps the volume key of a `volume.json` that is read again while the volume is mounted.
-    /// Whoever can write the store may have put another there.
-    fn reopen(&self, file: &VolumeFile, service: &dyn KeyService) -> Result<VolumeKeys, OpenError> {
-        // Before the KMS is asked for a key that it is not to be asked for.
-        check_master(file, self.pinned.as_ref())?;
-        if file.settings != self.settings {
-            return Err(OpenError::Another);
-        }
-        let keys = unlock(file, service)?;
-        if keys.fingerprint() != self.fingerprint {
-            return Err(OpenError::Another);
-        }
-        Ok(keys)
-    }
-
     /// Whether a line may name this master key.
     pub fn accepts(&self, master: &KeyArn) -> bool {
         if self.accepted == Accepted::Target {
             return *master == *self.target.lock();
         }
-        master.home().is_some() && master.home() == self.wrap.lock().master.home()
+        self.is_home(master)
+    }
+
+    fn is_home(&self, master: &KeyArn) -> bool {
+        master.home().is_some() && master.home() == self.wrap.lock().source.master.home()
+    }
+
+    /// Has the KMS make a data key, as all new ones are made. It may be asked for an alias, which
+    /// can be pointed anywhere: what it answers has to be a key of the volume's own keystore, or
+    /// account and region, and the one that the mount was told.
+    pub(super) fn generate(
+        &self,
+        service: &dyn KeyService,
+        context: &Context,
+    ) -> Result<Generated, NoNewKey> {
+        let made = service.generate(&self.asked(), context).map_err(NoNewKey::Kms)?;
+        let is_pinned = self.pinned.as_ref().is_none_or(|pinned| *pinned == made.master);
+        if is_pinned && self.is_home(&made.master) {
+            Ok(made)
+        } else {
+            Err(NoNewKey::Unaccepted(made.master))
+        }
     }
 
     /// Asks once what each heartbeat asks, so that a damaged canary, or a key that may not make
     /// data keys, is told before a mount answers and not by its lock.
     ///
     /// # Errors
-    /// Of the KMS.
-    pub fn preflight(&self, service: &dyn KeyService) -> Result<(), KmsError> {
+    /// As [`Volume::find_target`].
+    pub fn preflight(&self, service: &dyn KeyService) -> Result<(), OpenError> {
         self.unwrap_canary(service)?;
         self.find_target(service)
     }
@@ -165,10 +241,16 @@ impl Volume {
     /// Asks which master key new data keys come under. The one that it gives is thrown away.
     ///
     /// # Errors
-    /// Of the KMS.
-    pub fn find_target(&self, service: &dyn KeyService) -> Result<(), KmsError> {
+    /// `Kms`; `Elsewhere`.
+    pub fn find_target(&self, service: &dyn KeyService) -> Result<(), OpenError> {
         let nobody = FileId::new(PageId::random(), 0);
-        let made = service.generate(&self.asked(), &Context::file(self.id(), nobody))?;
+        let made =
+            self.generate(service, &Context::file(self.id(), nobody)).map_err(|e| match e {
+                NoNewKey::Kms(e) => OpenError::Kms(e),
+                NoNewKey::Unaccepted(master) => {
+                    OpenError::Elsewhere { asked: self.asked(), master }
+                }
+            })?;
         self.retarget(&made.master);
         Ok(())
     }
@@ -180,40 +262,8 @@ impl Volume {
     /// Of the KMS.
     pub fn unwrap_canary(&self, service: &dyn KeyService) -> Result<Unwrapped, KmsError> {
         let wrap = self.wrap.lock().clone();
-        service.decrypt(&KeyRef::from(&wrap.master), &wrap.canary, &Context::canary(self.id()))
-    }
-
-    /// Takes over a `volume.json` that a rewrap has replaced: if its key is the volume's own,
-    /// and if the KMS gives under its master key what each heartbeat asks. Answers which master
-    /// key new data keys come under then; `None` where nothing has changed.
-    pub(super) fn follow(
-        &self,
-        store: &Store,
-        service: &dyn KeyService,
-    ) -> Result<Option<KeyArn>, OpenError> {
-        let file = store.read_volume()?;
-        if file.wrap == *self.wrap.lock() {
-            return Ok(None);
-        }
-        let keys = self.reopen(&file, service)?;
-        let followed = Self::of(file.clone(), &keys);
-        followed.preflight(service)?;
-        log::warn!("the volume is under {} now; it was under {}", file.wrap.master, self.master());
-        *self.wrap.lock() = file.wrap;
-        Ok(Some(followed.target()))
-    }
-
-    /// Unwraps the volume key again after a lock and derives the keys of names. They are those of
-    /// before.
-    pub(super) fn unlock(
-        &self,
-        store: &Store,
-        service: &dyn KeyService,
-    ) -> Result<VolumeKeys, OpenError> {
-        let file = store.read_volume()?;
-        let keys = self.reopen(&file, service)?;
-        *self.wrap.lock() = file.wrap;
-        Ok(keys)
+        let master = KeyRef::from(&wrap.source.master);
+        service.decrypt(&master, &wrap.canary, &Context::canary(self.id()))
     }
 }
 
@@ -222,8 +272,8 @@ impl Volume {
 ///
 /// # Errors
 /// `OtherMaster`.
-pub fn check_master(file: &VolumeFile, pinned: Option<&KeyArn>) -> Result<(), OpenError> {
-    let under = &file.wrap.master;
+pub(super) fn check_master(file: &VolumeFile, pinned: Option<&KeyArn>) -> Result<(), OpenError> {
+    let under = &file.wrap.source.master;
     match pinned {
         Some(pinned) if pinned != under => {
             Err(OpenError::OtherMaster { under: under.clone(), pinned: pinned.clone() })
@@ -232,9 +282,9 @@ pub fn check_master(file: &VolumeFile, pinned: Option<&KeyArn>) -> Result<(), Op
     }
 }
 
-fn unlock(file: &VolumeFile, service: &dyn KeyService) -> Result<VolumeKeys, OpenError> {
+pub(super) fn unlock(file: &VolumeFile, service: &dyn KeyService) -> Result<VolumeKeys, OpenError> {
     let volume = file.settings.volume();
-    let master = KeyRef::from(&file.wrap.master);
+    let master = KeyRef::from(&file.wrap.source.master);
     let got = service.decrypt(&master, &file.wrap.key, &Context::volume(volume))?;
     let keys = VolumeKeys::derive(&got.key, volume);
     if keys.verify_settings(file.settings.encode().as_bytes(), &file.mac) {
@@ -248,20 +298,33 @@ fn unlock(file: &VolumeFile, service: &dyn KeyService) -> Result<VolumeKeys, Ope
 ///
 /// # Errors
 /// [`OpenError`].
-pub fn open(store: &Store, service: &dyn KeyService) -> Result<(Volume, VolumeKeys), OpenError> {
-    open_file(store.read_volume()?, service)
+pub fn open(
+    store: &Store,
+    service: &dyn KeyService,
+    trust: &Trust,
+) -> Result<(Volume, VolumeKeys), OpenError> {
+    open_file(store.read_volume()?, service, trust)
 }
 
 /// Opens the volume of this `volume.json`.
 ///
 /// # Errors
-/// `Kms`, `Changed`.
+/// `OtherMaster`, `Kms`, `Changed`, `Unproven`.
 pub fn open_file(
     file: VolumeFile,
     service: &dyn KeyService,
+    trust: &Trust,
 ) -> Result<(Volume, VolumeKeys), OpenError> {
+    let named = match trust {
+        Trust::Named(master) => Some(master),
+        Trust::Authenticated | Trust::ToRead => None,
+    };
+    check_master(&file, named)?;
     let keys = unlock(&file, service)?;
-    Ok((Volume::of(file, &keys), keys))
+    if *trust == Trust::Authenticated && !is_proven(&file, &keys) {
+        return Err(unproven(&file));
+    }
+    Ok((Volume::of(file, &keys, named.cloned()), keys))
 }
 
 /// Writes the `volume.json` of a new store, under a fresh volume key.
@@ -281,52 +344,9 @@ pub fn create(
     let canary = service.generate(&KeyRef::from(&made.master), &Context::canary(volume))?;
     let keys = VolumeKeys::derive(&made.key, volume);
     let mac = keys.mac_settings(settings.encode().as_bytes());
-    let wrap =
-        Wrap { provider, asked, master: made.master, key: made.wrapped, canary: canary.wrapped };
+    let source = Source { generation: 1, provider, asked, master: made.master };
+    let source_mac = Some(source_mac(&settings, &source, &keys));
+    let wrap = Wrap { source, source_mac, key: made.wrapped, canary: canary.wrapped };
     store.write_volume(&VolumeFile { settings, mac, wrap })?;
     Ok(keys)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::disk::sim::Sim;
-    use crate::keys::fixture;
-    use crate::store::{DataKeys, Names};
-
-    /// Another volume, whose settings are these.
-    fn other(settings: Settings) -> Store {
-        let store = Store::init(Sim::new().root()).expect("made");
-        let provider = Provider::Local { keystore: "/keystore".to_owned() };
-        let asked = KeyRef("alias/test".to_owned());
-        create(&store, &*fixture::kms(), provider, asked, settings).expect("made");
-        store
-    }
-
-    /// Whoever could write the store had a locked mount open as a volume of their own: the next
-    /// file got a name, and a key, that were theirs.
-    #[test]
-    fn a_volume_is_reopened_only_as_what_it_was_opened_as() {
-        let kms = fixture::kms();
-        let own = Store::open(fixture::volume().root()).expect("made");
-        let (mut volume, names) = open(&own, &*kms).expect("opened");
-        let same_settings = other(volume.settings().clone());
-        let plain = other(Settings::new(volume.id(), Names::Plain, DataKeys::PerFile));
-        for foreign in [&same_settings, &plain] {
-            assert!(matches!(volume.unlock(foreign, &*kms), Err(OpenError::Another)));
-            assert!(matches!(volume.follow(foreign, &*kms), Err(OpenError::Another)));
-        }
-        let again = volume.unlock(&own, &*kms).expect("its own");
-        assert_eq!(again.fingerprint(), names.fingerprint());
-        let master = volume.master();
-        volume.pin(Some(master.clone()));
-        volume.unlock(&own, &*kms).expect("under the key that is pinned");
-        let pinned = KeyArn("arn:kmsfs:local::1:key/another".to_owned());
-        volume.pin(Some(pinned.clone()));
-        let refused = volume.unlock(&own, &*kms);
-        assert!(matches!(&refused, Err(OpenError::OtherMaster { under, .. }) if *under == master));
-        let file = own.read_volume().expect("there");
-        assert!(check_master(&file, Some(&pinned)).is_err());
-        assert!(check_master(&file, Some(&master)).is_ok() && check_master(&file, None).is_ok());
-    }
 }

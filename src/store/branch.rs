@@ -6,15 +6,13 @@ use std::io;
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
-use super::layout::{MODE, Store, lock_folder};
+use super::layout::{BRANCH, MODE, Store, lock_folder};
 use super::volume_file::parse_wrapped;
 use crate::disk::{self, Dir};
 use crate::durable;
 use crate::ids::BranchId;
 use crate::kms::{KeyArn, Wrapped};
 
-/// The name of the folder in `.kmsfs`.
-pub(super) const BRANCH: &str = "branch";
 /// The longest wrapped key, with room for an ARN.
 const MAX_FILE: usize = 64 << 10;
 
@@ -65,7 +63,7 @@ impl BranchFile {
 
 impl Store {
     fn branch_folder(&self) -> io::Result<Dir> {
-        self.meta.open_dir(OsStr::new(BRANCH))
+        self.keys.open_dir(OsStr::new(BRANCH))
     }
 
     /// The branch keys that are there, in no order. Names that are no ids are passed over.

@@ -1,36 +1,59 @@
-//! The folders of `.kmsfs` and the copies of `volume.json`, each by itself: for whoever checks a
-//! store.
+//! The folders of a store, each by itself: for whoever checks a store.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 
-use super::branch::BRANCH;
-use super::layout::{BACKUP, META, MODE, Store, StoreError, VOLUME, lock_folder};
-use super::volume_file::VolumeFile;
+use super::layout::{
+    BACKUP, BRANCH, FILES, KEYS, LINKS, LOCK, REMOVED, Store, VOLUME, lock_folder,
+};
 use crate::disk::{self, Dir};
-use crate::durable;
 use crate::ids::BranchId;
 
 /// A folder of kmsfs's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Folder {
-    /// `.kmsfs` itself.
-    Meta,
+    /// The store's own.
+    Top,
+    /// `keys`.
+    Keys,
+    /// `links`.
+    Links,
     /// `keys/XX`.
-    Keys(u8),
+    Pages(u8),
     /// `links/XX`.
-    Links(u8),
-    /// `branch`.
+    Bodies(u8),
+    /// `keys/branch`.
     Branch,
+    /// `keys/removed`.
+    Removed,
 }
 
 impl Folder {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
         let shards = || 0..=u8::MAX;
-        let fixed = [Self::Meta, Self::Branch].into_iter();
-        fixed.chain(shards().map(Self::Keys)).chain(shards().map(Self::Links))
+        let fixed = [Self::Top, Self::Keys, Self::Links, Self::Branch, Self::Removed].into_iter();
+        fixed.chain(shards().map(Self::Pages)).chain(shards().map(Self::Bodies))
+    }
+}
+
+impl Folder {
+    /// Whether `init` makes all that it ever holds.
+    pub fn has_fixed_entries(self) -> bool {
+        matches!(self, Self::Top | Self::Keys | Self::Links)
+    }
+
+    /// Whether an entry of this name belongs in a folder whose entries are not named by ids.
+    pub fn expects(self, name: &OsStr) -> bool {
+        let is_shard = || (0..=u8::MAX).any(|shard| *name == *format!("{shard:02x}"));
+        match self {
+            Self::Top => [FILES, KEYS, LINKS, LOCK, VOLUME, BACKUP].iter().any(|own| name == *own),
+            Self::Keys => name == BRANCH || name == REMOVED || is_shard(),
+            Self::Links => is_shard(),
+            Self::Removed => Store::is_of_journal(name),
+            Self::Pages(_) | Self::Bodies(_) | Self::Branch => false,
+        }
     }
 }
 
@@ -38,45 +61,14 @@ impl Folder {
 impl fmt::Display for Folder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Meta => f.write_str(META),
-            Self::Keys(shard) => write!(f, "{META}/keys/{shard:02x}"),
-            Self::Links(shard) => write!(f, "{META}/links/{shard:02x}"),
-            Self::Branch => write!(f, "{META}/{BRANCH}"),
+            Self::Top => Ok(()),
+            Self::Keys => f.write_str(KEYS),
+            Self::Links => f.write_str(LINKS),
+            Self::Pages(shard) => write!(f, "{KEYS}/{shard:02x}"),
+            Self::Bodies(shard) => write!(f, "{LINKS}/{shard:02x}"),
+            Self::Branch => write!(f, "{KEYS}/{BRANCH}"),
+            Self::Removed => write!(f, "{KEYS}/{REMOVED}"),
         }
-    }
-}
-
-/// One of the two copies of `volume.json`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Copy {
-    /// `volume.json`, which counts where it can be read.
-    First,
-    /// `volume.json.bak`.
-    Second,
-}
-
-impl Copy {
-    fn name(self) -> &'static str {
-        match self {
-            Self::First => VOLUME,
-            Self::Second => BACKUP,
-        }
-    }
-
-    /// The other one.
-    #[must_use]
-    pub fn other(self) -> Self {
-        match self {
-            Self::First => Self::Second,
-            Self::Second => Self::First,
-        }
-    }
-}
-
-/// The path in the store.
-impl fmt::Display for Copy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{META}/{}", self.name())
     }
 }
 
@@ -84,10 +76,13 @@ impl Store {
     /// Where a folder lies, and its name there.
     fn place(&self, folder: Folder) -> (&Dir, OsString) {
         match folder {
-            Folder::Meta => (self.root(), META.into()),
-            Folder::Keys(shard) => (&self.keys, format!("{shard:02x}").into()),
-            Folder::Links(shard) => (&self.links, format!("{shard:02x}").into()),
-            Folder::Branch => (&self.meta, BRANCH.into()),
+            Folder::Top => (&self.top, ".".into()),
+            Folder::Keys => (&self.top, KEYS.into()),
+            Folder::Links => (&self.top, LINKS.into()),
+            Folder::Pages(shard) => (&self.keys, format!("{shard:02x}").into()),
+            Folder::Bodies(shard) => (&self.links, format!("{shard:02x}").into()),
+            Folder::Branch => (&self.keys, BRANCH.into()),
+            Folder::Removed => (&self.keys, REMOVED.into()),
         }
     }
 
@@ -110,29 +105,12 @@ impl Store {
         parent.sync()
     }
 
-    /// Reads one copy of `volume.json`.
-    ///
-    /// # Errors
-    /// `NotAStore` where it is missing, `BadVolumeFile`, `Io`.
-    pub fn read_volume_copy(&self, copy: Copy) -> Result<VolumeFile, StoreError> {
-        self.read_copy(copy.name())
-    }
-
-    /// Replaces one copy of `volume.json`.
-    ///
-    /// # Errors
-    /// Of the backing filesystem; the copy is then as it was.
-    pub fn write_volume_copy(&self, copy: Copy, file: &VolumeFile) -> io::Result<()> {
-        let _held = lock_folder(&self.meta)?;
-        durable::replace(&*self.meta, OsStr::new(copy.name()), &file.encode(), MODE)
-    }
-
     /// Removes a branch key's file. No line may say it any more, durably.
     ///
     /// # Errors
     /// Of the backing filesystem.
     pub fn remove_branch(&self, id: BranchId) -> io::Result<()> {
-        let folder = self.meta.open_dir(OsStr::new(BRANCH))?;
+        let folder = self.keys.open_dir(OsStr::new(BRANCH))?;
         let _held = lock_folder(&folder)?;
         folder.unlink(OsStr::new(&id.to_string()))?;
         folder.sync()
@@ -147,13 +125,14 @@ mod tests {
     #[test]
     fn every_folder_is_where_init_made_it_and_is_made_again() {
         let store = Store::init(Sim::new().root()).expect("made");
-        assert_eq!(Folder::all().count(), 2 + 2 * 256);
+        assert_eq!(Folder::all().count(), 5 + 2 * 256);
         for folder in Folder::all() {
             let names = store.names_in(folder).expect("there");
-            assert_eq!(names.is_empty(), folder != Folder::Meta, "{folder}");
+            assert_eq!(names.is_empty(), !folder.has_fixed_entries(), "{folder}");
+            assert!(names.iter().all(|name| folder.expects(name)), "{folder}");
         }
-        let gone = Folder::Links(0xab);
-        assert_eq!(gone.to_string(), ".kmsfs/links/ab");
+        let gone = Folder::Bodies(0xab);
+        assert_eq!(gone.to_string(), "links/ab");
         store.links.rmdir(OsStr::new("ab")).expect("empty");
         assert!(store.names_in(gone).is_err());
         store.make_folder(gone).expect("made");

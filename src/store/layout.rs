@@ -1,36 +1,57 @@
-//! The folder `.kmsfs` of a store, and the tree beside it.
+//! The folders of a store: the tree, and what kmsfs keeps beside it.
 
-use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 
-use super::branch::BRANCH;
-use super::{BadVolumeFile, Page, VolumeFile};
-use crate::disk::{self, Dir, File, Open, Time, Wait};
+use super::{BadVolumeFile, FORMAT};
+use crate::disk::{self, Dir, File, Open, Wait};
 use crate::durable;
-use crate::ids::{LinkId, PageId};
+use crate::ids::LinkId;
 
-/// The name of the metadata folder, invisible in the mount.
-pub const META: &str = ".kmsfs";
+/// The folder of the tree.
+pub(super) const FILES: &str = "files";
+/// The folder of sidecar pages and branch keys.
+pub(super) const KEYS: &str = "keys";
+/// The folder of branch keys, in that of keys.
+pub(super) const BRANCH: &str = "branch";
+/// The journal of removed lines and bodies, in the folder of keys.
+pub(super) const REMOVED: &str = "removed";
+/// The folder of the bodies of long symlink targets.
+pub(super) const LINKS: &str = "links";
+pub(super) const LOCK: &str = "lock";
+/// What a store of format 1 had in place of all these.
+const FORMAT_1: &str = ".kmsfs";
 pub(super) const VOLUME: &str = "volume.json";
 pub(super) const BACKUP: &str = "volume.json.bak";
 pub(super) const MODE: u32 = 0o600;
-const MAX_VOLUME_FILE: usize = 64 << 10;
-/// 64 lines of the longest wrapped key, with room for damaged lines that are kept.
-const MAX_PAGE: usize = 4 << 20;
+/// The mode of a new mount's root: the store's folder is what keeps others out of the tree.
+const TREE_MODE: u32 = 0o755;
 
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// There is no `.kmsfs/volume.json`.
-    #[error("it is not a kmsfs store (there is no {META}/{VOLUME})")]
+    /// There is no `volume.json`.
+    #[error("it is not a kmsfs store (there is no {VOLUME})")]
     NotAStore,
+    /// It was made by a kmsfs from before the first release.
+    #[error(
+        "it is a store of format 1, which was never released: this kmsfs reads format {FORMAT}"
+    )]
+    FormatOne,
+    /// Somebody else than the user who opens it can enter its folder.
+    #[error("others can enter the store's folder (it is {owner}'s, mode {mode:04o})")]
+    NotPrivate {
+        /// The user whom the folder belongs to.
+        owner: u32,
+        /// The folder's permissions.
+        mode: u32,
+    },
     /// `init` was pointed at something that holds files.
     #[error("the folder is not empty")]
     NotEmpty,
     /// `volume.json` is refused.
-    #[error("{META}/{VOLUME}: {0}")]
+    #[error("{VOLUME}: {0}")]
     BadVolumeFile(#[from] BadVolumeFile),
     /// Another daemon holds the lock.
     #[error("another kmsfs has it mounted")]
@@ -40,84 +61,120 @@ pub enum StoreError {
     Io(&'static str, #[source] io::Error),
 }
 
-fn at(what: &'static str) -> impl Fn(io::Error) -> StoreError {
+pub(super) fn at(what: &'static str) -> impl Fn(io::Error) -> StoreError {
     move |e| StoreError::Io(what, e)
 }
 
 /// An open store.
 #[derive(Debug)]
 pub struct Store {
-    root: Dir,
-    pub(super) meta: Dir,
+    /// The store's own folder.
+    pub(super) top: Dir,
+    tree: Dir,
     pub(super) keys: Dir,
     pub(super) links: Dir,
     dev: u64,
 }
 
 impl Store {
-    /// Makes the layout in `root`, which must be empty, with everything durable: the 256
-    /// folders of sidecars and links, and the lock. `volume.json` is for the caller to write.
+    /// Makes the layout in `top`, which must be empty, with everything durable: the tree, the
+    /// folders of sidecars, branch keys and links, and the lock. `volume.json` is for the caller
+    /// to write. From then on nobody but its owner can enter `top`.
     ///
     /// # Errors
     /// `NotEmpty`, `Io`.
-    pub fn init(root: Dir) -> Result<Self, StoreError> {
-        if !disk::names(&*root).map_err(at("cannot list the store"))?.is_empty() {
+    pub fn init(top: Dir) -> Result<Self, StoreError> {
+        if !disk::names(&*top).map_err(at("cannot list the store"))?.is_empty() {
             return Err(StoreError::NotEmpty);
         }
-        match Self::make(&root) {
+        match Self::make(&top) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(StoreError::NotEmpty),
             Err(e) => return Err(StoreError::Io("cannot make the store", e)),
         }
-        Self::open(root)
+        Self::open(top)
     }
 
-    fn make(root: &Dir) -> io::Result<()> {
-        let name = |s: &str| OsStr::new(s).to_owned();
-        root.mkdir(&name(META), 0o700)?;
-        let meta = root.open_dir(&name(META))?;
-        for folder in ["keys", "links", BRANCH] {
-            meta.mkdir(&name(folder), 0o700)?;
-            let folder_dir = meta.open_dir(&name(folder))?;
-            if folder != BRANCH {
-                for i in 0..=255u8 {
-                    folder_dir.mkdir(&name(&format!("{i:02x}")), 0o700)?;
-                }
+    fn make(top: &Dir) -> io::Result<()> {
+        // First: nobody gets a descriptor of what is made in it.
+        set_mode(top, 0o700)?;
+        let folder = |within: &Dir, name: &str| {
+            within.mkdir(OsStr::new(name), 0o700)?;
+            within.open_dir(OsStr::new(name))
+        };
+        let tree = folder(top, FILES)?;
+        set_mode(&tree, TREE_MODE)?;
+        tree.sync()?;
+        let keys = folder(top, KEYS)?;
+        folder(&keys, BRANCH)?.sync()?;
+        folder(&keys, REMOVED)?.sync()?;
+        let links = folder(top, LINKS)?;
+        for shards in [keys, links] {
+            for i in 0..=255u8 {
+                folder(&shards, &format!("{i:02x}"))?;
             }
-            folder_dir.sync()?;
+            shards.sync()?;
         }
-        meta.open(&name("lock"), Open::Create(MODE))?;
-        meta.sync()?;
-        root.sync()
+        top.open(OsStr::new(LOCK), Open::Create(MODE))?;
+        top.sync()
     }
 
-    /// Opens the store whose top folder is `root`.
+    /// Opens the store whose own folder is `top`.
     ///
     /// # Errors
-    /// `NotAStore`, `Io`.
-    pub fn open(root: Dir) -> Result<Self, StoreError> {
-        let meta = match root.open_dir(OsStr::new(META)) {
+    /// `NotAStore`, `FormatOne`, `Io`.
+    pub fn open(top: Dir) -> Result<Self, StoreError> {
+        let open = |name: &str| top.open_dir(OsStr::new(name));
+        let is_missing = |e: &io::Error| e.raw_os_error() == Some(libc::ENOENT);
+        let keys = match open(KEYS) {
             Ok(dir) => dir,
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Err(StoreError::NotAStore),
-            Err(e) => return Err(StoreError::Io("cannot open .kmsfs", e)),
+            Err(e) if is_missing(&e) && open(FORMAT_1).is_ok() => {
+                return Err(StoreError::FormatOne);
+            }
+            Err(e) if is_missing(&e) => return Err(StoreError::NotAStore),
+            Err(e) => return Err(StoreError::Io("cannot open the folder keys", e)),
         };
-        let open = |n: &str| meta.open_dir(OsStr::new(n)).map_err(at("cannot open .kmsfs"));
-        let (keys, links) = (open("keys")?, open("links")?);
-        let dev = root.stat_self().map_err(at("cannot stat the store"))?.dev;
-        Ok(Self { root, meta, keys, links, dev })
+        let links = open(LINKS).map_err(at("cannot open the folder links"))?;
+        let tree = open(FILES).map_err(at("cannot open the folder files"))?;
+        let dev = tree.stat_self().map_err(at("cannot stat the folder files"))?.dev;
+        Ok(Self { top, tree, keys, links, dev })
     }
 
     /// The folder at `path`, opened as a store.
     ///
     /// # Errors
-    /// `NotAStore`, `Io`.
+    /// As [`Store::open`].
     pub fn open_path(path: &Path) -> Result<Self, StoreError> {
         Self::open(disk::open_dir(path).map_err(at("cannot open the store"))?)
     }
 
+    /// Makes sure that nobody but `user` (and root) can enter the store's folder: whoever could
+    /// would change the tree beneath a mount, which acts with more rights than theirs.
+    ///
+    /// # Errors
+    /// `NotPrivate`, `Io`.
+    pub fn check_private(&self, user: u32) -> Result<(), StoreError> {
+        let stat = self.top.stat_self().map_err(at("cannot stat the store"))?;
+        let (owner, mode) = (stat.uid, stat.mode & 0o7777);
+        // An access control list shows in the bits of the group: they are its mask (acl(5)).
+        if owner != user || mode & 0o077 != 0 {
+            return Err(StoreError::NotPrivate { owner, mode });
+        }
+        Ok(())
+    }
+
     /// The top folder of the tree.
-    pub fn root(&self) -> &Dir {
-        &self.root
+    pub fn tree(&self) -> &Dir {
+        &self.tree
+    }
+
+    /// Whom the store belongs to: user and group.
+    ///
+    /// # Errors
+    /// Of the backing filesystem.
+    pub fn owner(&self) -> io::Result<(u32, u32)> {
+        let stat = self.top.stat_self()?;
+        Ok((stat.uid, stat.gid))
     }
 
     /// The device that all of the store lies on.
@@ -130,7 +187,7 @@ impl Store {
     /// # Errors
     /// `Busy`, `Io`.
     pub fn lock(&self) -> Result<File, StoreError> {
-        let open = |how| self.meta.open(OsStr::new("lock"), how);
+        let open = |how| self.top.open(OsStr::new(LOCK), how);
         let file = match open(Open::ReadWrite) {
             // A store that cannot be written is read all the same.
             Err(e) if e.raw_os_error() == Some(libc::EROFS) => open(Open::Read),
@@ -141,142 +198,6 @@ impl Store {
             Ok(()) => Ok(file),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(StoreError::Busy),
             Err(e) => Err(StoreError::Io("lock", e)),
-        }
-    }
-
-    /// Reads `volume.json`; where that is damaged or missing, its second copy.
-    ///
-    /// # Errors
-    /// `NotAStore`, `BadVolumeFile`, `Io`; of the first copy, when both are bad.
-    pub fn read_volume(&self) -> Result<VolumeFile, StoreError> {
-        let first = self.read_copy(VOLUME);
-        match first {
-            Err(StoreError::BadVolumeFile(BadVolumeFile::Damaged(_)) | StoreError::NotAStore) => {
-                match self.read_copy(BACKUP) {
-                    Ok(file) => {
-                        log::warn!("{META}/{VOLUME} is damaged or missing; using {BACKUP}");
-                        Ok(file)
-                    }
-                    Err(_) => first,
-                }
-            }
-            other => other,
-        }
-    }
-
-    pub(super) fn read_copy(&self, name: &str) -> Result<VolumeFile, StoreError> {
-        match disk::read_all(&*self.meta, OsStr::new(name), MAX_VOLUME_FILE) {
-            Ok(bytes) => Ok(VolumeFile::parse(&bytes)?),
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Err(StoreError::NotAStore),
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                Err(BadVolumeFile::Damaged("too long".to_owned()).into())
-            }
-            Err(e) => Err(StoreError::Io("cannot read volume.json", e)),
-        }
-    }
-
-    /// What tells whether `volume.json` was replaced: its inode number and its last change.
-    ///
-    /// # Errors
-    /// Of the backing filesystem.
-    pub fn volume_stamp(&self) -> io::Result<(u64, Time)> {
-        let stat = self.meta.stat(OsStr::new(VOLUME))?;
-        Ok((stat.ino, stat.ctime))
-    }
-
-    /// Replaces `volume.json`, then its second copy.
-    ///
-    /// # Errors
-    /// `Io`; one whole copy is there in any case.
-    pub fn write_volume(&self, file: &VolumeFile) -> Result<(), StoreError> {
-        let bytes = file.encode();
-        let _held = lock_folder(&self.meta).map_err(at("cannot lock .kmsfs"))?;
-        for name in [VOLUME, BACKUP] {
-            durable::replace(&*self.meta, OsStr::new(name), &bytes, MODE)
-                .map_err(at("cannot write volume.json"))?;
-        }
-        Ok(())
-    }
-
-    fn shard(&self, page: PageId) -> io::Result<Dir> {
-        self.keys.open_dir(OsStr::new(&format!("{:02x}", page.0[0])))
-    }
-
-    /// Reads a sidecar page; `None` where there is none.
-    ///
-    /// # Errors
-    /// Of the backing filesystem.
-    pub fn read_page(&self, page: PageId) -> io::Result<Option<Page>> {
-        let shard = self.shard(page)?;
-        match disk::read_all(&*shard, OsStr::new(&page.to_string()), MAX_PAGE) {
-            Ok(bytes) => Ok(Some(Page::parse(&bytes))),
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// The sidecar pages in the folder `keys/XX`, XX being `shard`. Names that are no page's are
-    /// left out.
-    ///
-    /// # Errors
-    /// Of the backing filesystem.
-    pub fn pages(&self, shard: u8) -> io::Result<Vec<PageId>> {
-        let names = disk::names(&*self.keys.open_dir(OsStr::new(&format!("{shard:02x}")))?)?;
-        let page = |n: &OsString| PageId::parse(n.to_str()?).ok().filter(|p| p.0[0] == shard);
-        Ok(names.iter().filter_map(page).collect())
-    }
-
-    /// When the folder `keys/XX` last changed: no page in it is newer.
-    ///
-    /// # Errors
-    /// Of the backing filesystem.
-    pub fn pages_changed(&self, shard: u8) -> io::Result<Time> {
-        let folder = self.keys.open_dir(OsStr::new(&format!("{shard:02x}")))?;
-        Ok(folder.stat_self()?.mtime)
-    }
-
-    /// Writes a new page, durably: only then may its keys be used.
-    ///
-    /// # Errors
-    /// Of the backing filesystem.
-    pub fn add_page(&self, page: PageId, lines: &Page) -> io::Result<()> {
-        let shard = self.shard(page)?;
-        let _held = lock_folder(&shard)?;
-        durable::replace(&*shard, OsStr::new(&page.to_string()), &lines.encode(), MODE)
-    }
-
-    /// Removes lines from a page: read afresh and replaced whole, under the folder's lock, so
-    /// that no other process's change is undone. An empty page is removed.
-    ///
-    /// # Errors
-    /// Of the backing filesystem; the page is then as it was.
-    pub fn remove_lines(&self, page: PageId, slots: &HashSet<u16>) -> io::Result<()> {
-        self.change_page(page, |lines| lines.remove(|slot| slots.contains(&slot)))
-    }
-
-    /// Changes a page that is there, as [`Store::remove_lines`] does.
-    ///
-    /// # Errors
-    /// Of the backing filesystem; the page is then as it was.
-    pub fn change_page(&self, page: PageId, change: impl FnOnce(&mut Page)) -> io::Result<()> {
-        let shard = self.shard(page)?;
-        let _held = lock_folder(&shard)?;
-        let name = page.to_string();
-        let name = OsStr::new(&name);
-        let mut lines = match disk::read_all(&*shard, name, MAX_PAGE) {
-            Ok(bytes) => Page::parse(&bytes),
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
-            Err(e) => return Err(e),
-        };
-        let before = lines.clone();
-        change(&mut lines);
-        if lines.is_empty() {
-            shard.unlink(name)?;
-            shard.sync()
-        } else if lines == before {
-            Ok(())
-        } else {
-            durable::replace(&*shard, name, &lines.encode(), MODE)
         }
     }
 
@@ -316,8 +237,9 @@ impl Store {
     /// # Errors
     /// Of the backing filesystem; the folders before the failing one are swept.
     pub fn sweep_leftovers(&self) -> io::Result<()> {
-        sweep_folder(&self.meta)?;
-        sweep_folder(&self.meta.open_dir(OsStr::new(BRANCH))?)?;
+        sweep_folder(&self.top)?;
+        sweep_folder(&self.keys.open_dir(OsStr::new(BRANCH))?)?;
+        sweep_folder(&self.keys.open_dir(OsStr::new(REMOVED))?)?;
         for shards in [&self.keys, &self.links] {
             for i in 0..=255u8 {
                 sweep_folder(&shards.open_dir(OsStr::new(&format!("{i:02x}")))?)?;
@@ -331,7 +253,7 @@ impl Store {
     /// # Errors
     /// Of the backing filesystem.
     pub fn sync(&self) -> io::Result<()> {
-        self.root.sync_filesystem()
+        self.tree.sync_filesystem()
     }
 }
 
@@ -343,6 +265,10 @@ pub(super) fn lock_folder(shard: &Dir) -> io::Result<File> {
     Ok(file)
 }
 
+fn set_mode(folder: &Dir, mode: u32) -> io::Result<()> {
+    folder.open(OsStr::new("."), Open::Pin)?.set_mode(mode)
+}
+
 fn sweep_folder(folder: &Dir) -> io::Result<()> {
     let _held = lock_folder(folder)?;
     durable::sweep(&**folder)
@@ -352,19 +278,38 @@ fn sweep_folder(folder: &Dir) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::disk::sim::Sim;
-    use crate::ids::BranchId;
+    use crate::ids::{BranchId, PageId};
     use crate::kms::{KeyArn, Wrapped};
-    use crate::store::BranchFile;
+    use crate::store::{BranchFile, Page};
 
     fn leftovers(store: &Store) -> usize {
         let shards = |top: &Dir| -> Vec<Dir> {
             let names = disk::names(&**top).expect("listed");
             names.iter().map(|n| top.open_dir(n).expect("opened")).collect()
         };
-        let branch = store.meta.open_dir(OsStr::new(BRANCH)).expect("opened");
-        let folders = [vec![store.meta.clone(), branch], shards(&store.keys), shards(&store.links)];
+        // That of branch keys is among those of keys.
+        let folders = [vec![store.top.clone()], shards(&store.keys), shards(&store.links)];
         let names = folders.iter().flatten().flat_map(|d| disk::names(&**d).expect("listed"));
         names.filter(|n| durable::is_leftover(n)).count()
+    }
+
+    #[test]
+    fn a_store_that_others_can_enter_is_refused_and_so_is_one_of_format_1() {
+        let sim = Sim::new();
+        let store = Store::init(sim.root()).expect("made");
+        let owner = store.owner().expect("there").0;
+        store.check_private(owner).expect("made so");
+        let other = store.check_private(owner + 1);
+        assert!(matches!(other, Err(StoreError::NotPrivate { mode: 0o700, .. })), "{other:?}");
+        for open in [0o710, 0o701, 0o755, 0o740] {
+            set_mode(&sim.root(), open).expect("set");
+            let got = store.check_private(owner);
+            assert!(matches!(got, Err(StoreError::NotPrivate { mode, .. }) if mode == open));
+        }
+        let old = Sim::new();
+        old.root().mkdir(OsStr::new(FORMAT_1), 0o700).expect("made");
+        assert!(matches!(Store::open(old.root()), Err(StoreError::FormatOne)));
+        assert!(matches!(Store::open(Sim::new().root()), Err(StoreError::NotAStore)));
     }
 
     /// A power cut between the steps of a replacement leaves its temporary file, which used to

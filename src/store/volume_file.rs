@@ -1,10 +1,13 @@
-//! `volume.json`: the settings, their MAC, and the wrapped volume key.
+//! `volume.json`: the settings, the source of new data keys, their MACs, and the wrapped volume key.
 
 use data_encoding::{BASE64, HEXLOWER};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::VolumeId;
 use crate::kms::{KeyArn, KeyRef, MAX_WRAPPED, Wrapped};
+
+/// The version of the format that this code reads and writes.
+pub const FORMAT: u32 = 2;
 
 /// How names are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,10 +55,10 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Settings of format version 1.
+    /// Settings of this format.
     pub fn new(volume: VolumeId, names: Names, data_keys: DataKeys) -> Self {
         Self {
-            format: 1,
+            format: FORMAT,
             features: Vec::new(),
             volume: volume.to_string(),
             names,
@@ -77,8 +80,8 @@ impl Settings {
     fn parse(text: &str) -> Result<Self, BadVolumeFile> {
         let bad = |why: String| BadVolumeFile::Damaged(format!("settings: {why}"));
         let s: Self = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
-        if s.format != 1 {
-            return Err(BadVolumeFile::Newer(format!("format {}", s.format)));
+        if s.format != FORMAT {
+            return Err(BadVolumeFile::OtherFormat(s.format));
         }
         if let Some(f) = s.features.first() {
             return Err(BadVolumeFile::Newer(format!("feature {f:?}")));
@@ -116,16 +119,28 @@ impl Provider {
     }
 }
 
-/// The wrapped volume key. It is outside the MAC: what it unwraps to must verify the MAC.
+/// Where new data keys come from. Its text form has a MAC of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wrap {
+pub struct Source {
+    /// How often this has changed: 1 from `init`, and one more at each change.
+    pub generation: u64,
     /// Where the master key lives.
     pub provider: Provider,
-    /// What `init` was given: an alias, an id or an ARN.
+    /// What the user named: an alias, an id or an ARN. New data keys are asked of it.
     pub asked: KeyRef,
-    /// The master key that wrapped it.
+    /// The master key that wrapped the volume key.
     pub master: KeyArn,
-    /// The volume key.
+}
+
+/// The wrapped volume key, and where new data keys come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrap {
+    /// Where new data keys come from.
+    pub source: Source,
+    /// The MAC of the source, under the volume key. `None` where a rewrap left it out that may
+    /// only ReEncrypt, and so does not know the volume key.
+    pub source_mac: Option<[u8; 32]>,
+    /// The volume key. What it unwraps to must verify the MAC of the settings.
     pub key: Wrapped,
     /// What each heartbeat decrypts.
     pub canary: Wrapped,
@@ -138,7 +153,7 @@ pub struct VolumeFile {
     pub settings: Settings,
     /// HMAC-SHA256 over the settings' exact text.
     pub mac: [u8; 32],
-    /// The wrapped volume key.
+    /// The wrapped volume key, and where new data keys come from.
     pub wrap: Wrap,
 }
 
@@ -148,7 +163,10 @@ pub enum BadVolumeFile {
     /// Not what `encode` makes.
     #[error("it is damaged ({0})")]
     Damaged(String),
-    /// Made by a newer kmsfs.
+    /// Of another version of the format.
+    #[error("it is of format {0}; this kmsfs reads format {FORMAT}")]
+    OtherFormat(u32),
+    /// It uses what only a newer kmsfs knows.
     #[error("it needs a newer kmsfs ({0})")]
     Newer(String),
 }
@@ -158,12 +176,17 @@ pub enum BadVolumeFile {
 struct Outer {
     settings: String,
     mac: String,
-    wrap: WrapText,
+    source: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_mac: Option<String>,
+    key: String,
+    canary: String,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrapText {
+struct SourceText {
+    generation: u64,
     provider: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     keystore: Option<String>,
@@ -171,40 +194,44 @@ struct WrapText {
     region: Option<String>,
     asked: String,
     master: String,
-    key: String,
-    canary: String,
 }
 
-impl WrapText {
-    fn of(wrap: &Wrap) -> Self {
-        let (provider, keystore, region) = match &wrap.provider {
+impl Source {
+    /// The exact text that is MACed, behind the settings' own.
+    pub fn encode(&self) -> String {
+        let (provider, keystore, region) = match &self.provider {
             Provider::Local { keystore } => ("local", Some(keystore.clone()), None),
             Provider::Aws { region } => ("aws", None, Some(region.clone())),
         };
-        Self {
+        let text = SourceText {
+            generation: self.generation,
             provider: provider.to_owned(),
             keystore,
             region,
-            asked: wrap.asked.0.clone(),
-            master: wrap.master.0.clone(),
-            key: BASE64.encode(&wrap.key.0),
-            canary: BASE64.encode(&wrap.canary.0),
-        }
+            asked: self.asked.0.clone(),
+            master: self.master.0.clone(),
+        };
+        serde_json::to_string(&text).expect("strings and numbers have a JSON form")
     }
 
-    fn parse(self) -> Result<Wrap, String> {
-        let provider = match (self.provider.as_str(), self.keystore, self.region) {
+    fn parse(text: &str) -> Result<Self, String> {
+        let bad = |why: String| format!("source: {why}");
+        let s: SourceText = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
+        let provider = match (s.provider.as_str(), s.keystore, s.region) {
             ("local", Some(keystore), None) => Provider::Local { keystore },
             ("aws", None, Some(region)) => Provider::Aws { region },
-            _ => return Err("wrap: unknown provider".to_owned()),
+            _ => return Err(bad("unknown provider".to_owned())),
         };
-        Ok(Wrap {
+        let source = Self {
+            generation: s.generation,
             provider,
-            asked: KeyRef(self.asked),
-            master: KeyArn(self.master),
-            key: parse_wrapped(&self.key)?,
-            canary: parse_wrapped(&self.canary)?,
-        })
+            asked: KeyRef(s.asked),
+            master: KeyArn(s.master),
+        };
+        if source.encode() != text {
+            return Err(bad("not in its one spelling".to_owned()));
+        }
+        Ok(source)
     }
 }
 
@@ -223,7 +250,10 @@ impl VolumeFile {
         let outer = Outer {
             settings: self.settings.encode(),
             mac: HEXLOWER.encode(&self.mac),
-            wrap: WrapText::of(&self.wrap),
+            source: self.wrap.source.encode(),
+            source_mac: self.wrap.source_mac.map(|mac| HEXLOWER.encode(&mac)),
+            key: BASE64.encode(&self.wrap.key.0),
+            canary: BASE64.encode(&self.wrap.canary.0),
         };
         let mut text =
             serde_json::to_vec_pretty(&outer).expect("strings and lists have a JSON form");
@@ -231,7 +261,7 @@ impl VolumeFile {
         text
     }
 
-    /// Reads exactly what [`VolumeFile::encode`] writes. The MAC is not verified: that needs
+    /// Reads exactly what [`VolumeFile::encode`] writes. The MACs are not verified: that needs
     /// the volume key.
     ///
     /// # Errors
@@ -240,18 +270,23 @@ impl VolumeFile {
         let damaged = BadVolumeFile::Damaged;
         let outer: Outer = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
         let settings = Settings::parse(&outer.settings)?;
-        let mac = HEXLOWER
-            .decode(outer.mac.as_bytes())
-            .ok()
-            .and_then(|m| m.try_into().ok())
-            .ok_or_else(|| damaged("mac: not 64 hex digits".to_owned()))?;
-        let wrap = outer.wrap.parse().map_err(damaged)?;
-        let file = Self { settings, mac, wrap };
+        let wrap = Wrap {
+            source: Source::parse(&outer.source).map_err(damaged)?,
+            source_mac: outer.source_mac.as_deref().map(parse_mac).transpose().map_err(damaged)?,
+            key: parse_wrapped(&outer.key).map_err(damaged)?,
+            canary: parse_wrapped(&outer.canary).map_err(damaged)?,
+        };
+        let file = Self { settings, mac: parse_mac(&outer.mac).map_err(damaged)?, wrap };
         if file.encode() != bytes {
             return Err(BadVolumeFile::Damaged("not in its one spelling".to_owned()));
         }
         Ok(file)
     }
+}
+
+fn parse_mac(text: &str) -> Result<[u8; 32], String> {
+    let bytes = HEXLOWER.decode(text.as_bytes()).ok().and_then(|m| m.try_into().ok());
+    bytes.ok_or_else(|| "mac: not 64 hex digits".to_owned())
 }
 
 #[cfg(test)]
@@ -263,9 +298,13 @@ mod tests {
             settings: Settings::new(VolumeId([3; 16]), Names::Encrypted, DataKeys::PerFile),
             mac: [9; 32],
             wrap: Wrap {
-                provider: Provider::Local { keystore: "/k".to_owned() },
-                asked: KeyRef("alias/kmsfs".to_owned()),
-                master: KeyArn("arn:x".to_owned()),
+                source: Source {
+                    generation: 3,
+                    provider: Provider::Local { keystore: "/k".to_owned() },
+                    asked: KeyRef("alias/kmsfs".to_owned()),
+                    master: KeyArn("arn:x".to_owned()),
+                },
+                source_mac: Some([8; 32]),
                 key: Wrapped(vec![1; 40]),
                 canary: Wrapped(vec![2; 40]),
             },
@@ -274,6 +313,9 @@ mod tests {
 
     #[test]
     fn parse_accepts_exactly_what_encode_makes() {
+        let mut unvouched = sample();
+        unvouched.wrap.source_mac = None;
+        assert_eq!(VolumeFile::parse(&unvouched.encode()), Ok(unvouched));
         let bytes = sample().encode();
         assert_eq!(VolumeFile::parse(&bytes), Ok(sample()));
         for i in 0..bytes.len() {
@@ -290,5 +332,8 @@ mod tests {
         let mut file = sample();
         file.settings.features.push("strict".to_owned());
         assert!(matches!(VolumeFile::parse(&file.encode()), Err(BadVolumeFile::Newer(_))));
+        let mut file = sample();
+        file.settings.format = 1;
+        assert_eq!(VolumeFile::parse(&file.encode()), Err(BadVolumeFile::OtherFormat(1)));
     }
 }

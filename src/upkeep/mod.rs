@@ -15,12 +15,14 @@ pub use export::{ExportError, LeftBehind, Privileged, cat, export};
 pub use fsck::{
     BadHeader, Checked, Finding, Fsck, FsckError, Kind, NoKey, Place, Problem, Repaired, Seen, Text,
 };
-pub use rewrap::{Done, Left, Method, Order, Owner, Plan, Rewrap, RewrapError};
+pub use rewrap::{Done, Left, Method, Order, Owner, Plan, Rewrap, RewrapError, Unsettled};
 
 use crate::disk::device::{self, Device};
 use crate::disk::identity::Owners;
 use crate::fs::{Access, Errno, Fail, Fs, FsSettings, Outcome};
-use crate::keys::{self, Accepted, Keyring, Limits, OpenError, Services, Volume};
+use crate::keys::{
+    self, Accepted, Keyring, Limits, OpenError, RemovedKeys, Services, Trust, Volume,
+};
 use crate::names::VolumeKeys;
 use crate::store::{Store, StoreError};
 
@@ -31,8 +33,13 @@ const MOST_RUNS: usize = 16;
 
 /// A keyring without a monitor.
 fn keyring(volume: Volume, names: VolumeKeys, store: Arc<Store>, services: Services) -> Keyring {
-    let limits =
-        Limits { cache: CACHE, ttl: Duration::from_secs(900), rate: None, patience: Duration::MAX };
+    let limits = Limits {
+        cache: CACHE,
+        ttl: Duration::from_secs(900),
+        rate: None,
+        removed: RemovedKeys::For(Duration::ZERO),
+        patience: Duration::MAX,
+    };
     Keyring::new(volume, names, store, services, limits)
 }
 
@@ -53,7 +60,7 @@ impl Offline {
         access: Access,
     ) -> Result<Self, OpenError> {
         let store = Store::open_path(path)?;
-        let beneath = store.root().statfs().map_err(|e| StoreError::Io("statfs", e))?;
+        let beneath = store.tree().statfs().map_err(|e| StoreError::Io("statfs", e))?;
         let device = device::probe(store.device(), &beneath);
         Self::over(store, &device, services, access)
     }
@@ -76,7 +83,11 @@ impl Offline {
             // As a mount begins: what a killed daemon left may be in the page cache only.
             store.sync().map_err(io("syncfs of the store"))?;
         }
-        let (volume, names) = keys::open(&store, &*services.work)?;
+        let trust = match access {
+            Access::ReadOnly => Trust::ToRead,
+            Access::ReadWrite => Trust::Authenticated,
+        };
+        let (volume, names) = keys::open(&store, &*services.work, &trust)?;
         if volume.accepted() == Accepted::Target {
             volume.find_target(&*services.work)?;
         }

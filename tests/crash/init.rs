@@ -32,7 +32,7 @@ fn a_volume_is_made_whole_or_not_at_all() {
                 assert_eq!(volume.read("f"), Ok(b"content".to_vec()));
                 made += 1;
             }
-            // A part of the layout: a folder of .kmsfs may be what is missing.
+            // A part of the layout: a folder of the store may be what is missing.
             Err(OpenError::Store(StoreError::NotAStore | StoreError::Io(..))) => unmade += 1,
             Err(e) => panic!("neither made nor unmade: {e:?}"),
         }
@@ -50,7 +50,7 @@ fn volume_json_is_the_old_or_the_new() {
     let store = Store::open(sim.root()).expect("opened");
     let old = store.read_volume().expect("whole");
     let mut new = old.clone();
-    new.wrap.asked = KeyRef("alias/another".to_owned());
+    new.wrap.source.asked = KeyRef("alias/another".to_owned());
     sim.moments();
     store.write_volume(&new).expect("written");
     let read = |sim: &Sim| -> VolumeFile {
@@ -62,8 +62,7 @@ fn volume_json_is_the_old_or_the_new() {
         *if got == old { &mut olds } else { &mut news } += 1;
         assert!(got == old || got == new);
         // The second copy alone is whole, too, and never ahead of the first.
-        let meta = state.root().open_dir(OsStr::new(".kmsfs")).expect("there");
-        meta.unlink(OsStr::new("volume.json")).expect("there");
+        state.root().unlink(OsStr::new("volume.json")).expect("there");
         let copy = read(&state);
         assert!(copy == old || (copy == new && got == new));
     }

@@ -12,8 +12,8 @@ use crate::{Damaged, FILES, Raw, text};
 fn volume_of_two() -> (Sim, String) {
     let sim = Damaged::with_files(Volume::under_branches()).volume.unmount();
     let branches = |sim: &Sim| {
-        let meta = sim.root().open_dir(OsStr::new(".kmsfs")).expect("there");
-        let names = disk::names(&*meta.open_dir(OsStr::new("branch")).expect("there"));
+        let keys = sim.root().open_dir(OsStr::new("keys")).expect("there");
+        let names = disk::names(&*keys.open_dir(OsStr::new("branch")).expect("there"));
         names.expect("listed").into_iter().map(|n| n.to_string_lossy().into_owned())
     };
     let first = branches(&sim).next().expect("one");
@@ -45,7 +45,7 @@ fn look(sim: &Sim) -> Result<(), i32> {
 fn every_byte_of_a_branch_file_costs_its_files_alone() {
     let (sim, branch) = volume_of_two();
     assert_eq!(look(&sim), Ok(()));
-    let raw = Raw::in_meta(&sim.root(), &["branch", &branch]);
+    let raw = Raw::in_store(&sim.root(), &["keys", "branch", &branch]);
     let bytes = raw.bytes();
     let arn_ends = bytes.windows(2).position(|w| w == b"\",").expect("the end of its ARN");
     raw.flip_each(|i| match look(&sim) {
@@ -63,7 +63,7 @@ fn every_byte_of_a_branch_file_costs_its_files_alone() {
 #[test]
 fn branch_files_exchanged() {
     let (sim, branch) = volume_of_two();
-    let raw = Raw::in_meta(&sim.root(), &["branch", &branch]);
+    let raw = Raw::in_store(&sim.root(), &["keys", "branch", &branch]);
     let names = disk::names(&*raw.dir).expect("listed");
     let other = names.into_iter().find(|n| *n != raw.name).expect("another");
     let other = Raw { dir: raw.dir.clone(), name: other };

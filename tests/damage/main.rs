@@ -51,7 +51,7 @@ impl Damaged {
     }
 
     fn over(sim: Sim) -> Self {
-        let root = sim.root();
+        let root = simulated::tree(&sim);
         Self { volume: Volume::mount(sim).expect("a volume"), root }
     }
 
@@ -83,17 +83,17 @@ impl Damaged {
     }
 }
 
-/// A file of the store, under the tree or `.kmsfs`.
+/// A file of the store, in the tree or beside it.
 struct Raw {
     dir: Dir,
     name: OsString,
 }
 
 impl Raw {
-    fn in_meta(root: &Dir, path: &[&str]) -> Self {
+    fn in_store(root: &Dir, path: &[&str]) -> Self {
         let (name, folders) = path.split_last().expect("a path");
         let open = |dir: Dir, name: &&str| dir.open_dir(OsStr::new(name)).expect("there");
-        let dir = folders.iter().fold(open(root.clone(), &".kmsfs"), open);
+        let dir = folders.iter().fold(root.clone(), open);
         Self { dir, name: OsString::from(name) }
     }
 

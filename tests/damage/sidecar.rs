@@ -8,7 +8,7 @@ use crate::{Damaged, FILES, Raw, text};
 
 fn page_of(damaged: &Damaged, id: FileId) -> Raw {
     let page = id.page().to_string();
-    Raw::in_meta(&damaged.root, &["keys", &page[..2], &page])
+    Raw::in_store(&damaged.volume.sim.root(), &["keys", &page[..2], &page])
 }
 
 fn ids(damaged: &Damaged) -> Vec<(&'static str, FileId)> {

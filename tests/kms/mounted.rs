@@ -152,7 +152,7 @@ iam.put_user_policy(UserName='daemon', PolicyName='use', PolicyDocument=json.dum
 
 /// The lines of a store's sidecar pages.
 fn lines(store: &Path) -> Vec<(std::path::PathBuf, String)> {
-    let pages = crate::support::files(&store.join(".kmsfs/keys"));
+    let pages = crate::support::files(&store.join("keys"));
     let read = |p: &Path| fs::read_to_string(p).expect("a page is text");
     pages
         .iter()

@@ -31,8 +31,7 @@ fn rewrap(store: &Store, to: &str) -> Command {
 }
 
 fn names(store: &Path, what: &str) -> bool {
-    let meta = files(&store.join(".kmsfs"));
-    meta.iter().any(|f| fs::read_to_string(f).is_ok_and(|t| t.contains(what)))
+    files(store).iter().any(|f| fs::read_to_string(f).is_ok_and(|t| t.contains(what)))
 }
 
 /// The rewrapper may do nothing but ReEncrypt; the mount goes on beside it, and the old key can

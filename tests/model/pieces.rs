@@ -11,7 +11,7 @@ use kmsfs::fs::{
     Sought, SyncWhat, Visit,
 };
 
-use crate::simulated::{Volume, WHO};
+use crate::simulated::{self, Volume, WHO};
 
 /// What each of the store's calls takes: a piece of 20 ms has time for ten.
 const CALL: Duration = Duration::from_millis(2);
@@ -129,7 +129,7 @@ fn zeros_of_a_file_without_a_key_are_looked_at_in_pieces() {
     let grown = Change { size: Some(size), ..Change::default() };
     v.at("zeros", |ino| v.run(|fs| fs.setattr(ino, &grown))).expect("grown");
     let file = ino(&v, ROOT, "zeros");
-    let root = v.sim.root();
+    let root = simulated::tree(&v.sim);
     let mut on_disk = None;
     let found = |entry: Entry| {
         on_disk = (entry.ino == file).then_some(entry.name);

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek};
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use crate::support::mapping::Map;
@@ -54,7 +55,7 @@ fn a_line_that_names_a_foreign_key_costs_its_file_alone() {
         fs::write(mount.at(name), name).expect("written");
     }
     mount.unmount();
-    let pages = files(&store.path().join(".kmsfs/keys"));
+    let pages = files(&store.path().join("keys"));
     let [page] = &pages[..] else { panic!("three files made together share a page: {pages:?}") };
     let text = fs::read_to_string(page).expect("text");
     let arn = |line: &str| {
@@ -163,7 +164,7 @@ fn with_only_the_current_key_what_a_line_says_is_not_believed() {
     fs::write(mount.at("old"), b"under the first").expect("written");
     mount.unmount();
     store.key(&["alias", "set", "alias/kmsfs", &other]);
-    let page = files(&store.path().join(".kmsfs/keys")).remove(0);
+    let page = files(&store.path().join("keys")).remove(0);
     let text = fs::read_to_string(&page).expect("text");
     for text in [text.clone(), text.replace(&first, &other)] {
         fs::write(&page, &text).expect("written");
@@ -176,4 +177,59 @@ fn with_only_the_current_key_what_a_line_says_is_not_believed() {
     assert_eq!(fs::read(mount.at("old")).expect("readable"), b"under the first");
     let lines = mount.lines();
     assert!(lines.contains(&first) && lines.contains(r#""lines":1"#), "{lines}");
+}
+
+/// Files under a master key that is neither the volume's own nor the one that new data keys come
+/// under: an alias was moved twice. When that key was disabled, cached keys lived on for as long
+/// as their time to live, those of open writers for ever, and cached pages stayed readable.
+#[test]
+fn a_third_master_key_that_is_disabled_cuts_off_its_files_alone() {
+    if skipped("fuse") {
+        return;
+    }
+    for data_keys in ["per-file", "branch"] {
+        cut_off_third(&Store::new(&["--data-keys", data_keys]));
+    }
+}
+
+fn cut_off_third(store: &Store) {
+    let [_, second] = two_keys(store);
+    let third = store.key(&["create"]).trim().to_owned();
+    let mount = store.mount(&["--heartbeat", "2s"]);
+    fs::write(mount.at("one"), b"under the first").expect("written");
+    let target = |key: &str| {
+        store.key(&["alias", "set", "alias/kmsfs", key]);
+        let is_target =
+            || mount.report()["key_target"].as_str().is_some_and(|target| target.ends_with(key));
+        wait_for("the alias's new key", SOON, is_target);
+    };
+    target(&second);
+    let two = File::create_new(mount.at("two")).expect("made");
+    two.write_all_at(b"under the second", 0).expect("written");
+    let mut writer = File::options().read(true).write(true).open(mount.at("two")).expect("opened");
+    let mut reread = || {
+        let mut text = Vec::new();
+        writer.rewind().and_then(|()| writer.read_to_end(&mut text)).map(|_| text)
+    };
+    assert_eq!(reread().expect("readable"), b"under the second");
+    target(&third);
+    fs::write(mount.at("three"), b"under the third").expect("written");
+    let file = File::open(mount.at("two")).expect("opened");
+    let map = Map::read_only(&file, 4096);
+    assert_eq!(map.byte(0), b'u');
+
+    store.key(&["disable", &second]);
+    let bound = Duration::from_secs(3);
+    wait_for("the open file is cut off", bound, || errno(reread()) == Some(EKEYREVOKED));
+    assert_eq!(errno(fs::read(mount.at("two"))), Some(EKEYREVOKED));
+    assert_eq!(map.resident(), 0, "the pages of a map are gone");
+    assert_eq!(mount.state(), "open");
+    for (name, text) in [("one", "under the first"), ("three", "under the third")] {
+        assert_eq!(fs::read_to_string(mount.at(name)).expect("readable"), text);
+    }
+    store.key(&["enable", &second]);
+    wait_for("it is back", SOON, || reread().is_ok_and(|text| text == b"under the second"));
+    two.write_all_at(b"U", 0).expect("its writer goes on");
+    drop((map, file, writer, two));
+    mount.unmount();
 }

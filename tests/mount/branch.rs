@@ -31,7 +31,7 @@ fn read(mount: &Mount<'_>, n: usize) -> std::io::Result<Vec<u8>> {
 }
 
 fn branch_files(store: &Store) -> Vec<PathBuf> {
-    let mut all = files(&store.path().join(".kmsfs/branch"));
+    let mut all = files(&store.path().join("keys/branch"));
     // What is being written.
     all.retain(|path| !path.to_string_lossy().contains(".tmp-"));
     all

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use crate::support::{Store, fails, files, kmsfs, run, skipped};
 
 fn contents(store: &Store) -> Vec<PathBuf> {
-    let mut all = files(&store.path());
-    all.retain(|p| !p.components().any(|c| c.as_os_str() == ".kmsfs") && !p.is_symlink());
+    let mut all = files(&store.tree());
+    all.retain(|p| !p.is_symlink());
     all
 }
 
@@ -79,7 +79,7 @@ fn a_damaged_sidecar_costs_one_file_and_a_damaged_volume_file_refuses_the_mount(
     let mount = store.mount(&[]);
     fs::write(mount.at("f"), b"content").expect("written");
     mount.unmount();
-    let page = files(&store.path().join(".kmsfs/keys")).remove(0);
+    let page = files(&store.path().join("keys")).remove(0);
     let whole = fs::read(&page).expect("readable");
     let mut damaged = whole.clone();
     damaged[40] ^= 1;
@@ -90,7 +90,7 @@ fn a_damaged_sidecar_costs_one_file_and_a_damaged_volume_file_refuses_the_mount(
     mount.unmount();
     fs::write(&page, &whole).expect("written");
     for name in ["volume.json", "volume.json.bak"] {
-        let path = store.path().join(".kmsfs").join(name);
+        let path = store.path().join(name);
         let mut bytes = fs::read(&path).expect("readable");
         bytes[30] ^= 1;
         fs::write(&path, bytes).expect("written");

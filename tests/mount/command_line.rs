@@ -105,8 +105,8 @@ fn a_mount_sweeps_temporary_files_beside_its_work() {
         return;
     }
     let store = Store::new(&[]);
-    let folder = store.path().join(".kmsfs/links/00");
-    let left = store.path().join(".kmsfs/links/ff/0123.tmp-456789abcdef");
+    let folder = store.path().join("links/00");
+    let left = store.path().join("links/ff/0123.tmp-456789abcdef");
     fs::write(&left, b"half").expect("written");
     let held = fs::File::open(&folder).expect("opened");
     rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).expect("locked");

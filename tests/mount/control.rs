@@ -320,9 +320,9 @@ fn a_locked_mount_opens_as_no_other_volume() {
     let mount = store.mount(&["--heartbeat", "1s"]);
     first_file(&mount.root());
     verb("lock", &mount.root());
-    let (own, copy) = (store.path().join(".kmsfs/volume.json"), store.outside("volume.json"));
+    let (own, copy) = (store.path().join("volume.json"), store.outside("volume.json"));
     fs::copy(&own, &copy).expect("copied");
-    fs::copy(other.join(".kmsfs/volume.json"), &own).expect("replaced");
+    fs::copy(other.join("volume.json"), &own).expect("replaced");
     let unlocking = kmsfs().arg("unlock").arg(mount.root()).spawn();
     let log = format!("/run/kmsfs/{}.log", mount.report()["volume"].as_str().expect("an id"));
     let said = || fs::read_to_string(&log).is_ok_and(|l| l.contains("that of another volume"));
@@ -406,8 +406,8 @@ fn a_pinned_master_key_stays_pinned() {
     run(Command::new("cp").arg("-a").arg(store.path()).arg(&copy));
     run(kmsfs().arg("rewrap").arg(&copy).args(["--to", &second]));
     verb("lock", &mount.root());
-    let own = store.path().join(".kmsfs/volume.json");
-    fs::copy(copy.join(".kmsfs/volume.json"), &own).expect("replaced");
+    let own = store.path().join("volume.json");
+    fs::copy(copy.join("volume.json"), &own).expect("replaced");
     let mut unlocking = kmsfs().arg("unlock").arg(mount.root()).spawn().expect("started");
     let log = format!("/run/kmsfs/{}.log", mount.report()["volume"].as_str().expect("an id"));
     let said = || fs::read_to_string(&log).is_ok_and(|l| l.contains("which --master-key names"));

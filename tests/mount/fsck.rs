@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
@@ -61,11 +61,10 @@ fn furnished(args: &[&str]) -> Store {
     store
 }
 
-/// Files of the tree on disk, those of kmsfs's own left out.
+/// Files of the tree on disk.
 fn content(store: &Store) -> Vec<PathBuf> {
-    let is_own = |p: &Path| p.to_string_lossy().contains(".kmsfs/");
     let regular = |p: &PathBuf| fs::symlink_metadata(p).expect("there").is_file();
-    files(&store.path()).into_iter().filter(|p| !is_own(p) && regular(p)).collect()
+    files(&store.tree()).into_iter().filter(regular).collect()
 }
 
 #[test]
@@ -107,24 +106,24 @@ fn damage_is_told_by_its_path_and_repaired_where_nothing_is_lost() {
             let file = File::options().write(true).open(&path).expect("opened");
             file.write_all_at(b"x", 20 * 4096 + 99).expect("written");
         }
-        if len == 4096 + 7 && path.parent() != Some(&store.path()) {
+        if len == 4096 + 7 && path.parent() != Some(&store.tree()) {
             File::options().write(true).open(&path).expect("opened").set_len(50).expect("cut");
         }
     }
-    fs::remove_file(store.path().join(".kmsfs/volume.json")).expect("there");
-    fs::write(store.path().join(".kmsfs/keys/00/x.tmp-1"), b"").expect("written");
+    fs::remove_file(store.path().join("volume.json")).expect("there");
+    fs::write(store.path().join("keys/00/x.tmp-1"), b"").expect("written");
     let (found, summary, code) = findings(&store, &[]);
     assert_eq!(code, Some(20), "{summary}");
     let shown = "size /dir/\\u{1b}[2J\\u{202e}";
-    let volume = "volume-missing .kmsfs/volume.json";
+    let volume = "volume-missing volume.json";
     let file = words(&found).into_iter().find(|w| w.starts_with("records")).expect("found");
     assert!(["records /dir/file", "records /dir/sub/linked"].contains(&&*file), "{file}");
-    let temporary = "temporary-file .kmsfs/keys/00/x.tmp-1";
+    let temporary = "temporary-file keys/00/x.tmp-1";
     assert_eq!(words(&found), ["key /shredded", &file, shown, temporary, volume]);
     // Without a terminal there is nobody to ask.
     let told = fails(&mut fsck(&store, &["--repair"]), 2);
     assert!(told.contains("nothing was done") && told.contains("--yes"), "{told}");
-    assert!(!store.path().join(".kmsfs/volume.json").exists());
+    assert!(!store.path().join("volume.json").exists());
     let (done, summary, code) = findings(&store, &["--repair", "--yes"]);
     assert_eq!((code, &summary["repaired"]), (Some(20), &Value::from(2)), "{done:?}");
     assert_eq!(words(&findings(&store, &[]).0), ["key /shredded", &file, shown]);
@@ -142,7 +141,7 @@ fn a_changed_volume_file_is_mended_by_the_command_that_mount_names() {
         return;
     }
     let store = furnished(&[]);
-    let file = store.path().join(".kmsfs/volume.json");
+    let file = store.path().join("volume.json");
     let good = fs::read_to_string(&file).expect("there");
     let changed = good.replacen("per-file", "branch", 1);
     assert_ne!(changed, good);
@@ -189,21 +188,21 @@ fn what_root_repairs_stays_its_owners() {
         return;
     }
     let store = furnished(&[]);
-    let page = files(&store.path().join(".kmsfs/keys")).remove(0);
+    let page = files(&store.path().join("keys")).remove(0);
     let line = fs::read_to_string(&page).expect("a page").lines().next().expect("one").to_owned();
     let slots = (0..64).map(|n| format!("{{\"slot\":{n},"));
     let text = fs::read_to_string(&page).expect("a page");
     let free = slots.into_iter().find(|slot| !text.contains(slot)).expect("one is");
     let rest = line.split_once(',').expect("members").1;
     fs::write(&page, format!("{text}{free}{rest}\n")).expect("written");
-    fs::remove_file(store.path().join(".kmsfs/volume.json.bak")).expect("there");
+    fs::remove_file(store.path().join("volume.json.bak")).expect("there");
     run(Command::new("chown").args(["-R", "nobody:nogroup"]).arg(store.path()));
     let (_, summary, code) = findings(&store, &["--repair", "--yes"]);
     assert_eq!((code, summary["repaired"].as_u64()), (Some(0), Some(2)), "{summary}");
     let owners = |p: &PathBuf| fs::symlink_metadata(p).expect("there").uid();
     let all = files(&store.path());
     let nobody = owners(&store.path());
-    assert!(nobody != 0 && all.contains(&store.path().join(".kmsfs/volume.json.bak")));
+    assert!(nobody != 0 && all.contains(&store.path().join("volume.json.bak")));
     assert!(all.iter().all(|p| owners(p) == nobody));
 }
 
@@ -235,7 +234,7 @@ fn files_under_another_key_that_is_disabled_are_told() {
     let mount = store.mount(&[]);
     fs::write(mount.at("old"), b"old").expect("written");
     mount.unmount();
-    let page = files(&store.path().join(".kmsfs/keys")).remove(0);
+    let page = files(&store.path().join("keys")).remove(0);
     let lines = fs::read(&page).expect("a page");
     run(store.kmsfs().arg("rewrap").arg(store.path()).args(["--to", &second]));
     fs::write(&page, lines).expect("put back");
@@ -267,8 +266,8 @@ fn a_store_that_cannot_be_written_is_checked() {
     remount("ro");
     run(&mut fsck(&store, &[]));
     remount("rw");
-    let folder = fs::read_dir(store.path()).expect("listed").flatten().map(|e| e.path());
-    let folder = folder.filter(|p| p.is_dir() && !p.ends_with(".kmsfs")).collect::<Vec<_>>();
+    let folder = fs::read_dir(store.tree()).expect("listed").flatten().map(|e| e.path());
+    let folder = folder.filter(|p| p.is_dir()).collect::<Vec<_>>();
     run(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&folder[0]));
     let (found, _, code) = findings(&store, &["--repair", "--yes"]);
     run(Command::new("umount").arg(&folder[0]));

@@ -68,7 +68,7 @@ pub fn keys_of(store: &Store) -> Vec<(String, [u8; 32])> {
     let layout = Layout::open_path(&store.path()).expect("a store");
     let file = layout.read_volume().expect("a volume");
     let volume = file.settings.volume();
-    let master = KeyRef::from(&file.wrap.master);
+    let master = KeyRef::from(&file.wrap.source.master);
     let unwrap = |wrapped: &Wrapped, master: &KeyRef, context: &Context| {
         kms.decrypt(master, wrapped, context).expect("the key is enabled").key
     };
@@ -148,7 +148,7 @@ fn derived(key: &Key, volume: VolumeId, info: &[&[u8]]) -> [u8; 32] {
 }
 
 fn pages(store: &Path) -> Vec<PathBuf> {
-    files(&store.join(".kmsfs/keys"))
+    files(&store.join("keys"))
 }
 
 /// The forms in which a key is looked for. The first round keys of a schedule are the key

@@ -29,7 +29,7 @@ fn rewrap(store: &Store, to: &str) -> Command {
 
 /// Whatever of the store's metadata names this key.
 fn under(store: &Store, id: &str) -> usize {
-    let meta = files(&store.path().join(".kmsfs"));
+    let meta = files(&store.path());
     // A temporary file may be gone by now.
     let text = meta.iter().filter_map(|f| fs::read_to_string(f).ok());
     text.flat_map(|t| t.lines().map(str::to_owned).collect::<Vec<_>>())
@@ -196,7 +196,13 @@ fn a_rewrap_killed_anywhere_loses_nothing_and_can_be_finished() {
     drop(role);
     let last = done();
     store.key(&["disable", old]);
-    mount.unmount();
+    // A shred that the killed process had started may not have ended.
+    let unmounted = || {
+        let tried = kmsfs().arg("unmount").arg(mount.root()).output().expect("started");
+        tried.status.success()
+    };
+    wait_for("the end of its last user", SOON, unmounted);
+    drop(mount);
     assert_eq!(under(&store, old), 0);
     let temporary = |f: &Path| f.to_string_lossy().contains(".tmp-");
     let mount = store.mount(&[]);
@@ -214,7 +220,7 @@ fn a_rewrap_killed_anywhere_loses_nothing_and_can_be_finished() {
     }
     assert!(shredded > 3, "{shredded}");
     wait_for("the sweep of what the killed ones left", SOON, || {
-        !files(&store.path().join(".kmsfs")).iter().any(|f| temporary(f))
+        !files(&store.path()).iter().any(|f| temporary(f))
     });
 }
 
@@ -263,9 +269,9 @@ fn a_volume_file_of_another_volume_is_not_followed() {
     let mount = store.mount(&["--heartbeat", "1s"]);
     fill(&mount, 0..3);
     let before = mount.report()["master_key"].clone();
-    let own = store.path().join(".kmsfs/volume.json");
+    let own = store.path().join("volume.json");
     let saved = fs::read(&own).expect("readable");
-    fs::copy(other.path().join(".kmsfs/volume.json"), &own).expect("replaced");
+    fs::copy(other.path().join("volume.json"), &own).expect("replaced");
     let seen = mount.report()["beats"].as_u64().expect("a count");
     wait_for("two more beats", SOON, || mount.report()["beats"].as_u64() > Some(seen + 2));
     assert_eq!((mount.state().as_str(), &mount.report()["master_key"]), ("open", &before));
@@ -288,7 +294,7 @@ fn what_root_rewraps_stays_its_owners() {
     mount.unmount();
     run(Command::new("chown").args(["-R", "nobody:nogroup"]).arg(store.path()));
     run(&mut rewrap(&store, &new));
-    let meta = files(&store.path().join(".kmsfs"));
+    let meta = files(&store.path());
     let nobody = fs::metadata(store.path()).expect("there").uid();
     let strange = meta.iter().filter(|f| fs::metadata(f).expect("there").uid() != nobody);
     assert_eq!(strange.count(), 0);
@@ -306,7 +312,7 @@ fn what_a_rewrap_cannot_do_it_says() {
     mount.unmount();
     let said = fails(&mut rewrap(&store, "alias/absent"), 5);
     assert!(said.contains("NotFoundException"), "{said}");
-    let page = files(&store.path().join(".kmsfs/keys")).remove(0);
+    let page = files(&store.path().join("keys")).remove(0);
     let text = fs::read_to_string(&page).expect("a page");
     let (first, rest) = text.split_once('\n').expect("lines");
     fs::write(&page, format!("{}\n{rest}", first.replacen("master", "mister", 1))).expect("ok");
@@ -319,5 +325,5 @@ fn what_a_rewrap_cannot_do_it_says() {
     let said = fails(&mut rewrap(&store, &new), 1);
     assert!(said.contains("1 data keys are not rewrapped"), "{said}");
     assert_eq!(under(&store, &old), 1);
-    assert!(store.path().join(".kmsfs/volume.json.bak").exists());
+    assert!(store.path().join("volume.json.bak").exists());
 }

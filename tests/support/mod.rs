@@ -175,6 +175,11 @@ impl Store {
         self.at.clone().unwrap_or_else(|| self.folder.path().join("store"))
     }
 
+    /// The tree in it: what a mount shows, as it lies on disk.
+    pub fn tree(&self) -> PathBuf {
+        self.path().join("files")
+    }
+
     /// Its keystore.
     pub fn keystore(&self) -> PathBuf {
         self.folder.path().join("keystore")

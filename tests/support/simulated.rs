@@ -9,7 +9,9 @@ use std::sync::{Arc, LazyLock, Mutex};
 use kmsfs::disk::device::{Device, Writeback};
 use kmsfs::disk::sim::Sim;
 use kmsfs::disk::{Dir, FileKind};
-use kmsfs::fs::{Access, Caller, Detail, Errno, Fs, OpenFor, Outcome, ROOT, Reached, Visit};
+use kmsfs::fs::{
+    Access, Caller, DIR_ID, Detail, Errno, Fs, OpenFor, Outcome, ROOT, Reached, Visit,
+};
 use kmsfs::ids::VolumeId;
 use kmsfs::keys::{self, OpenError};
 use kmsfs::kms::local::{LocalKms, Sealing};
@@ -75,6 +77,11 @@ pub fn fsck(sim: &Sim) -> Result<(Fsck, Checked, Vec<Finding>), String> {
     let told = |finding: &Finding| found.lock().expect("not poisoned").push(finding.clone());
     let checked = fsck.check(&told, &|_| {}).map_err(|e| e.to_string())?;
     Ok((fsck, checked, found.into_inner().expect("not poisoned")))
+}
+
+/// The tree of the volume on a disk, as it lies there.
+pub fn tree(sim: &Sim) -> Dir {
+    sim.root().open_dir(OsStr::new("files")).expect("a store")
 }
 
 /// What is seen in a volume, by inode number.
@@ -221,7 +228,7 @@ impl Volume {
     /// Everything in the volume. What cannot be read is an error, but for contents.
     pub fn tree(&self) -> Result<Tree, String> {
         let mut tree = Tree::default();
-        self.walk(ROOT, &self.sim.root(), &mut tree)?;
+        self.walk(ROOT, &crate::simulated::tree(&self.sim), &mut tree)?;
         Ok(tree)
     }
 
@@ -287,5 +294,5 @@ impl Volume {
 /// What kmsfs keeps beside the entries.
 fn is_own(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
-    name == "." || name == ".." || name.starts_with(".kmsfs") || name.ends_with(".name")
+    name == "." || name == ".." || name == DIR_ID || name.ends_with(".name")
 }

@@ -165,7 +165,10 @@ pub enum Problem {
     /// The canary does not open: a mount ends at once.
     #[error("what each heartbeat has unwrapped does not open: no mount stays open")]
     Canary,
-    /// A folder of `.kmsfs` is missing.
+    /// Nothing proves where new data keys come from: a mount wants to be told.
+    #[error("nothing proves where new data keys come from: no mount takes it without --master-key")]
+    Unproven,
+    /// A folder of the store is missing.
     #[error("the folder is missing")]
     NoFolder,
     /// A replacement that was cut short.
@@ -299,6 +302,7 @@ impl Problem {
             Self::SecondOld => "volume-copy-old",
             Self::CopiesDiffer => "volume-copies-differ",
             Self::Canary => "canary",
+            Self::Unproven => "volume-unproven",
             Self::NoFolder => "folder-missing",
             Self::Temporary => "temporary-file",
             Self::UnknownEntry => "unknown-entry",

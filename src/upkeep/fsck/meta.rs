@@ -1,5 +1,5 @@
-//! `.kmsfs`: its folders, sidecar pages, branch keys and link bodies, compared with what the tree
-//! refers to.
+//! What lies beside the tree: folders, sidecar pages, branch keys and link bodies, compared with
+//! what the tree refers to.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
@@ -10,12 +10,14 @@ use super::finding::{Place, Problem, errno};
 use super::repair::{Repair, Slots};
 use crate::durable;
 use crate::ids::{BranchId, FileId, LinkId, PageId};
-use crate::store::{Copy, Folder, Page, WrapKind};
+use crate::store::{Folder, Page, Removed, WrapKind};
 
-/// What is known of branch keys when all pages have been seen.
+/// What is known of what lies beside the tree, while it is gone through.
 #[derive(Default)]
-struct Branches {
-    /// Those that lines of files say.
+struct Beside {
+    /// What was removed, and is in its grace.
+    kept: HashSet<Removed>,
+    /// The branch keys that lines of files say.
     used: HashSet<BranchId>,
     /// Whether a line that cannot be read may say another.
     is_unsure: bool,
@@ -23,7 +25,7 @@ struct Branches {
 
 /// Checks it all, after the tree.
 pub(super) fn check(job: &Job<'_>) {
-    let mut branches = Branches::default();
+    let mut beside = Beside { kept: journal(job), ..Beside::default() };
     for folder in Folder::all().filter(|f| *f != Folder::Branch).chain([Folder::Branch]) {
         if job.is_stopped() {
             return;
@@ -31,14 +33,14 @@ pub(super) fn check(job: &Job<'_>) {
         match job.fsck.store.names_in(folder) {
             Ok(names) => {
                 for name in &names {
-                    entry(job, folder, name, &mut branches);
+                    entry(job, folder, name, &mut beside);
                 }
                 if folder == Folder::Branch {
-                    missing_branches(job, &names, &branches);
+                    missing_branches(job, &names, &beside);
                 }
             }
             Err(e) => {
-                branches.is_unsure |= matches!(folder, Folder::Keys(_));
+                beside.is_unsure |= matches!(folder, Folder::Pages(_));
                 let place = Place::Store(folder.to_string().into());
                 if e.raw_os_error() == Some(libc::ENOENT) {
                     job.tell_repairable(place, Problem::NoFolder, Repair::Folder(folder));
@@ -50,21 +52,39 @@ pub(super) fn check(job: &Job<'_>) {
     }
 }
 
-fn entry(job: &Job<'_>, folder: Folder, name: &OsStr, branches: &mut Branches) {
+/// What the journal names. Where it cannot be read nothing is removed: see [`check`].
+fn journal(job: &Job<'_>) -> HashSet<Removed> {
+    let store = &job.fsck.store;
+    let periods = store.removed_periods().unwrap_or_default();
+    let mut kept = HashSet::new();
+    for end in periods {
+        match store.removed_in(end) {
+            Ok(all) => kept.extend(all),
+            Err(e) => {
+                let place = Place::Store(format!("{}/{end}", Folder::Removed).into());
+                job.tell(&place, Problem::Unreadable(errno(&e)));
+            }
+        }
+    }
+    kept
+}
+
+fn entry(job: &Job<'_>, folder: Folder, name: &OsStr, beside: &mut Beside) {
     let place = Place::Store(Path::new(&folder.to_string()).join(name));
     if durable::is_leftover(name) {
         return job.tell_repairable(place, Problem::Temporary, Repair::Temporary);
     }
     let text = name.to_str().unwrap_or_default();
     let is_known = match folder {
-        Folder::Meta => is_of_meta(text),
-        Folder::Keys(shard) => match PageId::parse(text).ok().filter(|p| p.0[0] == shard) {
-            Some(page) => return check_page(job, page, place, branches),
+        Folder::Top | Folder::Keys | Folder::Links | Folder::Removed => folder.expects(name),
+        Folder::Pages(shard) => match PageId::parse(text).ok().filter(|p| p.0[0] == shard) {
+            Some(page) => return check_page(job, page, place, beside),
             None => false,
         },
-        Folder::Links(shard) => match LinkId::parse(text).ok().filter(|l| l.0[0] == shard) {
+        Folder::Bodies(shard) => match LinkId::parse(text).ok().filter(|l| l.0[0] == shard) {
             Some(link) => {
-                if !job.bodies.lock().contains(&link) {
+                let is_kept = |link| beside.kept.contains(&Removed::Body(link));
+                if !job.bodies.lock().contains(&link) && !is_kept(link) {
                     job.tell_repairable(place, Problem::UnusedBody, Repair::Body(link));
                 }
                 return;
@@ -72,7 +92,7 @@ fn entry(job: &Job<'_>, folder: Folder, name: &OsStr, branches: &mut Branches) {
             None => false,
         },
         Folder::Branch => match BranchId::parse(text) {
-            Ok(branch) => return check_branch(job, branch, place, branches),
+            Ok(branch) => return check_branch(job, branch, place, beside),
             Err(_) => false,
         },
     };
@@ -81,17 +101,11 @@ fn entry(job: &Job<'_>, folder: Folder, name: &OsStr, branches: &mut Branches) {
     }
 }
 
-fn is_of_meta(name: &str) -> bool {
-    let copies = [Copy::First, Copy::Second].map(|copy| copy.to_string());
-    let is_copy = copies.iter().any(|path| path.rsplit_once('/').is_some_and(|(_, n)| n == name));
-    is_copy || ["lock", "keys", "links", "branch"].contains(&name)
-}
-
-fn check_page(job: &Job<'_>, id: PageId, place: Place, branches: &mut Branches) {
+fn check_page(job: &Job<'_>, id: PageId, place: Place, beside: &mut Beside) {
     let page = match job.fsck.store.read_page(id) {
         Ok(page) => page.unwrap_or_default(),
         Err(e) => {
-            branches.is_unsure = true;
+            beside.is_unsure = true;
             return job.tell(&place, Problem::Unreadable(errno(&e)));
         }
     };
@@ -100,22 +114,23 @@ fn check_page(job: &Job<'_>, id: PageId, place: Place, branches: &mut Branches) 
         return job.tell_repairable(place, Problem::EmptyPage, repair);
     }
     if page.damaged() > 0 {
-        branches.is_unsure = true;
+        beside.is_unsure = true;
         job.tell(&place, Problem::BadLines(page.damaged()));
     }
-    check_lines(job, id, &page, place, branches);
+    check_lines(job, id, &page, place, beside);
 }
 
-fn check_lines(job: &Job<'_>, id: PageId, page: &Page, place: Place, branches: &mut Branches) {
+fn check_lines(job: &Job<'_>, id: PageId, page: &Page, place: Place, beside: &mut Beside) {
     let ids = job.ids.lock();
     let mut lines: BTreeMap<u16, u64> = BTreeMap::new();
     let mut unused = Slots::default();
     for line in page.readable() {
         *lines.entry(line.slot).or_default() += 1;
-        if !ids.contains(&FileId::new(id, line.slot)) {
+        let file = FileId::new(id, line.slot);
+        if !ids.contains(&file) && !beside.kept.contains(&Removed::Line(file)) {
             unused.add(line.slot);
         } else if let WrapKind::Branch(branch) = line.kind {
-            branches.used.insert(branch);
+            beside.used.insert(branch);
         }
     }
     drop(ids);
@@ -129,10 +144,10 @@ fn check_lines(job: &Job<'_>, id: PageId, page: &Page, place: Place, branches: &
     }
 }
 
-fn check_branch(job: &Job<'_>, id: BranchId, place: Place, branches: &Branches) {
+fn check_branch(job: &Job<'_>, id: BranchId, place: Place, beside: &Beside) {
     match job.fsck.store.read_branch(id) {
-        Ok(_) if branches.used.contains(&id) => {}
-        Ok(_) if branches.is_unsure => job.tell(&place, Problem::UnusedBranch),
+        Ok(_) if beside.used.contains(&id) => {}
+        Ok(_) if beside.is_unsure => job.tell(&place, Problem::UnusedBranch),
         Ok(_) => job.tell_repairable(place, Problem::UnusedBranch, Repair::Branch(id)),
         Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
             job.tell(&place, Problem::BadBranch);
@@ -141,10 +156,10 @@ fn check_branch(job: &Job<'_>, id: BranchId, place: Place, branches: &Branches) 
     }
 }
 
-fn missing_branches(job: &Job<'_>, names: &[std::ffi::OsString], branches: &Branches) {
+fn missing_branches(job: &Job<'_>, names: &[std::ffi::OsString], beside: &Beside) {
     let there: HashSet<BranchId> =
         names.iter().filter_map(|n| BranchId::parse(n.to_str()?).ok()).collect();
-    for branch in branches.used.difference(&there) {
+    for branch in beside.used.difference(&there) {
         let place = Place::Store(format!("{}/{branch}", Folder::Branch).into());
         job.tell(&place, Problem::NoBranch);
     }

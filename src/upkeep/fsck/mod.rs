@@ -4,7 +4,7 @@
 //! A check writes nothing. It walks the tree as it lies on disk, not through [`crate::fs`]: what
 //! a mount leaves out (names that do not decrypt) is what is looked for here, and a directory
 //! that a mount would give a fresh id is only reported. What the files refer to is remembered, by
-//! ids of sixteen bytes; then `.kmsfs` is compared with it.
+//! ids of sixteen bytes; then what lies beside the tree is compared with it.
 //!
 //! Wrapped keys, branch keys and bodies that nothing refers to are removed only where the
 //! tree has no damage: a file that cannot be read may be what they belong to.

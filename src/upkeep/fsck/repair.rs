@@ -10,7 +10,7 @@ use crate::disk::identity::{self, Owners};
 use crate::disk::{Dir, FileKind};
 use crate::fs::{DIR_ID, Errno};
 use crate::ids::{BranchId, DirId, LinkId, PageId, SLOTS};
-use crate::store::{Copy, Folder, META, Store, StoreError};
+use crate::store::{Copy, Folder, Store, StoreError};
 
 /// Some slots of a page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Slots {
 pub(super) enum Repair {
     /// Replace the other copy of `volume.json` by this one.
     Volume(Copy),
-    /// Make a folder of `.kmsfs`.
+    /// Make a folder of the store.
     Folder(Folder),
     /// Remove temporary files.
     Temporary,
@@ -144,7 +144,7 @@ pub struct Repaired {
 
 impl Fsck {
     /// Repairs what a check has found that can be repaired with no loss: copies of
-    /// `volume.json`, folders of `.kmsfs`, temporary files, ids of empty directories, records of
+    /// `volume.json`, folders of the store, temporary files, ids of empty directories, records of
     /// long names; and wrapped keys and bodies that nothing refers to. `report` gets each finding,
     /// and why it could not be repaired, if so.
     ///
@@ -161,8 +161,8 @@ impl Fsck {
         }
         // What a killed daemon unlinked may be on the disk still, and its key has to be, too.
         self.store.sync().map_err(FsckError::Sync)?;
-        let owner = self.store.root().stat(OsStr::new(META)).map_err(FsckError::Owner)?;
-        assume(owner.uid, owner.gid).map_err(FsckError::Owner)?;
+        let (uid, gid) = self.store.owner().map_err(FsckError::Owner)?;
+        assume(uid, gid).map_err(FsckError::Owner)?;
         self.run(checked, &mut repaired, report);
         assume(0, 0).map_err(FsckError::Owner)?;
         self.store.sync().map_err(FsckError::Sync)?;
@@ -205,7 +205,7 @@ fn assume(uid: u32, gid: u32) -> io::Result<()> {
 
 /// Opens the directory that a path of the tree lies in; the path was walked a moment ago.
 fn parent_of(store: &Store, path: &Path) -> io::Result<(Dir, OsString)> {
-    let mut dir = store.root().clone();
+    let mut dir = store.tree().clone();
     let mut parts = path.iter();
     let name = parts.next_back().ok_or(libc_error(libc::EINVAL))?;
     for part in parts {

@@ -37,7 +37,7 @@ pub(super) struct Stack {
 
 impl Stack {
     pub(super) fn new(store: &Store) -> Self {
-        Self { frames: Vec::new(), root: store.root().clone() }
+        Self { frames: Vec::new(), root: store.tree().clone() }
     }
 
     /// Goes down into a directory; the first is the root.

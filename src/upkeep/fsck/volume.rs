@@ -3,7 +3,7 @@
 
 use super::finding::{Finding, Place, Problem, Text, errno};
 use super::repair::{Repair, Todo};
-use crate::keys::{self, OpenError, Volume};
+use crate::keys::{self, OpenError, Trust, Volume};
 use crate::kms::{KeyService, Verdict};
 use crate::names::VolumeKeys;
 use crate::store::{Copy, Store, StoreError, VolumeFile};
@@ -15,6 +15,8 @@ pub(super) struct Opened {
     file: VolumeFile,
     copy: Copy,
     has_canary: bool,
+    /// Its source has the MAC of the volume key.
+    is_proven: bool,
 }
 
 type Read = Result<VolumeFile, StoreError>;
@@ -43,11 +45,15 @@ pub(super) fn open(
     let mut found = Vec::new();
     if let Some((what, is_replaced)) = what {
         // A copy that no mount stays open with is not to be spread.
-        let repair = (is_replaced && opened.has_canary).then_some(Repair::Volume(copy));
+        let is_good = opened.has_canary && opened.is_proven;
+        let repair = (is_replaced && is_good).then_some(Repair::Volume(copy));
         found.push(todo(copy.other(), what, repair));
     }
     if !opened.has_canary {
         found.push(todo(copy, Problem::Canary, None));
+    }
+    if !opened.is_proven {
+        found.push(todo(copy, Problem::Unproven, None));
     }
     Ok((opened, found))
 }
@@ -57,17 +63,19 @@ fn todo(copy: Copy, what: Problem, repair: Option<Repair>) -> Todo {
     Todo { finding: Finding { place, what }, repair }
 }
 
-/// The first copy that opens, its canary too; else the first whose canary does not.
+/// The first copy that opens, with its canary and a proven source; else the first that opens.
 fn choose(first: &Read, second: &Read, service: &dyn KeyService) -> Result<Opened, OpenError> {
     let mut failed = None;
     let mut without = None;
     for (copy, read) in [(Copy::First, first), (Copy::Second, second)] {
         let Ok(file) = read else { continue };
-        match keys::open_file(file.clone(), service) {
+        match keys::open_file(file.clone(), service, &Trust::ToRead) {
             Ok((volume, names)) => {
                 let has_canary = has_canary(&volume, service)?;
-                let opened = Opened { volume, names, file: file.clone(), copy, has_canary };
-                if has_canary {
+                let is_proven = keys::is_proven(file, &names);
+                let file = file.clone();
+                let opened = Opened { volume, names, file, copy, has_canary, is_proven };
+                if has_canary && is_proven {
                     return Ok(opened);
                 }
                 without = without.or(Some(opened));
@@ -115,10 +123,10 @@ fn compare(
 ) -> Result<(Problem, bool), OpenError> {
     // Where the two say another keystore or region, the caller may have named one that
     // both open in: which of them is right is then not to be seen here.
-    let same_place = opened.file.wrap.provider == other.wrap.provider;
+    let same_place = opened.file.wrap.source.provider == other.wrap.source.provider;
     let same_volume = opened.file.settings == other.settings && opened.file.mac == other.mac;
     let old = if same_volume { Problem::SecondOld } else { Problem::CopyWrong };
-    match (opened.copy, keys::open_file(other.clone(), service)) {
+    match (opened.copy, keys::open_file(other.clone(), service, &Trust::ToRead)) {
         (_, Err(e)) if is_final(&e) => Err(e),
         // Under a master key that a rewrap left, or in another KMS.
         (Copy::First, Err(OpenError::Kms(e))) if e.verdict == Verdict::Refused => Ok((old, true)),
@@ -131,7 +139,7 @@ fn compare(
         (_, Ok((_, names))) if names.fingerprint() != opened.names.fingerprint() => {
             Ok((Problem::CopyWrong, false))
         }
-        // The first opens, but for its canary.
+        // The first opens, but its canary does not, or its source is not proven.
         (Copy::Second, Ok(_)) => Ok((Problem::CopyWrong, same_place)),
         // The second is older, if all that the first says works.
         (Copy::First, Ok(_)) => {

@@ -14,7 +14,6 @@ use crate::disk::{Dir, Directory, Entry, FileKind, Stat};
 use crate::fs::DIR_ID;
 use crate::ids::DirId;
 use crate::names::{self, LinkText};
-use crate::store::META;
 
 /// A regular file to be read.
 pub(super) struct FileJob {
@@ -49,7 +48,7 @@ impl<'a> Walk<'a> {
     }
 
     pub(super) fn run(mut self) {
-        let root = self.job.fsck.store.root().clone();
+        let root = self.job.fsck.store.tree().clone();
         self.enter((OsString::new(), None), root);
         while self.stack.top().is_some() && !self.job.is_stopped() {
             match self.stack.next() {
@@ -148,9 +147,6 @@ impl<'a> Walk<'a> {
 
     fn role(&self, dir: &Dir, entry: &OsString) -> Role {
         let at_root = self.stack.is_at_root();
-        if at_root && entry == META {
-            return Role::Own;
-        }
         if !self.job.is_encrypted() {
             return Role::Named(Some(entry.clone()));
         }

@@ -21,6 +21,13 @@ pub enum Method {
 }
 
 impl Method {
+    /// The KMS that the keys go to.
+    pub(super) fn target(&self) -> &dyn KeyService {
+        match self {
+            Self::ReEncrypt(kms) | Self::Move { to: kms, .. } => &**kms,
+        }
+    }
+
     /// How many calls side by side are worth it.
     pub(super) fn parallelism(&self) -> usize {
         match self {

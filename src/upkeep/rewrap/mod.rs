@@ -16,10 +16,12 @@ mod pass;
 use std::fmt;
 use std::num::NonZeroU32;
 
-use crate::ids::{BranchId, FileId, VolumeId};
+use crate::ids::{BranchId, FileId};
+use crate::keys::{Word, source_mac};
 use crate::kms::{Context, KeyArn, KeyRef, KmsError};
 use crate::names::VolumeKeys;
-use crate::store::{Census, Counts, Provider, Store, StoreError, VolumeFile, Wrap};
+use crate::secret::{Key, scrub_stack};
+use crate::store::{Census, Counts, Provider, Source, Store, StoreError, VolumeFile, Wrap};
 
 pub use method::Method;
 use method::Target;
@@ -56,7 +58,18 @@ pub enum RewrapError {
     Endless,
     /// The daemon that has the store mounted does not follow.
     #[error("the mount does not follow: {0}")]
-    Mount(String),
+    Mount(Unsettled),
+}
+
+/// Why a daemon that has the store mounted has not taken a new `volume.json` over.
+#[derive(Debug, thiserror::Error)]
+pub enum Unsettled {
+    /// It says that it cannot. The old `volume.json` is put back.
+    #[error("{0}")]
+    Refused(String),
+    /// It gave no answer, and may have: the new `volume.json` stays.
+    #[error("{0}")]
+    Unknown(String),
 }
 
 /// Whose key it is.
@@ -102,6 +115,8 @@ pub struct Plan {
 /// What was done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Done {
+    /// Whether `volume.json` proves where new data keys come from; else a mount has to be told.
+    pub is_proven: bool,
     /// Wrapped keys that are under the new master key now, and were not before.
     pub rewrapped: u64,
     /// What stays under its master key.
@@ -116,7 +131,7 @@ pub struct Rewrap {
     file: VolumeFile,
     method: Method,
     target: KeyArn,
-    /// What `volume.json` will say, but for the volume key.
+    /// What `volume.json` will say, but for the volume key and the MAC of the source.
     wrap: Wrap,
     rate: Option<NonZeroU32>,
 }
@@ -137,12 +152,18 @@ impl Rewrap {
         let (old, context) = (&file.wrap, Context::canary(file.settings.volume()));
         let to = Target::Asked(asked.clone());
         let canary = method
-            .carry(&old.canary, &old.master, &to, &context, |_| true)
+            .carry(&old.canary, &old.source.master, &to, &context, |_| true)
             .map_err(of_volume_key)?;
         let target = canary.master;
-        let canary = if target == old.master { old.canary.clone() } else { canary.wrapped };
-        let (key, master) = (old.key.clone(), target.clone());
-        let wrap = Wrap { provider, asked, master, key, canary };
+        let same_key = target == old.source.master;
+        let canary = if same_key { old.canary.clone() } else { canary.wrapped };
+        let wrap = if same_key && (&provider, &asked) == (&old.source.provider, &old.source.asked) {
+            old.clone()
+        } else {
+            let generation = old.source.generation.saturating_add(1);
+            let source = Source { generation, provider, asked, master: target.clone() };
+            Wrap { source, source_mac: None, key: old.key.clone(), canary }
+        };
         let rate = method.fair_rate();
         Ok(Self { store, file, method, target, wrap, rate })
     }
@@ -154,7 +175,7 @@ impl Rewrap {
 
     /// In which order it goes.
     pub fn order(&self) -> Order {
-        if self.target.home() == self.file.wrap.master.home() {
+        if self.target.home() == self.file.wrap.source.master.home() {
             Order::VolumeFirst
         } else {
             Order::LinesFirst
@@ -170,21 +191,26 @@ impl Rewrap {
         let lines = counts.masters.iter().filter(|(arn, _)| self.is_to_do(arn));
         let branches = counts.branches.values().filter_map(|b| b.master.as_ref());
         let branches = branches.filter(|arn| self.is_to_do(arn)).count() as u64;
-        let own = if self.target == self.file.wrap.master { 0 } else { 2 };
+        let own = if self.target == self.file.wrap.source.master { 0 } else { 2 };
         let keys = lines.map(|(_, lines)| lines).sum::<u64>() + counts.others + branches + own;
         let calls = keys * self.method.calls();
         Ok(Plan { target: self.target.clone(), counts, keys, calls })
     }
 
+    /// What a mount has to be told that is to take over the new `volume.json`.
+    pub fn word(&self) -> Word {
+        Word { asked: self.wrap.source.asked.clone(), master: self.target.clone() }
+    }
+
     /// Does it. Where a daemon has the store mounted, `settle` is called when `volume.json` says
-    /// the new master key: it returns when that daemon makes no more keys under the old one.
-    /// `progress` is told how many keys are done, from several threads.
+    /// the new master key: it returns when that daemon has taken it over, and makes no more keys
+    /// under the old one. `progress` is told how many keys are done, from several threads.
     ///
     /// # Errors
     /// [`RewrapError`]; what was done stays done, and the next run goes on from there.
     pub fn run(
         &self,
-        settle: impl FnOnce() -> Result<(), String>,
+        settle: impl FnOnce() -> Result<(), Unsettled>,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Done, RewrapError> {
         // A rewrap that was killed may have left temporary files.
@@ -193,13 +219,16 @@ impl Rewrap {
         let (done, own) = match (self.order(), lock) {
             (Order::LinesFirst, Err(e)) => return Err(e.into()),
             (Order::LinesFirst, Ok(_held)) => {
-                (self.passes(progress)?, self.write_volume(progress)?)
+                let done = self.passes(progress)?;
+                (done, self.write_volume(progress)?)
             }
             (Order::VolumeFirst, Err(StoreError::Busy)) => {
                 let own = self.write_volume(progress)?;
-                if let Err(why) = settle() {
-                    self.store.write_volume(&self.file)?;
-                    return Err(RewrapError::Mount(why));
+                if let Err(unsettled) = settle() {
+                    if let Unsettled::Refused(_) = unsettled {
+                        self.store.write_volume(&self.file)?;
+                    }
+                    return Err(RewrapError::Mount(unsettled));
                 }
                 (self.passes(progress)?, own)
             }
@@ -211,24 +240,36 @@ impl Rewrap {
                 (self.passes(progress)?, own)
             }
         };
-        Ok(Done { rewrapped: done.rewrapped + own, ..done })
+        let is_proven = self.store.read_volume()?.wrap.source_mac.is_some();
+        Ok(Done { rewrapped: done.rewrapped + own, is_proven, ..done })
     }
 
     /// Has `volume.json` say the new master key; answers how many of its keys were rewrapped.
     fn write_volume(&self, progress: &(dyn Fn(u64) + Sync)) -> Result<u64, RewrapError> {
         let old = &self.file.wrap;
-        let same_key = self.target == old.master;
-        if same_key && self.wrap == *old {
+        if self.wrap == *old && old.source_mac.is_some() {
             return Ok(0);
         }
         let mut file = self.file.clone();
         file.wrap = self.wrap.clone();
+        let same_key = self.target == old.source.master;
+        let mut mac = None;
         if !same_key {
             let volume = file.settings.volume();
             let (to, context) = (Target::Known(self.target.clone()), Context::volume(volume));
-            let proof = |key: &_| belongs(&self.file, volume, key);
-            let carried = self.method.carry(&old.key, &old.master, &to, &context, proof);
+            let look = |key: &Key| {
+                mac = self.prove(&file, key);
+                mac.is_some()
+            };
+            let carried = self.method.carry(&old.key, &old.source.master, &to, &context, look);
             file.wrap.key = carried.map_err(of_volume_key)?.wrapped;
+        }
+        if mac.is_none() {
+            mac = self.unwrap_to_prove(&file);
+        }
+        file.wrap.source_mac = mac;
+        if file == self.file {
+            return Ok(0);
         }
         self.store.write_volume(&file)?;
         let own = if same_key { 0 } else { 2 };
@@ -236,16 +277,32 @@ impl Rewrap {
         Ok(own)
     }
 
+    /// The MAC of the new source, where this identity may Decrypt. One that may only ReEncrypt
+    /// leaves it out: a daemon that has the store mounted adds it, and the next mount without one
+    /// has to be told the master key.
+    fn unwrap_to_prove(&self, file: &VolumeFile) -> Option<[u8; 32]> {
+        let context = Context::volume(file.settings.volume());
+        let master = KeyRef::from(&self.target);
+        let opened = self.method.target().decrypt(&master, &file.wrap.key, &context).ok()?;
+        let mac = self.prove(file, &opened.key);
+        drop(opened);
+        scrub_stack();
+        mac
+    }
+
+    /// The MAC of a file's source, where this is its volume key.
+    fn prove(&self, file: &VolumeFile, key: &Key) -> Option<[u8; 32]> {
+        let keys = VolumeKeys::derive(key, file.settings.volume());
+        let is_own = keys.verify_settings(file.settings.encode().as_bytes(), &file.mac);
+        is_own.then(|| source_mac(&file.settings, &file.wrap.source, &keys))
+    }
+
     /// Whether a line under this master key is to be rewrapped. One that names a key from
     /// elsewhere is nobody's: no mount takes it, and no KMS is asked about it.
     fn is_to_do(&self, master: &KeyArn) -> bool {
-        let homes = [self.target.home(), self.file.wrap.master.home()];
+        let homes = [self.target.home(), self.file.wrap.source.master.home()];
         *master != self.target && homes.contains(&master.home())
     }
-}
-
-fn belongs(file: &VolumeFile, volume: VolumeId, key: &crate::secret::Key) -> bool {
-    VolumeKeys::derive(key, volume).verify_settings(file.settings.encode().as_bytes(), &file.mac)
 }
 
 fn of_volume_key(e: KmsError) -> RewrapError {

@@ -42,7 +42,7 @@ impl Rewrap {
         let mut rewrapped = 0;
         for _ in 0..MOST_PASSES {
             if self.order() == Order::VolumeFirst {
-                let now = self.store.read_volume()?.wrap.master;
+                let now = self.store.read_volume()?.wrap.source.master;
                 if now != self.target {
                     return Err(RewrapError::Overtaken(now));
                 }
@@ -62,7 +62,8 @@ impl Rewrap {
             rewrapped += found;
             if found == 0 {
                 let refused = pass.refused.into_inner().1;
-                return Ok(Done { rewrapped, left: pass.left.into_inner(), refused });
+                let left = pass.left.into_inner();
+                return Ok(Done { rewrapped, left, refused, ..Done::default() });
             }
         }
         Err(RewrapError::Endless)

@@ -88,13 +88,13 @@ fn links() -> Vec<(&'static str, Corruption)> {
         corruption("damage link-body-missing /ll", |f, sim| {
             let raw = f.raw(sim, "ll");
             let text = raw.dir.readlink(&raw.name).expect("a link").into_string().expect("hex");
-            let body = Raw::in_meta(&sim.root(), &["links", &text[1..3], &text[1..]]);
+            let body = Raw::in_store(&sim.root(), &["links", &text[1..3], &text[1..]]);
             body.dir.unlink(&body.name).expect("there");
         }),
         corruption("damage link-target /ll", |f, sim| {
             let raw = f.raw(sim, "ll");
             let text = raw.dir.readlink(&raw.name).expect("a link").into_string().expect("hex");
-            flip(40)(&Raw::in_meta(&sim.root(), &["links", &text[1..3], &text[1..]]));
+            flip(40)(&Raw::in_store(&sim.root(), &["links", &text[1..3], &text[1..]]));
         }),
         corruption("damage id-twice", |f, sim| {
             let bytes = f.raw(sim, "d/f").bytes();
@@ -120,17 +120,17 @@ fn lines() -> Vec<(&'static str, Corruption)> {
                 lines.iter_mut().find(|l| l.slot == slot).expect("there").check[0] ^= 1;
             });
         }),
-        corruption("damage lines-same-slot .kmsfs/keys/", |f, sim| {
+        corruption("damage lines-same-slot keys/", |f, sim| {
             change_lines(f, sim, "d/f", |lines, slot| {
                 let twice = lines.iter().find(|l| l.slot == slot).expect("there").clone();
                 lines.push(twice);
             });
         }),
-        corruption("damage lines-damaged .kmsfs/keys/", |f, sim| {
+        corruption("damage lines-damaged keys/", |f, sim| {
             let page = f.page(sim, "d/f");
             page.set(&[&page.bytes()[..], b"not a line\n"].concat());
         }),
-        corruption("leftover lines-unused .kmsfs/keys/", |f, sim| {
+        corruption("leftover lines-unused keys/", |f, sim| {
             let master = KeyArn("arn:of:nobody".to_owned());
             let kind = WrapKind::Master(master);
             let line = Line { slot: 9, kind, key: Wrapped(vec![1; 60]), check: [1; 32] };
@@ -138,9 +138,9 @@ fn lines() -> Vec<(&'static str, Corruption)> {
             store.add_page(PageId([3; 14]), &Page::of(&[line])).expect("added");
             let _ = f;
         }),
-        corruption("leftover page-empty .kmsfs/keys/", |_, sim| {
+        corruption("leftover page-empty keys/", |_, sim| {
             let page = PageId([3; 14]).to_string();
-            let raw = Raw::in_meta(&sim.root(), &["keys", &page[..2], &page]);
+            let raw = Raw::in_store(&sim.root(), &["keys", &page[..2], &page]);
             raw.dir.open(&raw.name, Open::Create(0o600)).expect("made");
         }),
     ]
@@ -148,25 +148,25 @@ fn lines() -> Vec<(&'static str, Corruption)> {
 
 fn meta() -> Vec<(&'static str, Corruption)> {
     vec![
-        corruption("leftover temporary-file .kmsfs/keys/07/x.tmp-1", |_, sim| {
-            let raw = Raw::in_meta(&sim.root(), &["keys", "07", "x.tmp-1"]);
+        corruption("leftover temporary-file keys/07/x.tmp-1", |_, sim| {
+            let raw = Raw::in_store(&sim.root(), &["keys", "07", "x.tmp-1"]);
             raw.dir.open(&raw.name, Open::Create(0o600)).expect("made");
         }),
-        corruption("leftover unknown-entry .kmsfs/branch/note", |_, sim| {
-            let raw = Raw::in_meta(&sim.root(), &["branch", "note"]);
+        corruption("leftover unknown-entry keys/branch/note", |_, sim| {
+            let raw = Raw::in_store(&sim.root(), &["keys", "branch", "note"]);
             raw.dir.open(&raw.name, Open::Create(0o600)).expect("made");
         }),
-        corruption("leftover branch-unused .kmsfs/branch/", |_, sim| {
+        corruption("leftover branch-unused keys/branch/", |_, sim| {
             let file = BranchFile { master: KeyArn("a".to_owned()), key: Wrapped(vec![1]) };
             let store = Store::open(sim.root()).expect("opened");
             store.write_branch(BranchId([9; 16]), &file).expect("written");
         }),
-        corruption("leftover link-body-unused .kmsfs/links/", |_, sim| {
+        corruption("leftover link-body-unused links/", |_, sim| {
             let store = Store::open(sim.root()).expect("opened");
             store.add_link_body(LinkId([9; 16]), b"body").expect("written");
         }),
-        corruption("damage folder-missing .kmsfs/links/", |_, sim| {
-            let links = Raw::in_meta(&sim.root(), &["links", "x"]).dir;
+        corruption("damage folder-missing links/", |_, sim| {
+            let links = Raw::in_store(&sim.root(), &["links", "x"]).dir;
             let is_empty = |name: &OsString| {
                 disk::names(&*links.open_dir(name).expect("there")).expect("listed").is_empty()
             };
@@ -247,7 +247,7 @@ fn long_names() -> Vec<(&'static str, Corruption)> {
 
 fn copies() -> Vec<(&'static str, Corruption)> {
     fn copy(sim: &Sim, name: &str) -> Raw {
-        Raw::in_meta(&sim.root(), &[name])
+        Raw::in_store(&sim.root(), &[name])
     }
     fn gone(sim: &Sim, name: &str) {
         let raw = copy(sim, name);
@@ -260,32 +260,45 @@ fn copies() -> Vec<(&'static str, Corruption)> {
         raw.put(at, new);
     }
     vec![
-        corruption("damage volume-missing .kmsfs/volume.json", |_, sim| gone(sim, "volume.json")),
-        corruption("leftover volume-copy-missing .kmsfs/volume.json.bak", |_, sim| {
+        corruption("damage volume-missing volume.json", |_, sim| gone(sim, "volume.json")),
+        corruption("leftover volume-copy-missing volume.json.bak", |_, sim| {
             gone(sim, "volume.json.bak");
         }),
-        corruption("damage volume-damaged .kmsfs/volume.json", |_, sim| {
+        corruption("damage volume-damaged volume.json", |_, sim| {
             copy(sim, "volume.json").put(0, b"x");
         }),
-        corruption("damage volume-damaged .kmsfs/volume.json.bak", |_, sim| {
+        corruption("damage volume-damaged volume.json.bak", |_, sim| {
             copy(sim, "volume.json.bak").put(0, b"x");
         }),
-        corruption("damage volume-wrong .kmsfs/volume.json", |_, sim| {
+        corruption("damage volume-wrong volume.json", |_, sim| {
             member(&copy(sim, "volume.json"), "mac", 5);
         }),
-        corruption("damage volume-wrong .kmsfs/volume.json", |_, sim| {
+        corruption("damage volume-wrong volume.json", |_, sim| {
             member(&copy(sim, "volume.json"), "key", 70);
         }),
-        corruption("damage volume-wrong .kmsfs/volume.json", |_, sim| {
+        corruption("damage volume-wrong volume.json", |_, sim| {
             member(&copy(sim, "volume.json"), "canary", 70);
         }),
-        corruption("damage volume-wrong .kmsfs/volume.json.bak", |_, sim| {
+        corruption("damage volume-wrong volume.json.bak", |_, sim| {
             member(&copy(sim, "volume.json.bak"), "key", 70);
         }),
-        corruption("leftover volume-copy-old .kmsfs/volume.json.bak", |_, sim| {
+        // Where new data keys come from, as whoever can write the store would have it.
+        corruption("damage volume-unproven volume.json", |_, sim| {
+            let store = Store::open(sim.root()).expect("opened");
+            let mut edited = store.read_volume().expect("whole");
+            edited.wrap.source.asked = KeyRef("alias/theirs".to_owned());
+            store.write_volume(&edited).expect("written");
+        }),
+        corruption("damage volume-wrong volume.json", |_, sim| {
+            let store = Store::open(sim.root()).expect("opened");
+            let mut edited = store.read_volume().expect("whole");
+            edited.wrap.source.asked = KeyRef("alias/theirs".to_owned());
+            store.write_volume_copy(Copy::First, &edited).expect("written");
+        }),
+        corruption("leftover volume-copy-old volume.json.bak", |_, sim| {
             let store = Store::open(sim.root()).expect("opened");
             let mut old = store.read_volume().expect("whole");
-            old.wrap.asked = KeyRef("alias/before".to_owned());
+            old.wrap.source.asked = KeyRef("alias/before".to_owned());
             store.write_volume_copy(Copy::Second, &old).expect("written");
         }),
     ]

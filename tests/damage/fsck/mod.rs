@@ -15,7 +15,7 @@ use kmsfs::store::{DataKeys, Names};
 use kmsfs::upkeep::{Finding, Kind};
 
 use crate::Raw;
-use crate::simulated::{Tree, Volume, WHO, fsck};
+use crate::simulated::{self, Tree, Volume, WHO, fsck};
 use corruptions::{flip, on};
 
 const LONG: &str = concat!(
@@ -88,7 +88,7 @@ impl Furnished {
         let volume = Volume::with(names, data_keys);
         let mut lies = BTreeMap::new();
         for path in furnish(&volume) {
-            let (mut dir, mut folders) = (volume.sim.root(), Vec::new());
+            let (mut dir, mut folders) = (simulated::tree(&volume.sim), Vec::new());
             let parts: Vec<&str> = path.split('/').collect();
             for n in 1..=parts.len() {
                 let ino = volume.at(&parts[..n].join("/"), Ok).expect("there");
@@ -110,7 +110,7 @@ impl Furnished {
     fn raw(&self, sim: &Sim, path: &str) -> Raw {
         let (folders, entry) = &self.lies[path];
         let open = |dir: Dir, name: &OsString| dir.open_dir(name).expect("a folder");
-        Raw { dir: folders.iter().fold(sim.root(), open), name: entry.clone() }
+        Raw { dir: folders.iter().fold(simulated::tree(sim), open), name: entry.clone() }
     }
 
     fn id(&self, path: &str) -> FileId {
@@ -119,7 +119,7 @@ impl Furnished {
 
     fn page(&self, sim: &Sim, path: &str) -> Raw {
         let page = self.id(path).page().to_string();
-        Raw::in_meta(&sim.root(), &["keys", &page[..2], &page])
+        Raw::in_store(&sim.root(), &["keys", &page[..2], &page])
     }
 }
 
@@ -185,9 +185,8 @@ fn a_healthy_store_is_clean_and_a_check_writes_nothing() {
         let pending = furnished.sim.crash().count();
         assert_eq!(words(&furnished.sim), Vec::<String>::new(), "{names:?} {data_keys:?}");
         // Where there would be much to write.
-        let meta = furnished.sim.root().open_dir(OsStr::new(".kmsfs")).expect("there");
-        meta.unlink(OsStr::new("volume.json")).expect("there");
-        furnished.sim.root().mkdir(OsStr::new("new"), 0o755).expect("made");
+        furnished.sim.root().unlink(OsStr::new("volume.json")).expect("there");
+        simulated::tree(&furnished.sim).mkdir(OsStr::new("new"), 0o755).expect("made");
         let (before_too, pending_too) = (dumped(&furnished.sim), furnished.sim.crash().count());
         assert!(found(&furnished.sim).len() >= usize::from(names == Names::Encrypted));
         assert!(before != before_too && dumped(&furnished.sim) == before_too);
@@ -222,7 +221,7 @@ fn each_damage_is_found_and_nothing_else() {
 fn branch_keys_that_are_missing_damaged_or_exchanged() {
     let furnished = Furnished::new(Names::Encrypted, DataKeys::Branch);
     let branch = |sim: &Sim| {
-        let dir = Raw::in_meta(&sim.root(), &["branch", "x"]).dir;
+        let dir = Raw::in_store(&sim.root(), &["keys", "branch", "x"]).dir;
         let name = disk::names(&*dir).expect("listed").remove(0);
         Raw { dir, name }
     };
@@ -284,7 +283,7 @@ fn a_repair_is_complete_and_may_be_cut_short() {
             }
         }
     }
-    assert_eq!(repaired, 17, "each that can be repaired");
+    assert_eq!(repaired, 18, "each that can be repaired");
 }
 
 /// A header whose file id is damaged says another line, and its own seems to be nobody's.
@@ -320,12 +319,12 @@ fn a_deep_tree_and_a_wide_one_are_seen_to_their_ends() {
     }
     (0..WIDE).for_each(|n| volume.create(&format!("wide{n}")).expect("made"));
     let sim = volume.unmount();
-    let mut dirs = vec![sim.root()];
+    let mut dirs = vec![simulated::tree(&sim)];
     let mut cut = 0;
     while let Some(dir) = dirs.pop() {
         for name in disk::names(&*dir).expect("listed") {
             match dir.stat(&name).expect("there").kind() {
-                FileKind::Dir if name != ".kmsfs" => dirs.push(dir.open_dir(&name).expect("ok")),
+                FileKind::Dir => dirs.push(dir.open_dir(&name).expect("ok")),
                 FileKind::File => {
                     Raw { dir: dir.clone(), name }.set_size(9);
                     cut += 1;

@@ -1,0 +1,97 @@
+//! The ids of files and directories, from the first look at the store until they are given up.
+
+use super::Fs;
+use super::errno::{Outcome, errno};
+use super::records::{self, Tail};
+use super::table::{Content, Node};
+use crate::disk::OpenFile;
+use crate::ids::{DirId, FileId};
+
+impl Fs {
+    /// The id of a file's content, from the node or the header; `None` while it has no key.
+    ///
+    /// # Errors
+    /// EBADMSG where the header is damaged, or another inode has the same id; of reading it.
+    pub(super) fn file_id(&self, node: &Node, file: &dyn OpenFile) -> Outcome<Option<FileId>> {
+        let known = node.content.read().id;
+        let id = match known {
+            Some(id) => id,
+            None => {
+                // Under the lock: a file that is cut to nothing meanwhile has lost its id.
+                let mut content = node.content.write();
+                let found = match content.id {
+                    None => records::file_id(file)?,
+                    known => known,
+                };
+                let Some(id) = found else { return Ok(None) };
+                if content.id.is_none() {
+                    self.learn_id(node, &mut content, id);
+                    content.tail = Tail::Unknown;
+                }
+                id
+            }
+        };
+        if self.keyring.carriers().is_shared(id) {
+            log::error!("file {id}: another file in the store has the same id; neither is served");
+            return Err(errno(libc::EBADMSG));
+        }
+        Ok(Some(id))
+    }
+
+    /// A file's content has this id from now on, or was seen to have it.
+    pub(super) fn learn_id(&self, node: &Node, content: &mut Content, id: FileId) {
+        content.id = Some(id);
+        self.keyring.carriers().add(id, node.ino);
+        if content.writers > 0 {
+            self.keyring.hold(id);
+        }
+    }
+
+    /// A file that was cut to nothing loses its id: what comes next is under another key. The key
+    /// goes too, when the cut is durable.
+    pub(super) fn give_up_id(&self, node: &Node, content: &mut Content) {
+        let Some(id) = content.id.take() else { return };
+        if content.writers > 0 {
+            self.keyring.release(id);
+        }
+        (content.headerless, content.tail, content.blank) = (false, Tail::Unknown, 0);
+        self.let_go(node, id);
+    }
+
+    /// Nothing on the disk refers to a file's key any more. It stays where another inode carries
+    /// its id.
+    pub(super) fn let_go(&self, node: &Node, id: FileId) {
+        self.keyring.carriers().remove(id, node.ino);
+        if self.keyring.carriers().is_carried(id) {
+            log::warn!("file {id}: its key stays, for another file in the store has the same id");
+        } else {
+            self.keyring.schedule_key_removal(id);
+        }
+    }
+
+    /// A directory's id, which was read from the store.
+    ///
+    /// # Errors
+    /// EBADMSG for the root's, which no other directory has.
+    pub(super) fn learn_dir_id(&self, node: &Node, id: DirId) -> Outcome<DirId> {
+        if id == DirId::ROOT {
+            return Err(errno(libc::EBADMSG));
+        }
+        let id = *node.dir_id.get_or_init(|| id);
+        self.dir_carriers.add(id, node.ino);
+        Ok(id)
+    }
+
+    /// A directory's id, if no other directory has it.
+    ///
+    /// # Errors
+    /// EBADMSG.
+    pub(super) fn own_dir_id(&self, node: &Node, id: DirId) -> Outcome<DirId> {
+        if self.dir_carriers.is_shared(id) {
+            log::error!("directory id {id} is that of two directories; neither is served");
+            return Err(errno(libc::EBADMSG));
+        }
+        debug_assert!(node.dir_id.get() == Some(&id), "an id is told of whom it is of");
+        Ok(id)
+    }
+}

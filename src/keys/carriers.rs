@@ -1,0 +1,116 @@
+//! Which inodes carry which id, as far as a mount has seen them.
+//!
+//! An id is one inode's. Whoever can write the store can copy a file with its header, or a
+//! directory with its id: then two carry one, and what is written to one could be moved to the
+//! other. Neither is served then, and the key of the one stays when the other is removed.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+const SHARDS: usize = 16;
+
+/// Inode numbers by the id that they carry.
+#[derive(Debug)]
+pub struct Carriers<Id> {
+    shards: [Mutex<HashMap<Id, u64>>; SHARDS],
+    /// Ids with more than one, and all who carry them.
+    shared: Mutex<HashMap<Id, Vec<u64>>>,
+    /// How many those are: mostly none, and then nobody takes the lock.
+    count: AtomicUsize,
+    hasher: RandomState,
+}
+
+impl<Id> Default for Carriers<Id> {
+    fn default() -> Self {
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            shared: Mutex::default(),
+            count: AtomicUsize::new(0),
+            hasher: RandomState::new(),
+        }
+    }
+}
+
+impl<Id: Copy + Eq + Hash> Carriers<Id> {
+    fn shard(&self, id: Id) -> &Mutex<HashMap<Id, u64>> {
+        &self.shards[(self.hasher.hash_one(id) % SHARDS as u64) as usize]
+    }
+
+    /// An inode was seen to carry an id.
+    pub fn add(&self, id: Id, ino: u64) {
+        let mut shard = self.shard(id).lock();
+        match shard.entry(id) {
+            Entry::Vacant(free) => {
+                free.insert(ino);
+            }
+            Entry::Occupied(first) if *first.get() == ino => {}
+            Entry::Occupied(first) => {
+                let mut shared = self.shared.lock();
+                let all = shared.entry(id).or_insert_with(|| vec![*first.get()]);
+                if !all.contains(&ino) {
+                    all.push(ino);
+                }
+                self.count.store(shared.len(), Ordering::Release);
+            }
+        }
+    }
+
+    /// An inode does not carry an id any more, or is not known any more.
+    pub fn remove(&self, id: Id, ino: u64) {
+        let mut shard = self.shard(id).lock();
+        let mut shared = self.shared.lock();
+        let Some(all) = shared.get_mut(&id) else {
+            if shard.get(&id) == Some(&ino) {
+                shard.remove(&id);
+            }
+            return;
+        };
+        all.retain(|other| *other != ino);
+        if let [last] = all[..] {
+            shared.remove(&id);
+            shard.insert(id, last);
+        }
+        self.count.store(shared.len(), Ordering::Release);
+    }
+
+    /// Whether more than one inode carries it.
+    pub fn is_shared(&self, id: Id) -> bool {
+        self.count.load(Ordering::Acquire) > 0 && self.shared.lock().contains_key(&id)
+    }
+
+    /// Whether any inode carries it.
+    pub fn is_carried(&self, id: Id) -> bool {
+        self.shard(id).lock().contains_key(&id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_shared_while_two_carry_it() {
+        let carriers = Carriers::<u8>::default();
+        assert!(!carriers.is_carried(7));
+        carriers.add(7, 100);
+        carriers.add(7, 100);
+        assert!(carriers.is_carried(7) && !carriers.is_shared(7));
+        carriers.add(7, 101);
+        carriers.add(7, 102);
+        carriers.add(8, 200);
+        assert!(carriers.is_shared(7) && !carriers.is_shared(8));
+        carriers.remove(7, 100);
+        carriers.remove(7, 999);
+        assert!(carriers.is_shared(7), "two are left");
+        carriers.remove(7, 102);
+        assert!(!carriers.is_shared(7) && carriers.is_carried(7));
+        carriers.remove(7, 100);
+        assert!(carriers.is_carried(7), "it was another's");
+        carriers.remove(7, 101);
+        assert!(!carriers.is_carried(7) && carriers.is_carried(8));
+    }
+}
