@@ -107,7 +107,7 @@ pub struct Mount {
     /// Worker threads
     #[arg(long, env = "KMSFS_THREADS", default_value = "4", value_parser = clap::value_parser!(u16).range(2..=64))]
     threads: u16,
-    /// Mount options: nosuid, nodev, noexec, noatime, ro
+    /// Mount options: noexec, noatime, ro; and for root suid, dev, which are off otherwise
     #[arg(short, value_name = "OPTS", value_delimiter = ',')]
     o: Vec<String>,
 }
@@ -295,7 +295,8 @@ fn settings(args: &Mount, master: Option<KeyArn>) -> Settings {
         (_, true) => PageCache::Direct,
         _ => PageCache::WriteThrough,
     };
-    let read_only = args.read_only || args.o.iter().any(|o| o == "ro");
+    let last = args.o.iter().rfind(|word| *word == "ro" || *word == "rw");
+    let read_only = args.read_only || last.is_some_and(|word| word == "ro");
     Settings {
         store: args.store.clone(),
         mountpoint: args.mountpoint.clone(),

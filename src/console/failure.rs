@@ -180,7 +180,9 @@ impl Failure {
             DaemonError::Mount(MountError::Helper) => {
                 Self::new(Exit::Helper, format!("{}: {}", at.display(), MountError::Helper))
             }
-            DaemonError::Mount(e @ MountError::Flag(_)) => Self::new(Exit::Usage, e.to_string()),
+            DaemonError::Mount(e @ (MountError::Flag(_) | MountError::OnlyRoot(_))) => {
+                Self::new(Exit::Usage, e.to_string())
+            }
             DaemonError::Mount(e) => Self::new(Exit::Mountpoint, format!("{}: {e}", at.display())),
             DaemonError::Log(e) => Self::new(Exit::Config, e.to_string())
                 .hint("name a file in a folder that is there: --audit-log /var/log/kmsfs.jsonl"),

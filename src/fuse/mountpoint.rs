@@ -40,7 +40,7 @@ pub struct Options {
     pub threads: usize,
     /// How requests come from the kernel.
     pub transport: Transport,
-    /// Flags such as `nosuid`, `noexec`, `ro`.
+    /// Words such as `noexec`, `ro`, `suid`; of two that contradict each other the last counts.
     pub flags: Vec<String>,
 }
 
@@ -61,6 +61,9 @@ pub enum MountError {
     /// A flag that is not known.
     #[error("-o {0}: no such mount option")]
     Flag(String),
+    /// A flag that an ordinary user may not have.
+    #[error("-o {0}: only a mount of root's can have it")]
+    OnlyRoot(String),
     /// fusermount3 said no, and has told why.
     #[error("fusermount3 did not mount it; is the package fuse3 installed?")]
     Helper,
@@ -193,23 +196,44 @@ fn mount_as_root(source: &Path, at: &Path, options: &Options) -> Result<OwnedFd,
         let _ = write!(data, ",allow_other");
     }
     let data = CString::new(data).expect("digits and letters hold no NUL");
-    let mut flags = MountFlags::empty();
-    for flag in &options.flags {
-        flags |= flag_of(flag)?;
-    }
+    let flags = flags_of(&options.flags)?;
     rustix::mount::mount(source, at, "fuse.kmsfs", flags, data.as_c_str())
         .map_err(|e| MountError::Kernel("mount(2)", e.into()))?;
     Ok(device.into())
 }
 
-fn flag_of(flag: &str) -> Result<MountFlags, MountError> {
-    Ok(match flag {
-        "nosuid" => MountFlags::NOSUID,
-        "nodev" => MountFlags::NODEV,
-        "noexec" => MountFlags::NOEXEC,
-        "ro" => MountFlags::RDONLY,
-        "noatime" => MountFlags::NOATIME,
-        "rw" | "suid" | "dev" | "exec" | "atime" => MountFlags::empty(),
+/// nosuid and nodev unless they are taken back: owners, modes and device numbers are what whoever
+/// can write the store makes them.
+fn flags_of(words: &[String]) -> Result<MountFlags, MountError> {
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    for word in words {
+        match meaning(word)? {
+            Meaning::Sets(flag) => flags |= flag,
+            Meaning::Clears(flag) => flags -= flag,
+        }
+    }
+    Ok(flags)
+}
+
+/// What a word of `-o` does.
+#[derive(Clone, Copy)]
+enum Meaning {
+    Sets(MountFlags),
+    Clears(MountFlags),
+}
+
+fn meaning(word: &str) -> Result<Meaning, MountError> {
+    Ok(match word {
+        "nosuid" => Meaning::Sets(MountFlags::NOSUID),
+        "nodev" => Meaning::Sets(MountFlags::NODEV),
+        "noexec" => Meaning::Sets(MountFlags::NOEXEC),
+        "ro" => Meaning::Sets(MountFlags::RDONLY),
+        "noatime" => Meaning::Sets(MountFlags::NOATIME),
+        "suid" => Meaning::Clears(MountFlags::NOSUID),
+        "dev" => Meaning::Clears(MountFlags::NODEV),
+        "exec" => Meaning::Clears(MountFlags::NOEXEC),
+        "rw" => Meaning::Clears(MountFlags::RDONLY),
+        "atime" => Meaning::Clears(MountFlags::NOATIME),
         other => return Err(MountError::Flag(other.to_owned())),
     })
 }
@@ -225,10 +249,13 @@ fn mount_as_user(source: &Path, at: &Path, options: &Options) -> Result<OwnedFd,
     if options.exposure == Exposure::Everyone {
         with.push_str(",allow_other");
     }
-    for flag in &options.flags {
-        flag_of(flag)?;
+    for word in &options.flags {
+        meaning(word)?;
+        if word == "suid" || word == "dev" {
+            return Err(MountError::OnlyRoot(word.clone()));
+        }
         with.push(',');
-        with.push_str(flag);
+        with.push_str(word);
     }
     let status = Command::new("fusermount3")
         .arg("-o")
@@ -258,4 +285,24 @@ fn receive_fd(socket: &UnixStream) -> io::Result<OwnedFd> {
         }
     }
     Err(io::ErrorKind::UnexpectedEof.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_word_counts_and_set_id_bits_and_devices_are_off() {
+        let flags = |words: &str| {
+            let words: Vec<_> = words.split_whitespace().map(str::to_owned).collect();
+            flags_of(&words).map_err(|e| e.to_string())
+        };
+        let off = MountFlags::NOSUID | MountFlags::NODEV;
+        assert_eq!(flags(""), Ok(off));
+        assert_eq!(flags("suid"), Ok(MountFlags::NODEV));
+        assert_eq!(flags("suid dev ro"), Ok(MountFlags::RDONLY));
+        assert_eq!(flags("suid dev nosuid"), Ok(MountFlags::NOSUID));
+        assert_eq!(flags("noexec exec ro rw"), Ok(off));
+        assert!(flags("setuid").is_err_and(|e| e.contains("setuid")));
+    }
 }

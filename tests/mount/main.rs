@@ -14,6 +14,7 @@ mod control;
 mod cycles;
 mod damage;
 mod demo;
+mod flags;
 mod fsck;
 mod full_disk;
 mod hostile_store;

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process::Command;
 
 use crate::support::device::OpenDevice;
-use crate::support::{Store, nobody, run, skipped};
+use crate::support::{Ordinary, Store, nobody, run, skipped};
 
 #[test]
 fn a_tree_survives_a_remount() {
@@ -126,31 +126,6 @@ fn attributes_are_sealed_and_come_back() {
     assert_eq!(&value[..n], b"user.colour\0");
 }
 
-/// A user who is not root, with a home and a binary of his own.
-struct Ordinary(tempfile::TempDir);
-
-impl Ordinary {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        fs::copy(env!("CARGO_BIN_EXE_kmsfs"), folder.path().join("kmsfs")).expect("copied");
-        run(Command::new("chown").args(["-R", "65534:65534"]).arg(folder.path()));
-        Self(folder)
-    }
-
-    fn at(&self, name: &str) -> std::path::PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn shell(&self, script: &str) -> Command {
-        let mut shell = nobody();
-        shell.args(["sh", "-ec", script]);
-        shell.current_dir(self.0.path()).env("HOME", self.0.path()).env("TMPDIR", self.0.path());
-        shell.env_remove("XDG_RUNTIME_DIR").env("KMSFS_CONFIG", "");
-        shell.env("KMSFS_KEYSTORE", self.at("ks")).env("XDG_STATE_HOME", self.at("state"));
-        shell
-    }
-}
-
 #[test]
 fn an_ordinary_user_mounts_too() {
     if skipped("fuse") {
@@ -180,7 +155,7 @@ fn root_sees_and_locks_the_mounts_of_others() {
     run(&mut user.shell("./kmsfs init st --no-passphrase; mkdir mnt; ./kmsfs mount st mnt"));
     let asked = |verb: &str| {
         let mut command = crate::support::kmsfs();
-        command.env("TMPDIR", user.0.path()).arg(verb).arg(user.at("mnt"));
+        command.env("TMPDIR", user.folder()).arg(verb).arg(user.at("mnt"));
         command.output().expect("started")
     };
     let status = asked("status");

@@ -49,6 +49,39 @@ pub fn nobody() -> Command {
     command
 }
 
+/// A user who is not root, with a home and a binary of his own.
+pub struct Ordinary(tempfile::TempDir);
+
+impl Ordinary {
+    /// With nothing else in it.
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::copy(env!("CARGO_BIN_EXE_kmsfs"), folder.path().join("kmsfs")).expect("copied");
+        run(Command::new("chown").args(["-R", "65534:65534"]).arg(folder.path()));
+        Self(folder)
+    }
+
+    /// Its home.
+    pub fn folder(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// A path in it.
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Runs a script in it as that user.
+    pub fn shell(&self, script: &str) -> Command {
+        let mut shell = nobody();
+        shell.args(["sh", "-ec", script]);
+        shell.current_dir(self.0.path()).env("HOME", self.0.path()).env("TMPDIR", self.0.path());
+        shell.env_remove("XDG_RUNTIME_DIR").env("KMSFS_CONFIG", "");
+        shell.env("KMSFS_KEYSTORE", self.at("ks")).env("XDG_STATE_HOME", self.at("state"));
+        shell
+    }
+}
+
 /// Whether `KMSFS_SKIP` names this requirement; the skip is counted in the output.
 pub fn skipped(requirement: &str) -> bool {
     let skip = std::env::var("KMSFS_SKIP").unwrap_or_default();
