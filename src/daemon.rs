@@ -162,6 +162,11 @@ impl Daemon {
         shared.start(settings.mount.threads).map_err(io("threads for requests"))?;
         let adapter = Adapter::new(shared.clone(), settings.cache);
         let mounted = fuse::mount(adapter, &settings.store, &settings.mountpoint, &settings.mount)?;
+        let notifier = mounted.notifier();
+        shared.fs.tell_unexpected_changes(Box::new(move |ino| {
+            // Of attributes alone, so it waits for no page and may be called by a request.
+            let _ = notifier.inval_inode(INodeNo(ino), -1, 0);
+        }));
         let effects = Arc::new(Kernel {
             shared: shared.clone(),
             notifier: mounted.notifier(),

@@ -23,10 +23,17 @@ pub(super) fn wait_writeback(fd: BorrowedFd<'_>, at: u64, len: u64) -> io::Resul
 }
 
 /// setfsuid(2) and setfsgid(2) of the calling thread, group first.
-pub(super) fn set_fs_ids(uid: u32, gid: u32) {
+///
+/// # Errors
+/// EPERM where they did not take: neither call says so, and both answer what was before.
+pub(super) fn set_fs_ids(uid: u32, gid: u32) -> io::Result<()> {
+    /// No user's and no group's: it changes nothing.
+    const NOBODYS: u32 = u32::MAX;
     // SAFETY: both calls take and return integers and change the calling thread alone.
-    unsafe {
+    let taken = unsafe {
         libc::setfsgid(gid);
         libc::setfsuid(uid);
-    }
+        (libc::setfsuid(NOBODYS).cast_unsigned(), libc::setfsgid(NOBODYS).cast_unsigned())
+    };
+    if taken == (uid, gid) { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }

@@ -7,6 +7,7 @@ use super::Fs;
 use super::dirs::Seen;
 use super::errno::{Outcome, errno};
 use super::table::Node;
+use super::who::{Who, drop_set_ids_unless_privileged};
 use crate::content::plain_size;
 use crate::disk::{Directory, FileKind, OpenFile, Stat, Time, TimeChange};
 
@@ -38,8 +39,8 @@ pub struct Change {
     pub atime: Option<SetTime>,
     /// Last change of content.
     pub mtime: Option<SetTime>,
-    /// Who asks: a truncation by an ordinary user drops suid and sgid.
-    pub by: u32,
+    /// Who asks: what an ordinary user truncates or gives away loses its set-id bits.
+    pub by: Who,
 }
 
 fn time_change(t: Option<SetTime>) -> TimeChange {
@@ -107,56 +108,22 @@ impl Fs {
         }
         let held = self.hold(&node)?;
         let file = &*held;
+        // The kernel leaves this to us (HANDLE_KILLPRIV_V2). A chown does it in the store's own
+        // filesystem too, which does not know who asks.
+        if change.size.is_some() || change.uid.is_some() || change.gid.is_some() {
+            drop_set_ids_unless_privileged(file, change.by)?;
+        }
         if change.uid.is_some() || change.gid.is_some() {
             file.set_owner(change.uid, change.gid)?;
         }
-        if node.kind != FileKind::Symlink {
-            drop_privileges(file, change)?;
-            if let Some(mode) = change.mode {
-                file.set_mode(mode & 0o7777)?;
-            }
+        if let Some(mode) = change.mode
+            && node.kind != FileKind::Symlink
+        {
+            file.set_mode(mode & 0o7777)?;
         }
         if change.atime.is_some() || change.mtime.is_some() {
             file.set_times(time_change(change.atime), time_change(change.mtime))?;
         }
         self.attr_of_held(&node, file)
-    }
-}
-
-/// The kernel leaves the dropping of suid and sgid to us (HANDLE_KILLPRIV_V2): a chown drops them
-/// in the store's own filesystem, a truncation has to here.
-fn drop_privileges(file: &dyn OpenFile, change: &Change) -> Outcome<()> {
-    if change.size.is_none() || change.by == 0 {
-        return Ok(());
-    }
-    match without_privileges(file.mode()?) {
-        Some(dropped) => Ok(file.set_mode(dropped)?),
-        None => Ok(()),
-    }
-}
-
-/// A regular file's permission bits without suid, and without sgid where the group may execute;
-/// `None` when nothing is to be dropped.
-pub(super) fn without_privileges(mode: u32) -> Option<u32> {
-    if FileKind::of_mode(mode) != FileKind::File {
-        return None;
-    }
-    let mut kept = mode & 0o7777 & !libc::S_ISUID;
-    if mode & libc::S_IXGRP != 0 {
-        kept &= !libc::S_ISGID;
-    }
-    (kept != mode & 0o7777).then_some(kept)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::without_privileges;
-
-    #[test]
-    fn suid_goes_and_sgid_only_where_the_group_executes() {
-        assert_eq!(without_privileges(0o104755), Some(0o755));
-        assert_eq!(without_privileges(0o102755), Some(0o755));
-        assert_eq!(without_privileges(0o102745), None);
-        assert_eq!(without_privileges(0o042755), None);
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Fs;
-use super::attr::without_privileges;
 use super::errno::Outcome;
 use super::handles::OpenFor;
 use super::holes::Sought;
@@ -255,19 +254,6 @@ impl Fs {
         }
         wipe(&mut bytes);
         Ok(done)
-    }
-
-    /// A write by someone without the privilege drops suid and sgid (HANDLE_KILLPRIV_V2).
-    ///
-    /// # Errors
-    /// Of the backing filesystem.
-    pub fn kill_privileges(&self, ino: u64) -> Outcome<()> {
-        let node = self.node(ino)?;
-        let file = self.backing(&node, OpenFor::Writing)?;
-        match without_privileges(file.mode()?) {
-            Some(mode) => Ok(file.set_mode(mode)?),
-            None => Ok(()),
-        }
     }
 
     /// Changed content loses its file capabilities; looked at once per inode.

@@ -20,10 +20,11 @@ pub mod records;
 mod remove;
 mod rename;
 mod table;
+mod who;
 mod xattrs;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
 
 pub use attr::{Attr, Change, SetTime};
 pub use data::Reach;
@@ -37,6 +38,7 @@ pub use path::Reading;
 pub use piece::Piece;
 pub use rename::RenameHow;
 pub use table::{Node, ROOT, Table};
+pub use who::{Tell, Who};
 pub use xattrs::XattrSet;
 
 use crate::disk::FsStat;
@@ -81,6 +83,8 @@ pub struct Fs {
     root_ino: u64,
     /// Removed files whose header the disk was asked for.
     headers_asked: AtomicUsize,
+    /// Told of attributes that changed unexpectedly.
+    tell: OnceLock<Tell>,
 }
 
 impl Fs {
@@ -108,6 +112,7 @@ impl Fs {
             writeback: device.writeback,
             root_ino,
             headers_asked: AtomicUsize::new(0),
+            tell: OnceLock::new(),
         })
     }
 

@@ -21,7 +21,7 @@ use super::job::Start;
 use super::replies::{attribute, attributes, create, done, entry, fuse_errno, opened, statfs};
 use super::requests::{Asked, Requests, Soon};
 use super::shared::Shared;
-use super::terms::{PageCache, Who};
+use super::terms::PageCache;
 use crate::fs::{Change, SyncWhat};
 use crate::keys::Purpose;
 
@@ -66,8 +66,7 @@ impl Adapter {
     }
 
     fn asked(&self, req: &Request) -> Asked<'_> {
-        let who = Who { uid: req.uid(), gid: req.gid(), pid: req.pid() };
-        self.requests.asked(who, Start::Here)
+        self.requests.asked(convert::who(req), Start::Here)
     }
 }
 
@@ -110,7 +109,7 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let [atime, mtime] = [atime, mtime].map(|t| t.map(convert::set_time));
-        let change = Change { mode, uid, gid, size, atime, mtime, by: req.uid() };
+        let change = Change { mode, uid, gid, size, atime, mtime, by: convert::who(req) };
         end(self.asked(req).setattr(ino.0, change, reply!(reply, attributes)));
     }
 
@@ -237,7 +236,7 @@ impl Filesystem for Adapter {
         let saving = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let purpose = if saving { Purpose::Save } else { Purpose::Use };
-        let kill = if kills { Kill::Privileges } else { Kill::Nothing };
+        let kill = if kills { Kill::SetIds } else { Kill::Nothing };
         let written = |reply: ReplyWrite, n| reply.written(n);
         let at = (ino.0, offset);
         end(self.asked(req).write(at, (purpose, kill), data, reply!(reply, written)));

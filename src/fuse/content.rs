@@ -6,7 +6,7 @@ use super::job::{Answered, Job, Past, Progress, settle};
 use super::reply::{Reply, Sent};
 use super::shared::Shared;
 use super::watch::Watch;
-use crate::fs::{Errno, Fail, Fs, Outcome, errno};
+use crate::fs::{Errno, Fail, Fs, Outcome, Who, errno};
 use crate::keys::Purpose;
 use crate::secret::wipe;
 
@@ -99,18 +99,18 @@ impl<R: Reply<u32>> Source for Copied<R> {
 pub(super) struct Write<S> {
     pub(super) ino: u64,
     pub(super) offset: u64,
-    pub(super) thread: u32,
+    pub(super) who: Who,
     pub(super) purpose: Purpose,
     pub(super) kill: Kill,
     pub(super) watch: Option<Watch>,
     pub(super) source: S,
 }
 
-/// Whether a write drops suid and sgid.
+/// Whether a write drops set-id bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kill {
     /// It does: the writer lacks the privilege.
-    Privileges,
+    SetIds,
     /// It does not.
     Nothing,
 }
@@ -146,9 +146,13 @@ pub(super) fn write<'a, R: Reply<u32>>(
 
 impl<S: Source> Write<S> {
     fn once(&self, fs: &Fs, data: &[u8]) -> Outcome<u32> {
+        match self.purpose {
+            Purpose::Use => fs.act_for(self.who)?,
+            Purpose::Save => fs.act_for_owner(self.ino)?,
+        }
         fs.write(self.ino, self.offset, data)?;
-        if self.kill == Kill::Privileges {
-            fs.kill_privileges(self.ino)?;
+        if self.kill == Kill::SetIds {
+            fs.drop_set_ids(self.ino, self.who)?;
         }
         u32::try_from(data.len()).map_err(|_| errno(libc::EINVAL))
     }
@@ -179,7 +183,7 @@ impl<S: Source> Job for Write<S> {
     }
 
     fn thread(&self) -> u32 {
-        self.thread
+        self.who.pid
     }
 
     fn weight(&self) -> usize {

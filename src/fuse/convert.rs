@@ -2,10 +2,14 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
+use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
 
 use crate::disk::{FileKind, Time};
-use crate::fs::{Attr, SetTime};
+use crate::fs::{Attr, SetTime, Who};
+
+pub(super) fn who(req: &Request) -> Who {
+    Who { uid: req.uid(), gid: req.gid(), pid: req.pid() }
+}
 
 pub(super) fn kind(kind: FileKind) -> FileType {
     match kind {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::fs::{Caller, OpenFor, Outcome, errno};
+use crate::fs::{OpenFor, Outcome, errno};
 
 /// Only the mount changes the store, so what the kernel knows stays true.
 pub(super) const TTL: Duration = Duration::from_secs(60);
@@ -28,20 +28,6 @@ impl PageCache {
     pub(super) fn open_flags(self, how: OpenFor) -> u32 {
         let flags = if self == Self::Direct { DIRECT_IO } else { KEEP_CACHE };
         if how == OpenFor::Reading { flags | NOFLUSH } else { flags }
-    }
-}
-
-/// Who asks.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Who {
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) pid: u32,
-}
-
-impl Who {
-    pub(super) fn caller(self, umask: u32) -> Caller {
-        Caller { uid: self.uid, gid: self.gid, umask }
     }
 }
 

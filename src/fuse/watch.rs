@@ -4,8 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
 use super::shared::Shared;
-use super::terms::Who;
-use crate::fs::{Errno, Reading};
+use crate::fs::{Errno, Reading, Who};
 use crate::ids::FileId;
 use crate::keys::audit::{AuditQueue, By, Operation, Subject};
 use crate::secret::scrub_stack;

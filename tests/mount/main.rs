@@ -22,6 +22,7 @@ mod killswitch;
 mod memory;
 mod posix;
 mod removed;
+mod privileges;
 mod rewrap;
 mod slow_store;
 mod store_access;

@@ -101,7 +101,7 @@ impl<'a> Asked<'a> {
         source: S,
     ) -> Write<S> {
         let watch = self.shared().watch_write(self.who, ino);
-        Write { ino, offset, thread: self.who.pid, purpose, kill, watch, source }
+        Write { ino, offset, who: self.who, purpose, kill, watch, source }
     }
 
     pub(in crate::fuse) fn release<R: Reply<()>>(
@@ -133,9 +133,10 @@ impl<'a> Asked<'a> {
         const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
         const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
         const ZERO_KEEP: i32 = ZERO | KEEP;
-        let mut at = offset;
+        let (mut at, who) = (offset, self.who);
         let op = move |fs: &Fs| {
             let end = offset.checked_add(length).ok_or(errno(libc::EFBIG))?;
+            fs.drop_set_ids_unless_privileged(ino, who)?;
             match mode {
                 0 => fs.allocate(ino, &mut at, end, Reach::Extend),
                 KEEP => fs.allocate(ino, &mut at, end, Reach::KeepSize),
@@ -144,7 +145,7 @@ impl<'a> Asked<'a> {
                 _ => Err(errno(libc::EOPNOTSUPP)),
             }
         };
-        self.watched(self.shared().watch_write(self.who, ino), op, reply)
+        self.watched_change(self.shared().watch_write(self.who, ino), op, reply)
     }
 
     /// `whence` is that of lseek(2).
@@ -177,11 +178,12 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         // The reply is 32 bits wide; callers go on from a short copy.
-        let len = len.min(1 << 30);
+        let (len, who) = (len.min(1 << 30), self.who);
         let op = move |fs: &Fs| {
+            fs.drop_set_ids_unless_privileged(to.0, who)?;
             let n = fs.copy(from, to, len)?;
             u32::try_from(n).map_err(|_| errno(libc::EOVERFLOW))
         };
-        self.watched(self.shared().watch_write(self.who, to.0), op, reply)
+        self.watched_change(self.shared().watch_write(self.who, to.0), op, reply)
     }
 }

@@ -11,6 +11,9 @@ use crate::fuse::reply::Reply;
 use crate::fuse::terms::{Attribute, Opened, attribute};
 use crate::keys::audit::Operation;
 
+/// The attribute that an inode's access ACL is (xattr(7)).
+const ACCESS_ACL: &str = "system.posix_acl_access";
+
 impl<'a> Asked<'a> {
     pub(in crate::fuse) fn lookup<R: Reply<Attr>>(
         self,
@@ -38,7 +41,7 @@ impl<'a> Asked<'a> {
     ) -> Soon<'a, R::Sent> {
         let watch =
             change.size.and_then(|_| self.shared().watch(self.who, Operation::Truncate, ino));
-        self.watched(watch, move |fs| fs.setattr(ino, &change), reply)
+        self.watched_change(watch, move |fs| fs.setattr(ino, &change), reply)
     }
 
     pub(in crate::fuse) fn readlink<R: Reply<OsString>>(
@@ -87,7 +90,7 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         let name = name.to_owned();
-        self.answer(move |fs| fs.unlink(parent, &name), reply)
+        self.change(move |fs| fs.unlink(parent, &name), reply)
     }
 
     pub(in crate::fuse) fn rmdir<R: Reply<()>>(
@@ -97,7 +100,7 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         let name = name.to_owned();
-        self.answer(move |fs| fs.rmdir(parent, &name), reply)
+        self.change(move |fs| fs.rmdir(parent, &name), reply)
     }
 
     /// `flags` are those of renameat2(2).
@@ -115,7 +118,7 @@ impl<'a> Asked<'a> {
             _ => return self.refuse(libc::EINVAL, reply),
         };
         let (name, to_name) = (name.to_owned(), to_name.to_owned());
-        self.answer(move |fs| fs.rename((parent, &name), (to_parent, &to_name), how), reply)
+        self.change(move |fs| fs.rename((parent, &name), (to_parent, &to_name), how), reply)
     }
 
     pub(in crate::fuse) fn link<R: Reply<Attr>>(
@@ -180,8 +183,12 @@ impl<'a> Asked<'a> {
             libc::XATTR_REPLACE => XattrHow::Replace,
             _ => return self.refuse(libc::EINVAL, reply),
         };
-        let (name, value) = (name.to_owned(), value.to_vec());
-        self.answer(move |fs| fs.setxattr(ino, &name, &value, how), reply)
+        let (name, value, who) = (name.to_owned(), value.to_vec(), self.who);
+        let op = move |fs: &Fs| {
+            fs.setxattr(ino, &name, &value, how)?;
+            if name == ACCESS_ACL { fs.drop_set_group_id(ino, who) } else { Ok(()) }
+        };
+        self.change(op, reply)
     }
 
     pub(in crate::fuse) fn getxattr<R: Reply<Attribute>>(
@@ -211,6 +218,6 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         let name = name.to_owned();
-        self.answer(move |fs| fs.removexattr(ino, &name), reply)
+        self.change(move |fs| fs.removexattr(ino, &name), reply)
     }
 }

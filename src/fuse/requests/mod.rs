@@ -10,9 +10,9 @@ use std::sync::atomic::AtomicBool;
 use super::job::{Answered, Simple, Start, go};
 use super::reply::Reply;
 use super::shared::Shared;
-use super::terms::{PageCache, Who};
+use super::terms::PageCache;
 use super::watch::Watch;
-use crate::fs::{Errno, Fs, Outcome};
+use crate::fs::{Errno, Fs, Outcome, Who};
 use crate::keys::Purpose;
 
 /// The requests of one mount.
@@ -68,6 +68,27 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         self.simple(Some(Purpose::Use), None, op, reply)
+    }
+
+    /// As `answer`, for what changes the store, which is done in the name of who asks.
+    fn change<A: 'static, R: Reply<A>>(
+        self,
+        mut op: impl FnMut(&Fs) -> Outcome<A> + Send + 'static,
+        reply: R,
+    ) -> Soon<'a, R::Sent> {
+        let who = self.who;
+        self.answer(move |fs| fs.act_for(who).and_then(|()| op(fs)), reply)
+    }
+
+    /// As `change`, and the audit log is told.
+    fn watched_change<A: 'static, R: Reply<A>>(
+        self,
+        watch: Option<Watch>,
+        mut op: impl FnMut(&Fs) -> Outcome<A> + Send + 'static,
+        reply: R,
+    ) -> Soon<'a, R::Sent> {
+        let who = self.who;
+        self.watched(watch, move |fs| fs.act_for(who).and_then(|()| op(fs)), reply)
     }
 
     /// As `answer`, and the audit log is told.

@@ -5,9 +5,9 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::disk::{FileKind, FsStat, Time};
-use crate::fs::{Attr, Change, Errno, Listed, SetTime};
+use crate::fs::{Attr, Change, Errno, Listed, SetTime, Who};
 use crate::fuse::convert;
-use crate::fuse::terms::{Opened, TTL, Who};
+use crate::fuse::terms::{Opened, TTL};
 
 /// `struct fuse_uring_req_header`: the request's or reply's own header, what the operation has
 /// besides, and what the ring has to know.
@@ -113,7 +113,7 @@ impl Head {
             size: has(SIZE).then(|| self.u64(16)),
             atime: time(ATIME, ATIME_NOW, 32, 56),
             mtime: time(MTIME, MTIME_NOW, 40, 60),
-            by: self.who.uid,
+            by: self.who,
         }
     }
 }

@@ -127,7 +127,7 @@ fn write(asked: Asked<'_>, slot: Slot) -> Soon<'_, RingReply> {
     let head = slot.head();
     let flags = head.u32(20);
     let purpose = if flags & WRITE_CACHE != 0 { Purpose::Save } else { Purpose::Use };
-    let kill = if flags & KILL_SUIDGID != 0 { Kill::Privileges } else { Kill::Nothing };
+    let kill = if flags & KILL_SUIDGID != 0 { Kill::SetIds } else { Kill::Nothing };
     asked.write_from((head.node, head.u64(8)), (purpose, kill), slot)
 }
 
