@@ -1,6 +1,7 @@
 //! Wiring: from an opened volume to a mount that answers, and its ordered end.
 
 mod audit;
+mod hook;
 mod kernel;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use fuser::{INodeNo, Notifier};
 use parking_lot::Mutex;
 
+pub use self::hook::Hook;
 use self::kernel::Kernel;
 use crate::clock::Moment;
 use crate::control::{self, Host, LinesUnder, Peer, Report};
@@ -51,7 +53,7 @@ pub struct Settings {
     /// mounted, and when where its data keys come from has changed.
     pub known: fn(&Identity) -> Result<(), Unknown>,
     /// Run at every change of state, with `KMSFS_STATE` and `KMSFS_MOUNTPOINT`.
-    pub on_lock: Option<String>,
+    pub on_lock: Option<Arc<Hook>>,
     /// Where every use of a key is told, if anywhere.
     pub audit_log: Option<PathBuf>,
 }

@@ -2,7 +2,7 @@
 //! own, wrapped by a master key in a KMS. Disabling the master key makes the mount unreadable.
 //!
 //! Layers, lowest first; a module imports only from lower ones and its own folder:
-//! ids, secret, disk, durable, clock, sync, threads, xdg · content, names · store, kms · keys · fs ·
+//! ids, secret, disk, durable, clock, sync, threads, walls, xdg · content, names · store, kms · keys · fs ·
 //! fuse, control, upkeep · daemon · console · bench, demo · cli.
 #![deny(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
@@ -29,4 +29,5 @@ pub mod store;
 pub mod sync;
 pub mod threads;
 pub mod upkeep;
+pub mod walls;
 pub mod xdg;

@@ -53,8 +53,6 @@ pub enum Role {
     Leftovers,
     /// Unmounts at a signal.
     Signals,
-    /// Waits for the operator's hook to end.
-    Hook,
     /// Rewraps pages.
     Rewrap,
     /// Checks files.
@@ -97,7 +95,6 @@ impl Role {
             Self::Count => "kmsfs-count",
             Self::Leftovers => "kmsfs-leftovers",
             Self::Signals => "kmsfs-signals",
-            Self::Hook => "kmsfs-hook",
             Self::Rewrap => "kmsfs-rewrap",
             Self::Fsck => "kmsfs-fsck",
             Self::Demo => "kmsfs-demo",
@@ -119,6 +116,25 @@ thread_local! {
     static ROLE: Cell<Option<Role>> = const { Cell::new(None) };
 }
 
+thread_local! {
+    static HAS_OWN_UMASK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Lets this thread make files with the very modes that programs ask for, while what the process
+/// starts keeps a user's umask. Library's threads that run requests call it with each.
+pub fn take_own_umask() {
+    if HAS_OWN_UMASK.replace(true) {
+        return;
+    }
+    match identity::leave_shared_folder_and_umask() {
+        // The folder that the daemon was started in is not to be kept busy.
+        Ok(()) => drop(rustix::process::chdir("/")),
+        // Some containers forbid it: then all of the process is without.
+        Err(e) => log::info!("threads cannot have a umask of their own: {e}"),
+    }
+    rustix::process::umask(rustix::fs::Mode::empty());
+}
+
 /// Whether this thread may take a program's identity.
 pub fn may_act_for_programs() -> bool {
     ROLE.get().is_none_or(|role| role.identity() == Identity::Caller)
@@ -129,6 +145,9 @@ fn in_role<T>(role: Role, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     debug_assert!(identity::is_daemons(), "{role:?} would be started in a program's name");
     move || {
         ROLE.set(Some(role));
+        if role.identity() == Identity::Caller {
+            take_own_umask();
+        }
         let done = run(work);
         // The stack of a thread that has ended is kept for the next one, unwiped.
         scrub_stack();

@@ -26,7 +26,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 pub use crate::console::failure::{Exit, Failure};
 use crate::console::options::{self, Output};
-use crate::{bench, demo};
+use crate::{bench, demo, walls};
 
 /// A mounted directory whose files are encrypted on disk under keys of a KMS. Disable the
 /// master key, and the mount is unreadable within seconds.
@@ -135,6 +135,8 @@ pub fn main() -> ExitCode {
         }
     };
     logging::to_stderr();
+    // Most verbs see passphrases, keys or plaintext sooner or later.
+    walls::keep_memory_private();
     let done = match cli.verb {
         Verb::Init(args) => init::run(&args),
         Verb::Mount(args) => mount::run(&args),

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -15,7 +16,7 @@ use crate::console::options::{KmsArgs, duration, heartbeat};
 use crate::console::passphrase::PassphraseSource;
 use crate::console::printing::tell;
 use crate::control::{self, Server, Target};
-use crate::daemon::{Daemon, Settings};
+use crate::daemon::{Daemon, Hook, Settings};
 use crate::disk::identity::Owners;
 use crate::fs::{Access, FsSettings};
 use crate::fuse::{Exposure, Options, PageCache, Transport};
@@ -24,6 +25,7 @@ use crate::kms::KeyArn;
 use crate::kms::local::LocalKms;
 use crate::secret::Passphrase;
 use crate::store::Store;
+use crate::walls;
 
 /// Set in the background child: it reads a passphrase from stdin, and answers on stdout.
 const CHILD: &str = "KMSFS_BACKGROUND_CHILD";
@@ -229,9 +231,17 @@ fn read_passphrase() -> Result<Option<Passphrase>, Failure> {
 }
 
 fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
-    if args.foreground && std::env::var_os(CHILD).is_none() {
+    let background = std::env::var_os(CHILD).is_some();
+    if !background {
         check(args)?;
     }
+    if background {
+        let _ = rustix::process::setsid();
+    }
+    let log = background.then(|| log_of(args)).transpose()?;
+    // Before the daemon is another than who mounts.
+    let hook = args.on_lock.as_deref().map(|command| hook(args, command, log.as_ref()));
+    let hook = hook.transpose()?;
     harden();
     let provider = provider::provider_of(&args.store, &args.kms)?;
     let passphrase = match passphrase {
@@ -242,52 +252,60 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     drop(passphrase);
     let wanted = args.master_key.as_deref();
     let master = wanted.map(|key| provider::master_key(key, &kms)).transpose()?;
-    let daemon = Daemon::start(settings(args, master), kms.services)
+    let daemon = Daemon::start(settings(args, master, hook), kms.services)
         .map_err(|e| Failure::daemon(&args.store, &args.mountpoint, &e))?;
     let host = daemon.host();
-    let volume = host.report().map(|r| r.volume).unwrap_or_default();
     let control = Server::start(&args.mountpoint, host).map_err(|e| {
         // Without its socket it could not be asked, locked or found: it does not stay.
         let _ = unmount::detach(&args.mountpoint);
         Failure::new(Exit::Failed, format!("the control socket: {e}"))
     })?;
     unmount::on_signals(&args.mountpoint)?;
-    if std::env::var_os(CHILD).is_some() {
-        leave_terminal(&volume)?;
-    } else {
-        tell!("kmsfs: {} is mounted", args.mountpoint.display());
+    walls::refuse_calls();
+    match &log {
+        Some(log) => leave_terminal(log)?,
+        None => tell!("kmsfs: {} is mounted", args.mountpoint.display()),
     }
     // What tidies up serves no mount any more: nobody is to find one here.
     let served = daemon.serve(|| drop(control));
     served.map_err(|e| Failure::new(Exit::Failed, format!("the mount ended: {e}")))
 }
 
-/// Not dumpable, no core, as many files as allowed, and hard to kill when memory is short.
+/// The log file of the store's daemon.
+fn log_of(args: &Mount) -> Result<fs::File, Failure> {
+    let store = Store::open_path(&args.store).map_err(|e| Failure::store(&args.store, &e))?;
+    let file = store.read_volume().map_err(|e| Failure::store(&args.store, &e))?;
+    logging::to_file(&file.settings.volume().to_string())
+}
+
+/// The shell that waits to run `--on-lock`.
+fn hook(args: &Mount, command: &str, log: Option<&fs::File>) -> Result<Hook, Failure> {
+    let log = log.map(fs::File::try_clone).transpose();
+    log.and_then(|log| Hook::start(command, &args.mountpoint, log))
+        .map_err(|e| Failure::io(Path::new("/bin/sh"), &e))
+}
+
+/// As many files as allowed, and hard to kill when memory is short; after that, what a daemon
+/// does not need is given up. To be called before there is a second thread.
 fn harden() {
-    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
-    let failed = |what: &str, e: rustix::io::Errno| log::warn!("{what}: {e}");
-    if let Err(e) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        failed("the process stays dumpable", e);
-    }
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    if let Err(e) = setrlimit(Resource::Core, none) {
-        failed("core dumps stay allowed", e);
-    }
+    use rustix::process::{Resource, Rlimit, setrlimit};
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(e) = setrlimit(Resource::Nofile, most) {
-        failed("the limit of open files stays low", e);
+        log::warn!("the limit of open files stays low: {e}");
     }
-    rustix::process::umask(rustix::fs::Mode::empty());
+    // For what the SDK starts for credentials. Threads that make files have their own.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     if rustix::process::geteuid().is_root() {
         // A filesystem that dies takes every program on it along; one that waits for its own
         // page cache hangs. Both are best effort: containers may forbid them.
         let _ = fs::write("/proc/self/oom_score_adj", "-900");
         let _ = rustix::process::configure_io_flusher_behavior(true);
     }
+    walls::give_up_capabilities();
 }
 
-fn settings(args: &Mount, master: Option<KeyArn>) -> Settings {
+fn settings(args: &Mount, master: Option<KeyArn>, on_lock: Option<Hook>) -> Settings {
     let root = rustix::process::geteuid().is_root();
     let everyone = args.allow_other || (root && !args.no_allow_other);
     let cache = match (args.writeback, args.direct_io) {
@@ -334,7 +352,7 @@ fn settings(args: &Mount, master: Option<KeyArn>) -> Settings {
         accepted: args.only_current_key.then_some(Accepted::Target),
         master,
         known: known::check,
-        on_lock: args.on_lock.clone(),
+        on_lock: on_lock.map(Arc::new),
         audit_log: args.audit_log.clone(),
     }
 }
@@ -346,16 +364,14 @@ fn directories() -> usize {
 }
 
 /// The background child: tells its parent that the mount answers, and lets the terminal go.
-fn leave_terminal(volume: &str) -> Result<(), Failure> {
+fn leave_terminal(log: &fs::File) -> Result<(), Failure> {
     let io = |e: std::io::Error| Failure::io(Path::new("/dev/null"), &e);
-    let _ = rustix::process::setsid();
-    let log = logging::to_file(volume)?;
     let mut stdout = std::io::stdout();
     stdout.write_all(READY.as_bytes()).and_then(|()| stdout.flush()).map_err(io)?;
     let null = fs::File::options().read(true).write(true).open("/dev/null").map_err(io)?;
     let std_io = |e: rustix::io::Errno| io(e.into());
     rustix::stdio::dup2_stdin(&null).map_err(std_io)?;
     rustix::stdio::dup2_stdout(&null).map_err(std_io)?;
-    rustix::stdio::dup2_stderr(&log).map_err(std_io)?;
+    rustix::stdio::dup2_stderr(log).map_err(std_io)?;
     std::env::set_current_dir("/").map_err(io)
 }

@@ -1,12 +1,12 @@
 //! What a lock needs of the kernel and of the operator.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{INodeNo, Notifier};
 
-use super::state_word;
+use super::{Hook, state_word};
 use crate::clock::Moment;
 use crate::disk::device;
 use crate::fs::Node;
@@ -15,14 +15,13 @@ use crate::keys::audit::AuditQueue;
 use crate::keys::{Effects, LockTime, Phase};
 use crate::kms::KmsError;
 use crate::names::VolumeKeys;
-use crate::threads::{Role, spawn};
 
 /// The kernel's side of a lock.
 pub(super) struct Kernel {
     pub(super) shared: Arc<Shared>,
     pub(super) notifier: Notifier,
     pub(super) mountpoint: PathBuf,
-    pub(super) on_lock: Option<String>,
+    pub(super) on_lock: Option<Arc<Hook>>,
     pub(super) audit_queue: Option<Arc<AuditQueue>>,
 }
 
@@ -89,32 +88,10 @@ impl Effects for Kernel {
             Phase::Draining(_) => log::warn!("{at}: locking{because}"),
             Phase::Locked(_) => log::warn!("{at}: {state}{because}"),
         }
-        if let Some(command) = &self.on_lock
+        if let Some(hook) = &self.on_lock
             && !matches!(phase, Phase::Draining(_))
         {
-            run_hook(command, state, &self.mountpoint);
+            hook.run(state);
         }
-    }
-}
-
-/// Runs the operator's hook with a clean environment, and waits for it nowhere.
-fn run_hook(command: &str, state: &str, mountpoint: &Path) {
-    let spawned = std::process::Command::new("/bin/sh")
-        .arg("-c")
-        .arg(command)
-        .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("KMSFS_STATE", state)
-        .env("KMSFS_MOUNTPOINT", mountpoint)
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .spawn();
-    match spawned {
-        Ok(mut child) => {
-            if let Err(e) = spawn(Role::Hook, move || child.wait()) {
-                log::warn!("--on-lock: no thread to wait for its end: {e}");
-            }
-        }
-        Err(e) => log::error!("--on-lock: {e}"),
     }
 }

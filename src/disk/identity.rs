@@ -4,11 +4,16 @@
 //! applies setgid folders, quotas, reserved blocks and default ACLs, and there is no moment at
 //! which a new file has another owner. The kernel drops the filesystem capabilities with the
 //! fsuid; they are raised again, for the permission check was made on the mount, with the
-//! caller's groups.
+//! caller's groups. CAP_SYS_RESOURCE, which overrides quotas, is not among them: the daemon gives
+//! it up before it serves anybody (`walls`).
+//!
+//! Each change of identity makes the process as dumpable as `fs.suid_dumpable` says
+//! (PR_SET_DUMPABLE(2const)), so each is followed by the opposite.
 
 use std::cell::Cell;
 use std::io;
 
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use super::sys;
@@ -46,6 +51,14 @@ pub fn is_daemons() -> bool {
     CURRENT.get() == Some(DAEMON)
 }
 
+/// Gives the calling thread a working folder and a umask of its own, the same as before.
+///
+/// # Errors
+/// Where that is forbidden.
+pub fn leave_shared_folder_and_umask() -> io::Result<()> {
+    sys::unshare_fs()
+}
+
 /// Makes the calling thread act as `uid` and `gid` from now on.
 ///
 /// # Errors
@@ -61,7 +74,9 @@ pub fn assume(owners: Owners, uid: u32, gid: u32) -> io::Result<()> {
     }
     debug_assert!(threads::may_act_for_programs(), "only a request's thread acts for a program");
     CURRENT.set(None);
-    take(before, (uid, gid))?;
+    let taken = take(before, (uid, gid));
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    taken?;
     CURRENT.set(Some((uid, gid)));
     Ok(())
 }

@@ -37,3 +37,10 @@ pub(super) fn set_fs_ids(uid: u32, gid: u32) -> io::Result<()> {
     };
     if taken == (uid, gid) { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
+
+/// unshare(2) with CLONE_FS: of the calling thread's working folder, root folder and umask.
+pub(super) fn unshare_fs() -> io::Result<()> {
+    // SAFETY: it takes a number; what is no longer shared is no memory and no descriptor.
+    let r = unsafe { libc::unshare(libc::CLONE_FS) };
+    if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

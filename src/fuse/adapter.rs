@@ -24,6 +24,7 @@ use super::shared::Shared;
 use super::terms::PageCache;
 use crate::fs::{Change, SyncWhat};
 use crate::keys::Purpose;
+use crate::threads;
 
 /// The adapter.
 pub struct Adapter {
@@ -66,6 +67,7 @@ impl Adapter {
     }
 
     fn asked(&self, req: &Request) -> Asked<'_> {
+        threads::take_own_umask();
         self.requests.asked(convert::who(req), Start::Here)
     }
 }

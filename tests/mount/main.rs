@@ -28,3 +28,4 @@ mod slow_store;
 mod store_access;
 mod terminal;
 mod transports;
+mod walls;

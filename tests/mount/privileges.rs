@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{FallocateFlags, Gid, Uid, XattrFlags, copy_file_range, fallocate, setxattr};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::support::{Store, nobody, run, skipped};
+use crate::support::{Loop, Store, nobody, run, skipped};
 
 const NOBODY: u32 = 65_534;
 /// A group that the user of the cases is in.
@@ -203,5 +203,37 @@ fn a_program_that_a_user_changed_does_not_run_as_its_owner() {
             as_nobody(|| change(&path)).expect("everybody may write it");
             assert_eq!(who(&path), "65534", "change {n}, {transport}");
         }
+    }
+}
+
+/// A user filled the blocks that a filesystem keeps for root, and wrote past his quota: both are
+/// decided by CAP_SYS_RESOURCE, which the daemon had, and the first by the user id too.
+#[test]
+fn a_user_does_not_get_the_blocks_that_are_reserved_for_root() {
+    if skipped("fuse") {
+        return;
+    }
+    for how in [&[][..], &["--writeback"], &["--io-uring", "off"]] {
+        // Half of it is reserved.
+        let disk = Loop::new(48 << 20, &["-m", "50"]);
+        let store = Store::unmade().at(disk.path().join("store")).made(&[]);
+        let mount = store.mount(how);
+        for folder in [mount.root().parent().expect("a parent"), &mount.root()] {
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).expect("changed");
+        }
+        // Root has been here: its identity is no longer the thread's when the user writes.
+        fs::write(mount.at("roots"), b"x").expect("written");
+        let mut dd = nobody();
+        dd.args(["dd", "if=/dev/zero", "bs=64k", "count=640", "conv=fsync", "status=none"]);
+        let of = format!("of={}", mount.at("his").display());
+        let full = dd.arg(of).output().expect("started");
+        let said = String::from_utf8_lossy(&full.stderr);
+        assert!(said.contains("No space left"), "{how:?}: {said}");
+        let left = rustix::fs::statfs(disk.path()).expect("mounted");
+        let free = left.f_bfree * left.f_bsize.unsigned_abs();
+        assert!(free > 12 << 20, "{how:?}: {free} bytes are free, which root's were");
+        let roots = File::create(mount.at("roots")).expect("made");
+        roots.write_all_at(&vec![7; 4 << 20], 0).expect("root has his own");
+        roots.sync_all().expect("root has his own");
     }
 }

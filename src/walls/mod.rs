@@ -1,0 +1,34 @@
+//! The daemon's own walls: what it cannot do, so that whoever found a hole in it cannot either.
+//!
+//! All but the first are for a daemon of root's. An ordinary user's daemon has no capabilities,
+//! and can do nothing that the user's other programs cannot; a filter would take no_new_privs,
+//! and with that fusermount3 could not unmount.
+
+mod calls;
+mod capabilities;
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+
+pub use capabilities::give_up_capabilities;
+
+/// Keeps this process's memory from other processes of the same user, and from core dumps.
+pub fn keep_memory_private() {
+    if let Err(e) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        log::warn!("the process stays dumpable: {e}");
+    }
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(e) = setrlimit(Resource::Core, none) {
+        log::warn!("core dumps stay allowed: {e}");
+    }
+}
+
+/// Has the kernel refuse every thread what no daemon needs, for good: see [`calls`]. What is
+/// started from here on gains no privileges by being started.
+pub fn refuse_calls() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    if let Err(e) = calls::refuse(calls::Threads::All) {
+        log::warn!("no filter of system calls: {e}");
+    }
+}
