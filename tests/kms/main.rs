@@ -14,6 +14,8 @@ mod fsck;
 #[cfg(feature = "aws")]
 mod measure;
 #[cfg(feature = "aws")]
+mod memory;
+#[cfg(feature = "aws")]
 mod mounted;
 #[cfg(feature = "aws")]
 mod policies;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::memory::{forms, keys_of};
+use crate::support::scan::{forms, keys_of};
 use crate::support::{EKEYREVOKED, Mount, Store, Tmpfs, errno, fails, kmsfs, nobody, run, skipped};
 use crate::support::{files, wait_for};
 

@@ -57,7 +57,10 @@ fn an_ordinary_user_is_refused_both_with_a_sentence() {
     let user = Ordinary::new();
     run(&mut user.shell("./kmsfs init st --no-passphrase; mkdir mnt"));
     for word in ["suid", "dev"] {
-        let mut shell = user.shell(&format!("./kmsfs mount st mnt -o noatime,{word}"));
+        let mut shell = user.shell(&format!(
+            "trap './kmsfs unmount mnt 2>/dev/null || true' EXIT
+            ./kmsfs mount st mnt -o noatime,{word}"
+        ));
         let output = shell.env("XDG_RUNTIME_DIR", user.at("run")).output().expect("started");
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{said}");

@@ -7,6 +7,7 @@ pub mod device;
 pub mod mapping;
 pub mod proxy;
 pub mod role;
+pub mod scan;
 pub mod schedule;
 pub mod server;
 pub mod slow;

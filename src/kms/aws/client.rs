@@ -21,6 +21,7 @@ use tokio::runtime::Runtime;
 use super::credentials::CredentialCache;
 use super::errors;
 use crate::kms::{KmsError, Verdict};
+use crate::secret::scrub_stack;
 
 /// To a server that does not even accept the connection.
 const CONNECT: Duration = Duration::from_millis(700);
@@ -67,6 +68,9 @@ impl AwsKms {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WORKERS)
             .thread_name("kmsfs-aws")
+            // What an answer left on its stack.
+            .on_thread_park(scrub_stack)
+            .on_thread_stop(scrub_stack)
             .enable_all()
             .build()
             .map_err(|e| invalid("RuntimeUnavailable", format!("no threads for the SDK: {e}")))?;

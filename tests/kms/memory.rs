@@ -1,0 +1,83 @@
+//! What a locked daemon's memory holds of the keys that AWS KMS gave it.
+
+use std::fs::{self, File};
+use std::process::Command;
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use kmsfs::kms::aws::{AwsKms, Place};
+
+use crate::support::scan::{found, keys_by, memory_of};
+use crate::support::server::{REGION, Rules, Server, credentials, key, new_key};
+use crate::support::{Store, run, skipped, wait_for};
+
+/// Unwraps all keys of a store in a child: the SDK takes credentials from the environment, which
+/// a process with threads must not change.
+fn keys_of(store: &Store, server: &Server) -> Vec<(String, [u8; 32])> {
+    let this = std::env::current_exe().expect("a test binary");
+    let said = run(Command::new(this)
+        .args(["--exact", "memory::unwraps_all_keys", "--ignored", "--nocapture"])
+        .env("KMSFS_TEST_STORE", store.path())
+        .env("KMSFS_TEST_ENDPOINT", server.url())
+        .envs(credentials("test", "test")));
+    let keys = said.lines().filter_map(|line| line.strip_prefix("unwrapped "));
+    let parsed = |line: &str| {
+        let (key, name) = line.split_once(' ').expect("a key and its name");
+        let key = HEXLOWER.decode(key.as_bytes()).expect("hexadecimal");
+        (name.to_owned(), key.try_into().expect("32 bytes"))
+    };
+    keys.map(parsed).collect()
+}
+
+#[test]
+#[ignore = "run by the others, with credentials in its environment"]
+fn unwraps_all_keys() {
+    let var = |name| std::env::var(name).expect("set by the parent");
+    let place = Place {
+        region: Some(REGION.to_owned()),
+        endpoint: Some(var("KMSFS_TEST_ENDPOINT")),
+        profile: None,
+    };
+    let kms = AwsKms::new(&place).expect("a client");
+    for (name, key) in keys_by(var("KMSFS_TEST_STORE").as_ref(), &kms) {
+        println!("\nunwrapped {} {name}", HEXLOWER.encode(&key));
+    }
+}
+
+/// Answers with keys passed through buffers of the HTTP client's, which it keeps with its
+/// connections and never wipes.
+#[test]
+fn a_locked_daemon_holds_no_key_that_aws_gave() {
+    if skipped("fuse") || skipped("ministack") {
+        return;
+    }
+    for data_keys in ["per-file", "branch"] {
+        let server = Server::ministack(Rules::None);
+        new_key(&server, "kmsfs");
+        let env = credentials("test", "test");
+        let how = ["--master-key", "alias/kmsfs", "--data-keys", data_keys];
+        let store = Store::aws(&server.url(), &env, &how);
+        let mount = store.mount(&["--heartbeat", "1s"]);
+        for n in 0..40 {
+            fs::write(mount.at(&format!("file{n}")), b"content").expect("written");
+        }
+        mount.unmount();
+        // All keys are fetched, and others made.
+        let mount = store.mount(&["--heartbeat", "1s"]);
+        for n in 0..40 {
+            assert_eq!(fs::read(mount.at(&format!("file{n}"))).expect("readable"), b"content");
+        }
+        let open_file = File::create(mount.at("another")).expect("made");
+        let keys = keys_of(&store, &server);
+        assert!(keys.len() > 20, "{}", keys.len());
+        let held = found(&memory_of(mount.pid()), &keys);
+        assert!(!held.is_empty(), "an open daemon holds keys, and this search finds them");
+        run(key(&server).args(["disable", "alias/kmsfs"]));
+        mount.wait_state("revoked", Duration::from_secs(15));
+        drop(open_file);
+        let left = found(&memory_of(mount.pid()), &keys);
+        assert!(left.is_empty(), "{data_keys}: {} of {}: {left:#?}", left.len(), keys.len());
+        run(key(&server).args(["enable", "alias/kmsfs"]));
+        wait_for("open", Duration::from_secs(15), || mount.state() == "open");
+    }
+}
