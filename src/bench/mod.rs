@@ -52,7 +52,7 @@ struct Table {
 /// # Errors
 /// [`Failure`].
 pub fn run(args: &Bench) -> Result<(), Failure> {
-    let folder = Folder::new(&args.dir).map_err(|e| Failure::io(&args.dir, &e))?;
+    let folder = BenchFolder::new(&args.dir).map_err(|e| Failure::io(&args.dir, &e))?;
     let size = work::Size { mib: args.size, files: args.files };
     let (seal, open) = work::cipher();
     let native = folder.0.join("native");
@@ -93,9 +93,9 @@ fn print(table: &Table, output: Output) -> Result<(), Failure> {
 }
 
 /// A folder of its own, removed when dropped.
-struct Folder(PathBuf);
+struct BenchFolder(PathBuf);
 
-impl Folder {
+impl BenchFolder {
     fn new(dir: &Path) -> std::io::Result<Self> {
         let path = std::path::absolute(dir)?.join(format!("kmsfs-bench-{}", std::process::id()));
         std::fs::create_dir(&path)?;
@@ -103,7 +103,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for BenchFolder {
     fn drop(&mut self) {
         if let Err(e) = std::fs::remove_dir_all(&self.0) {
             log::warn!("{}: it is left over: {e}", self.0.display());

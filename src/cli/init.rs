@@ -128,27 +128,27 @@ fn check_empty(store: &Path) -> Result<(), Failure> {
 }
 
 #[derive(PartialEq, Eq)]
-enum Folder {
+enum StoreFolder {
     New,
     Old,
 }
 
-fn make_folder(store: &Path) -> Result<Folder, Failure> {
+fn make_folder(store: &Path) -> Result<StoreFolder, Failure> {
     match fs::DirBuilder::new().mode(0o700).create(store) {
-        Ok(()) => Ok(Folder::New),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Folder::Old),
+        Ok(()) => Ok(StoreFolder::New),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(StoreFolder::Old),
         Err(e) => Err(Failure::io(store, &e)),
     }
 }
 
 /// Removes what this run made of a store, so that it can be tried again.
-fn take_back(store: &Path, made: Folder, e: &OpenError) {
+fn take_back(store: &Path, made: StoreFolder, e: &OpenError) {
     // Best effort by its nature.
     let _ = match (made, e) {
-        (Folder::New, _) => fs::remove_dir_all(store),
+        (StoreFolder::New, _) => fs::remove_dir_all(store),
         // Somebody else was at it.
-        (Folder::Old, OpenError::Store(StoreError::NotEmpty)) => Ok(()),
-        (Folder::Old, _) => remove_layout(store),
+        (StoreFolder::Old, OpenError::Store(StoreError::NotEmpty)) => Ok(()),
+        (StoreFolder::Old, _) => remove_layout(store),
     };
 }
 

@@ -11,14 +11,14 @@ use crate::clock::Moment;
 use crate::content::ContentCipher;
 use crate::ids::FileId;
 
-struct Entry {
+struct CachedCipher {
     cipher: Arc<ContentCipher>,
     expires: Moment,
 }
 
 struct Held {
     users: u32,
-    entry: Option<Entry>,
+    entry: Option<CachedCipher>,
     /// Not asked for again before.
     again: Moment,
 }
@@ -29,7 +29,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Content ciphers: those of files open for writing, and the least recently used of the others
 /// up to a limit. Ciphers wipe themselves when the last user lets go.
 pub(super) struct Cache {
-    idle: LruCache<FileId, Entry>,
+    idle: LruCache<FileId, CachedCipher>,
     held: HashMap<FileId, Held>,
     ttl: Duration,
 }
@@ -68,7 +68,7 @@ impl Cache {
 
     pub(super) fn put(&mut self, cipher: Arc<ContentCipher>, now: Moment) {
         let file = cipher.file();
-        let entry = Entry { cipher, expires: now + self.ttl };
+        let entry = CachedCipher { cipher, expires: now + self.ttl };
         match self.held.get_mut(&file) {
             Some(held) => held.entry = Some(entry),
             None => drop(self.idle.push(file, entry)),

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::file::SimFile;
 use super::pages::Content;
-use super::world::{Body, Folder, World, error};
+use super::world::{Body, SimFolder, World, error};
 use crate::disk::{Dir, Directory, Entry, File, FileKind, FsStat, Open, Replace, Stat};
 
 #[derive(Debug)]
@@ -132,7 +132,7 @@ impl Directory for SimDir {
 
     fn mkdir(&self, name: &OsStr, mode: u32) -> io::Result<()> {
         let mode = libc::S_IFDIR | (mode & 0o7777);
-        self.make(name, Body::Dir(Folder::default()), mode, 0)
+        self.make(name, Body::Dir(SimFolder::default()), mode, 0)
     }
 
     fn mknod(&self, name: &OsStr, mode: u32, rdev: u64) -> io::Result<()> {

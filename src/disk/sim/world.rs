@@ -21,7 +21,7 @@ pub(super) fn error(errno: i32) -> io::Error {
 pub(super) type Entries = BTreeMap<OsString, (u64, u64)>;
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Folder {
+pub(super) struct SimFolder {
     pub(super) entries: Entries,
     pub(super) durable: Entries,
 }
@@ -29,7 +29,7 @@ pub(super) struct Folder {
 #[derive(Clone, Debug)]
 pub(super) enum Body {
     File(Content),
-    Dir(Folder),
+    Dir(SimFolder),
     Symlink(OsString),
     Other,
 }
@@ -107,7 +107,7 @@ impl World {
             fault: None,
             moments: None,
         };
-        world.add(Body::Dir(Folder::default()), libc::S_IFDIR | 0o755, 0);
+        world.add(Body::Dir(SimFolder::default()), libc::S_IFDIR | 0o755, 0);
         world
     }
 
@@ -191,7 +191,7 @@ impl World {
         }
     }
 
-    pub(super) fn folder(&mut self, ino: u64) -> io::Result<&mut Folder> {
+    pub(super) fn folder(&mut self, ino: u64) -> io::Result<&mut SimFolder> {
         match &mut self.inode(ino).body {
             Body::Dir(folder) => Ok(folder),
             _ => Err(error(libc::ENOTDIR)),
@@ -298,7 +298,7 @@ impl World {
     pub(super) fn apply(
         &mut self,
         change: &EntryChange,
-        side: impl Fn(&mut Folder) -> &mut Entries,
+        side: impl Fn(&mut SimFolder) -> &mut Entries,
     ) {
         for NameChange { dir, name, to } in &change.0 {
             let folder = self.folder(*dir).expect("entries change in directories only");

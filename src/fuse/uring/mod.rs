@@ -17,9 +17,9 @@ mod interleavings;
 mod lane;
 mod mailbox;
 mod memory;
-mod policy;
 mod ring;
 mod router;
+mod scheduling;
 mod slot;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod tests;
@@ -38,9 +38,9 @@ use crate::threads::{Role, spawn};
 use bulk::Bulk;
 use cores::{cores, pin, share};
 use lane::{Lane, Lanes};
-use policy::{Chooser, Permit};
 use ring::{Event, Parts, Ring, Serves, Uring, Wait};
 use router::Router;
+use scheduling::{Chooser, Permit};
 
 /// Entries of a queue beyond those that parked requests may hold.
 const WORKING: usize = 32;

@@ -14,7 +14,7 @@ use crate::secret::wipe;
 
 /// An entry that is not the kernel's. No program may wait for ever: where its request is not
 /// answered, or its reply is not sent, the lane's thread is left an errno or the reply.
-struct Entry {
+struct RingEntry {
     lane: Arc<Lane>,
     id: EntryId,
     unique: u64,
@@ -40,7 +40,7 @@ enum Says {
     Nothing,
 }
 
-impl Entry {
+impl RingEntry {
     fn answer(&mut self, outcome: Result<usize, Errno>) {
         abi::reply(self.lane.memory.headers_mut(self.id.index()), self.unique, outcome);
         let len = outcome.unwrap_or(0);
@@ -54,7 +54,7 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for RingEntry {
     fn drop(&mut self) {
         if self.state == State::Asked {
             self.answer(Err(Errno(libc::EIO)));
@@ -68,13 +68,13 @@ impl Drop for Entry {
 
 /// A request in an entry. Dropped without a reply, it answers EIO.
 pub(super) struct Slot {
-    entry: Entry,
+    entry: RingEntry,
     head: Head,
 }
 
 /// A reply in an entry, which the thread that has it sends. Dropped, it is sent by the lane's
 /// thread.
-pub(super) struct RingReply(Entry);
+pub(super) struct RingReply(RingEntry);
 
 impl RingReply {
     /// Whose entry it lies in, and what to commit there.
@@ -109,12 +109,12 @@ impl Slot {
         let (head, state) = (Head::parse(headers), State::Asked);
         let (unique, commit_id) = (abi::unique(headers), abi::commit_id(headers));
         lane.memory.begin(id.index(), head.payload);
-        Self { entry: Entry { lane, id, unique, commit_id, state }, head }
+        Self { entry: RingEntry { lane, id, unique, commit_id, state }, head }
     }
 
     /// Has the thread of its lane answer it.
     pub(super) fn forward(mut self) {
-        let Entry { lane, id, .. } = &self.entry;
+        let RingEntry { lane, id, .. } = &self.entry;
         // Where the thread has ended, so has the connection.
         let _ = lane.mailbox.forward(*id);
         self.entry.state = State::GivenAway;

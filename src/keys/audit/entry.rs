@@ -153,7 +153,7 @@ pub(super) enum Detail {
 
 /// One line. It holds no key and no content, but paths in clear: it has no `Debug`.
 #[derive(Serialize)]
-pub(super) struct Entry {
+pub(super) struct LogEntry {
     #[serde(serialize_with = "time")]
     pub(super) time: SystemTime,
     pub(super) operation: Operation,
@@ -165,7 +165,7 @@ pub(super) struct Entry {
     pub(super) detail: Detail,
 }
 
-impl Entry {
+impl LogEntry {
     /// Whether it must survive a power cut: what comes after it may be long in coming.
     pub(super) fn is_kept(&self) -> bool {
         matches!(self.operation, Operation::State | Operation::Shred | Operation::Unmount)
@@ -201,7 +201,7 @@ mod tests {
     fn line(by: By, operation: Operation, detail: Detail) -> String {
         let time = SystemTime::UNIX_EPOCH;
         let mut text = Vec::new();
-        Entry { time, operation, volume: VolumeId([1; 16]), by, detail }.add_to(&mut text);
+        LogEntry { time, operation, volume: VolumeId([1; 16]), by, detail }.add_to(&mut text);
         String::from_utf8(text).expect("JSON")
     }
 

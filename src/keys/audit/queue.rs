@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::entry::{By, Detail, Entry, Operation, Verdict};
+use super::entry::{By, Detail, LogEntry, Operation, Verdict};
 use super::file::{LogError, LogFile};
 use super::origins::Origins;
 use super::writer;
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 pub(super) struct Queue {
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<LogEntry>,
     pub(super) stopping: bool,
     /// The writer has written everything and is gone.
     pub(super) ended: bool,
@@ -125,8 +125,8 @@ impl AuditQueue {
         }
     }
 
-    pub(super) fn entry(&self, by: By, operation: Operation, detail: Detail) -> Entry {
-        Entry { time: SystemTime::now(), operation, volume: self.volume, by, detail }
+    pub(super) fn entry(&self, by: By, operation: Operation, detail: Detail) -> LogEntry {
+        LogEntry { time: SystemTime::now(), operation, volume: self.volume, by, detail }
     }
 
     pub(super) fn lose(&self, count: u64) {

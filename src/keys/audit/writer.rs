@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::entry::{By, Detail, Entry, Operation};
+use super::entry::{By, Detail, LogEntry, Operation};
 use super::file::LogFile;
 use super::queue::AuditQueue;
 use crate::secret::wipe;
@@ -41,7 +41,7 @@ impl Writer {
     }
 
     /// Waits for entries; `None` when there will be no more.
-    fn next(&self) -> Option<Vec<Entry>> {
+    fn next(&self) -> Option<Vec<LogEntry>> {
         let mut queue = self.audit_queue.queue.lock();
         while queue.entries.is_empty() {
             if queue.stopping {
@@ -55,13 +55,13 @@ impl Writer {
         Some(std::mem::take(&mut queue.entries))
     }
 
-    fn write(&mut self, entries: &[Entry]) {
+    fn write(&mut self, entries: &[LogEntry]) {
         self.tell_lost();
         self.text.clear();
         entries.iter().for_each(|entry| entry.add_to(&mut self.text));
         let lost = self.append();
         self.audit_queue.lose(lost);
-        if entries.iter().any(Entry::is_kept) {
+        if entries.iter().any(LogEntry::is_kept) {
             self.sync();
         }
     }

@@ -2,7 +2,7 @@
 //! window has ended are erased, which no cryptographic call ever does.
 
 use super::alias::{self, Aliases, check_name};
-use super::folder::{self, Folder};
+use super::folder::{self, KeystoreFolder};
 use super::id::{Id, arn};
 use super::record::{MAX_FILE, MAX_VERSIONS, Record};
 use super::service::check_usable;
@@ -22,19 +22,19 @@ fn invalid_state(id: Id, what: &str) -> KmsError {
     KmsError::new(Verdict::Refused, "KMSInvalidStateException", format!("key {id} {what}"))
 }
 
-fn read_record(keys: &Folder, id: Id) -> Result<Option<Record>, KeystoreError> {
+fn read_record(keys: &KeystoreFolder, id: Id) -> Result<Option<Record>, KeystoreError> {
     let name = file_of(id);
     let Some((_, bytes)) = keys.read(&name, MAX_FILE)? else { return Ok(None) };
     Record::parse(id, &bytes).map(Some).map_err(|what| keys.damaged(&name, what))
 }
 
 /// A key that is there: known, and not past its deletion date.
-fn existing(keys: &Folder, id: Id) -> Result<Record, KmsError> {
+fn existing(keys: &KeystoreFolder, id: Id) -> Result<Record, KmsError> {
     let record = read_record(keys, id)?.filter(|record| !record.is_gone(now()));
     record.ok_or_else(|| not_found(&id.to_string()))
 }
 
-fn ids(keys: &Folder) -> Result<Vec<Id>, KeystoreError> {
+fn ids(keys: &KeystoreFolder) -> Result<Vec<Id>, KeystoreError> {
     let id_of = |name: String| {
         let id = name.strip_suffix(".json").and_then(Id::parse);
         id.ok_or_else(|| keys.damaged(&name, "it is not the file of a key"))
@@ -46,7 +46,7 @@ impl LocalKms {
     /// Makes one change under the lock.
     fn changing<T>(
         &self,
-        change: impl FnOnce(&Folder) -> Result<T, KmsError>,
+        change: impl FnOnce(&KeystoreFolder) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
         let folder = self.place.open()?;
         let _lock = folder.lock()?;
@@ -78,7 +78,7 @@ impl LocalKms {
 
     /// Erases keys whose deletion window has ended, with their aliases, and what interrupted
     /// replacements left. The caller holds the lock.
-    fn purge(&self, folder: &Folder) -> Result<(), KeystoreError> {
+    fn purge(&self, folder: &KeystoreFolder) -> Result<(), KeystoreError> {
         let keys = folder.keys()?;
         for dir in [&folder.dir, &keys.dir] {
             durable::sweep(&**dir)
@@ -92,7 +92,12 @@ impl LocalKms {
         Ok(())
     }
 
-    fn erase(&self, folder: &Folder, keys: &Folder, id: Id) -> Result<(), KeystoreError> {
+    fn erase(
+        &self,
+        folder: &KeystoreFolder,
+        keys: &KeystoreFolder,
+        id: Id,
+    ) -> Result<(), KeystoreError> {
         let mut aliases = Aliases::clone(&self.aliases_in(folder)?.value);
         let before = aliases.aliases.len();
         aliases.aliases.retain(|_, target| *target != id);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::error::KeystoreError;
-use super::folder::{Folder, Stamp};
+use super::folder::{KeystoreFolder, Stamp};
 
 /// A file's parsed content, and what told that version from others.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ impl<T> Clone for Cached<T> {
 
 /// One file, and how it is read.
 pub(super) struct Source<'a, F> {
-    pub(super) folder: &'a Folder,
+    pub(super) folder: &'a KeystoreFolder,
     pub(super) name: &'a str,
     pub(super) limit: u64,
     /// Seconds since 1970.

@@ -69,7 +69,7 @@ impl Stamp {
 }
 
 /// An open folder, and its name for messages.
-pub(super) struct Folder {
+pub(super) struct KeystoreFolder {
     pub(super) dir: Dir,
     pub(super) at: String,
 }
@@ -89,12 +89,12 @@ impl Place {
     }
 
     /// The folder as it is now.
-    pub(super) fn open(&self) -> Result<Folder, KeystoreError> {
+    pub(super) fn open(&self) -> Result<KeystoreFolder, KeystoreError> {
         let at = self.shown();
         match self {
-            Self::Held(dir) => Ok(Folder { dir: dir.clone(), at }),
+            Self::Held(dir) => Ok(KeystoreFolder { dir: dir.clone(), at }),
             Self::Path(path) => match disk::open_dir(path) {
-                Ok(dir) => Ok(Folder { dir, at }),
+                Ok(dir) => Ok(KeystoreFolder { dir, at }),
                 Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                     Err(KeystoreError::Missing { at })
                 }
@@ -104,7 +104,7 @@ impl Place {
     }
 
     /// The folder, made with its parents where there is none.
-    pub(super) fn make(&self) -> Result<Folder, KeystoreError> {
+    pub(super) fn make(&self) -> Result<KeystoreFolder, KeystoreError> {
         if let Self::Path(path) = self {
             let at = self.shown();
             make_path(path).map_err(io_error("make the folder", &at))?;
@@ -141,11 +141,11 @@ pub(super) fn io_error(
     move |source| KeystoreError::Io { doing, at, source }
 }
 
-impl Folder {
+impl KeystoreFolder {
     /// The folder of the keys.
-    pub(super) fn keys(&self) -> Result<Folder, KeystoreError> {
+    pub(super) fn keys(&self) -> Result<KeystoreFolder, KeystoreError> {
         match self.dir.open_dir(KEYS.as_ref()) {
-            Ok(dir) => Ok(Folder { dir, at: format!("{}/{KEYS}", self.at) }),
+            Ok(dir) => Ok(KeystoreFolder { dir, at: format!("{}/{KEYS}", self.at) }),
             Err(e) if e.kind() == ErrorKind::NotFound => Err(self.damaged(KEYS, "it is missing")),
             Err(e) => Err(io_error("open keys", &self.at)(e)),
         }

@@ -35,7 +35,7 @@ use crate::secret::{Key, Passphrase};
 use crate::xdg;
 use alias::Aliases;
 use cached::{Cached, Source};
-use folder::{Folder, Place};
+use folder::{KeystoreFolder, Place};
 use header::{Header, HeaderError};
 use id::Id;
 use record::Record;
@@ -47,13 +47,13 @@ pub struct LocalKms {
     id: Id,
     /// The keystore's own key; `None` when it is sealed and was opened without its passphrase.
     root: Option<Key>,
-    keys: Mutex<HashMap<Id, Cached<Entry>>>,
+    keys: Mutex<HashMap<Id, Cached<LoadedKey>>>,
     aliases: Mutex<Option<Cached<Aliases>>>,
 }
 
 /// One master key as it was last read. Key material is held only of enabled keys.
 #[derive(Debug)]
-struct Entry {
+struct LoadedKey {
     record: Record,
     material: Vec<Key>,
 }
@@ -146,7 +146,7 @@ impl LocalKms {
     }
 
     /// The aliases as they are now.
-    fn aliases_in(&self, folder: &Folder) -> Result<Cached<Aliases>, KeystoreError> {
+    fn aliases_in(&self, folder: &KeystoreFolder) -> Result<Cached<Aliases>, KeystoreError> {
         let source = Source {
             folder,
             name: folder::ALIASES,
@@ -161,7 +161,7 @@ impl LocalKms {
     }
 
     /// The key that `key` names: an id, an ARN or an alias.
-    fn resolve(&self, folder: &Folder, key: &KeyRef) -> Result<Id, KmsError> {
+    fn resolve(&self, folder: &KeystoreFolder, key: &KeyRef) -> Result<Id, KmsError> {
         let text = key.0.as_str();
         if alias::is_alias(text) {
             let aliases = self.aliases_in(folder)?;
@@ -182,7 +182,7 @@ impl LocalKms {
     }
 }
 
-fn read_header(folder: &Folder) -> Result<Header, KeystoreError> {
+fn read_header(folder: &KeystoreFolder) -> Result<Header, KeystoreError> {
     let Some((_, bytes)) = folder.read(folder::HEADER, folder::MAX_HEADER)? else {
         return Err(KeystoreError::Missing { at: folder.at.clone() });
     };

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::blob::Blob;
 use super::cached::Source;
-use super::folder::Folder;
+use super::folder::KeystoreFolder;
 use super::id::{Id, arn};
 use super::record::{MAX_FILE, Record};
-use super::{Entry, LocalKms, file_of, not_found, now};
+use super::{LoadedKey, LocalKms, file_of, not_found, now};
 use crate::kms::{
     Context, Generated, KeyRef, KeyService, KeyState, KmsError, Rewrapped, Unwrapped, Verdict,
     Wrapped,
@@ -16,7 +16,7 @@ use crate::secret::Key;
 
 impl LocalKms {
     /// The key that `key` names, if it may be used now.
-    fn usable(&self, key: &KeyRef) -> Result<(Id, Arc<Entry>), KmsError> {
+    fn usable(&self, key: &KeyRef) -> Result<(Id, Arc<LoadedKey>), KmsError> {
         let folder = self.place.open()?;
         let id = self.resolve(&folder, key)?;
         let entry = self.entry(&folder, id)?;
@@ -25,7 +25,7 @@ impl LocalKms {
     }
 
     /// One key as it is now.
-    fn entry(&self, folder: &Folder, id: Id) -> Result<Arc<Entry>, KmsError> {
+    fn entry(&self, folder: &KeystoreFolder, id: Id) -> Result<Arc<LoadedKey>, KmsError> {
         let root = self.root()?;
         let parse = |file: &[u8]| {
             let record = Record::parse(id, file)?;
@@ -35,7 +35,7 @@ impl LocalKms {
                     .ok_or("its key material does not open under this keystore's key")?,
                 _ => Vec::new(),
             };
-            Ok(Entry { record, material })
+            Ok(LoadedKey { record, material })
         };
         let name = file_of(id);
         let keys = folder.keys()?;
@@ -56,7 +56,7 @@ impl LocalKms {
         }
     }
 
-    fn wrap(&self, (id, entry): &(Id, Arc<Entry>), context: &Context, key: &Key) -> Wrapped {
+    fn wrap(&self, (id, entry): &(Id, Arc<LoadedKey>), context: &Context, key: &Key) -> Wrapped {
         let newest = entry.material.last().expect("an enabled key has material");
         Blob::wrap((*id, entry.record.versions(), newest), context, key).encode()
     }
@@ -81,7 +81,7 @@ fn invalid_ciphertext(what: &str) -> KmsError {
 }
 
 fn unwrap(
-    (id, entry): &(Id, Arc<Entry>),
+    (id, entry): &(Id, Arc<LoadedKey>),
     wrapped: &Wrapped,
     context: &Context,
 ) -> Result<Key, KmsError> {
