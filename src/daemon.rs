@@ -232,7 +232,7 @@ fn sweep_leftovers(store: &Arc<Store>) -> std::io::Result<()> {
     let store = store.clone();
     let sweep = move || {
         if let Err(e) = store.sweep_leftovers() {
-            log::warn!("temporary files in the store are left over: {e}");
+            log::warn!("cannot remove temporary files from the store: {e}");
         }
     };
     spawn(Role::Leftovers, sweep).map(drop)

@@ -130,7 +130,7 @@ pub fn take_own_umask() {
         // The folder that the daemon was started in is not to be kept busy.
         Ok(()) => drop(rustix::process::chdir("/")),
         // Some containers forbid it: then all of the process is without.
-        Err(e) => log::info!("threads cannot have a umask of their own: {e}"),
+        Err(e) => log::info!("cannot give request threads a umask of their own: {e}"),
     }
     rustix::process::umask(rustix::fs::Mode::empty());
 }

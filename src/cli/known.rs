@@ -24,13 +24,34 @@ fn folder() -> PathBuf {
 /// # Errors
 /// Where its key is another one, or its state an earlier one; where the folder cannot be used.
 pub(super) fn check(identity: &Identity) -> Result<(), Unknown> {
+    match compare(identity)? {
+        Known::AsItIs => Ok(()),
+        Known::NotYet => {
+            let path = folder().join(&identity.volume);
+            remember(&path, identity).map_err(|e| unusable(&path, &e))
+        }
+    }
+}
+
+/// What is remembered of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Just this.
+    AsItIs,
+    /// Nothing, or an earlier generation.
+    NotYet,
+}
+
+/// As [`check`], for who only reads: nothing is remembered.
+///
+/// # Errors
+/// As [`check`].
+pub(super) fn compare(identity: &Identity) -> Result<Known, Unknown> {
     let path = folder().join(&identity.volume);
     let volume = &identity.volume;
     let known = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return remember(&path, identity).map_err(|e| unusable(&path, &e));
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Known::NotYet),
         Err(e) => return Err(unusable(&path, &e)),
     };
     let forget = |what: &str| format!("if that was you, forget {what}: rm {}", path.display());
@@ -46,8 +67,8 @@ pub(super) fn check(identity: &Identity) -> Result<(), Unknown> {
     }
     let generation: u64 = generation.parse().unwrap_or_default();
     match identity.generation.cmp(&generation) {
-        Ordering::Equal => Ok(()),
-        Ordering::Greater => remember(&path, identity).map_err(|e| unusable(&path, &e)),
+        Ordering::Equal => Ok(Known::AsItIs),
+        Ordering::Greater => Ok(Known::NotYet),
         Ordering::Less => Err(Unknown {
             why: format!(
                 "volume {volume}: its volume.json is of an earlier state (generation {}) than the \

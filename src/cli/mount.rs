@@ -292,7 +292,7 @@ fn harden() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(e) = setrlimit(Resource::Nofile, most) {
-        log::warn!("the limit of open files stays low: {e}");
+        log::warn!("cannot raise the limit of open files: {e}");
     }
     // For what the SDK starts for credentials. Threads that make files have their own.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));

@@ -140,7 +140,7 @@ fn listen(listener: &UnixListener, host: &Arc<dyn Host>) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => {
                 // Without a descriptor to spare (EMFILE), it would fail again at once.
-                log::warn!("nobody can be answered at the control socket for now: {e}");
+                log::warn!("cannot accept connections on the control socket for now: {e}");
                 std::thread::sleep(BACK_OFF);
             }
         }

@@ -55,7 +55,9 @@ impl Effects for Kernel {
         nodes.sort_by_cached_key(|n| n.content.try_read().map_or(1, |c| c.writers));
         for node in nodes {
             if Moment::now() >= deadline {
-                log::warn!("the drain is out of time; what was not saved, fsync reports");
+                log::warn!(
+                    "ran out of time while saving dirty pages; fsync(2) reports what was lost"
+                );
                 return;
             }
             self.invalidate(&node);

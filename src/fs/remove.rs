@@ -166,7 +166,9 @@ impl Fs {
         {
             match victim.symlink(id_name, &id) {
                 Ok(()) => keep_mtime(&*victim, &before),
-                Err(e) => log::error!("a directory's id could not be put back: {e}"),
+                Err(e) => {
+                    log::error!("cannot restore the id of a directory that was not removed: {e}")
+                }
             }
         }
         done
@@ -250,7 +252,10 @@ struct Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         if let Err(e) = self.pin.set_mode(self.mode) {
-            log::error!("a directory's mode could not be put back to {:o}: {e}", self.mode);
+            log::error!(
+                "cannot restore the mode {:o} of a directory that was not removed: {e}",
+                self.mode
+            );
         }
     }
 }
@@ -260,7 +265,7 @@ fn keep_mtime(dir: &dyn Directory, before: &Stat) {
     let own = dir.open(OsStr::new("."), Open::Pin);
     let kept = own.and_then(|own| own.set_times(TimeChange::Keep, TimeChange::To(before.mtime)));
     if let Err(e) = kept {
-        log::warn!("a directory that could not be removed has a new time of change: {e}");
+        log::warn!("cannot restore the modification time of a directory that was not removed: {e}");
     }
 }
 

@@ -142,7 +142,7 @@ pub fn mount(
         .map_err(|e| MountError::Kernel("the mount is not where it was made", e))
         .inspect_err(|_| detach(at))?;
     if let Err(e) = read_ahead(number) {
-        log::info!("the kernel reads ahead no more than it does by itself: {e}");
+        log::info!("cannot raise the kernel's read-ahead: {e}");
     }
     let over_rings = requests.over_rings.load(Ordering::Relaxed);
     let rings = match rings {
@@ -176,7 +176,7 @@ fn rings(transport: Transport) -> Result<Option<Rings>, MountError> {
         Ok(rings) => Ok(Some(rings)),
         Err(e) if transport == Transport::Uring => Err(MountError::NoRings(e)),
         Err(e) => {
-            log::info!("requests come over /dev/fuse: {e}");
+            log::info!("io_uring is not available, using /dev/fuse: {e}");
             Ok(None)
         }
     }

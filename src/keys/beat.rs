@@ -53,7 +53,7 @@ impl AskedBeats {
 pub(super) fn start(keyring: &Arc<Keyring>, events: Sender<Message>) {
     let keyring = keyring.clone();
     if let Err(e) = spawn(Role::Beat, move || beat(&keyring, &events)) {
-        log::error!("no thread for a heartbeat: {e}");
+        log::error!("cannot start a thread for a heartbeat: {e}");
     }
 }
 

@@ -134,6 +134,6 @@ pub(super) fn drop_stale_keys(keyring: &Arc<Keyring>, effects: &Arc<dyn Effects>
     };
     if let Err(e) = spawn(Role::StaleKeys, work) {
         again.following().drop_keys();
-        log::error!("no thread to drop the keys under an earlier master key: {e}");
+        log::error!("cannot start a thread to drop the keys under an earlier master key: {e}");
     }
 }

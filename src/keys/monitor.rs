@@ -152,7 +152,7 @@ impl Monitor {
         }
         drop(self.keyring.wipe());
         if let Err(e) = self.keyring.last_sweep() {
-            log::warn!("sidecar lines that nothing uses are left over: {e}");
+            log::warn!("wrapped keys that no file uses are left in the store: {e}");
         }
     }
 }
@@ -177,7 +177,9 @@ fn sweep_lines(keyring: &Keyring) {
         if keyring.dead().len() >= MANY_LINES || now.since(last) >= SWEEP {
             last = now;
             if let Err(e) = keyring.sweep() {
-                log::warn!("dead sidecar lines are kept for now: {e}");
+                log::warn!(
+                    "cannot remove the wrapped keys of removed files now, will try again: {e}"
+                );
             }
         }
     }
@@ -339,7 +341,9 @@ impl Loop {
         match start(Role::Drain, &self.keyring, drain) {
             Ok(thread) => self.lockers.push(thread),
             Err(e) => {
-                log::error!("no thread for the drain, locking without it: {e}");
+                log::error!(
+                    "cannot start a thread to save dirty pages, locking without saving them: {e}"
+                );
                 let _ = self.events.send(Event::Drained.into());
             }
         }
@@ -360,7 +364,7 @@ impl Loop {
         };
         match start(Role::Seal, &self.keyring, seal) {
             Ok(thread) => self.lockers.push(thread),
-            Err(e) => log::error!("no thread to finish the lock: {e}"),
+            Err(e) => log::error!("cannot start a thread to finish the lock: {e}"),
         }
     }
 

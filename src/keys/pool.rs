@@ -180,11 +180,13 @@ fn refuse(keyring: &Keyring, why: NoKeys) {
 fn fail_of(keyring: &Keyring, why: NoKeys) -> Option<KeyFail> {
     match why {
         NoKeys::Kms(e) => {
-            log::warn!("no new data keys: {e}");
+            log::warn!("cannot make new data keys: {e}");
             keyring.fail_of(e.verdict)
         }
         NoKeys::Disk(e) => {
-            log::warn!("no new data keys: their wrapped keys cannot be written: {e}");
+            log::warn!(
+                "cannot make new data keys, since their wrapped keys cannot be written: {e}"
+            );
             Some(KeyFail::Disk(e.raw_os_error().unwrap_or(libc::EIO)))
         }
     }

@@ -76,7 +76,7 @@ impl Volume {
             *self.wrap.lock() = file.wrap;
             return Ok(keys);
         }
-        log::error!("volume.json has been replaced by what proves nothing; going on without it");
+        log::error!("volume.json was replaced and is not authenticated, ignoring it");
         let (settings, mac) = (self.settings.clone(), self.mac);
         let wrap = self.wrap.lock().clone();
         self.reopen(&VolumeFile { settings, mac, wrap }, service)

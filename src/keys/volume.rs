@@ -157,6 +157,11 @@ impl Volume {
         &self.settings
     }
 
+    /// What a machine remembers the volume key by. It says nothing of the key.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
     /// The key that `init` was asked for: an alias, an id or an ARN. New data keys come from it.
     pub fn asked(&self) -> KeyRef {
         self.wrap.lock().source.asked.clone()

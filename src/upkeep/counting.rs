@@ -76,7 +76,7 @@ impl Counting {
         match spawn(Role::Count, count) {
             Ok(_) => state.going_on = true,
             Err(e) => {
-                log::warn!("no thread to count lines: {e}");
+                log::warn!("cannot start a thread to count sidecar lines: {e}");
                 state.next = Some(Instant::now() + PATIENCE);
             }
         }
@@ -88,7 +88,7 @@ impl Counting {
         let mut state = self.state.lock();
         match counted {
             Ok(counts) => state.last = Some((counts, began)),
-            Err(e) => log::warn!("the lines of the sidecars cannot be counted: {e}"),
+            Err(e) => log::warn!("cannot count the lines of the sidecars: {e}"),
         }
         state.next = Some(Instant::now() + began.elapsed() * REST);
         state.going_on = false;

@@ -41,7 +41,7 @@ pub fn give_up_capabilities() {
             && capability_is_in_bounding_set(one).unwrap_or(false)
             && let Err(e) = remove_capability_from_bounding_set(one)
         {
-            log::warn!("the capability {bit} cannot be given up: {e}");
+            log::warn!("cannot drop capability {bit}: {e}");
         }
     }
     let given_up = rustix::thread::capabilities(None).and_then(|had| {
@@ -53,6 +53,6 @@ pub fn give_up_capabilities() {
         set_capabilities(None, sets)
     });
     if let Err(e) = given_up {
-        log::warn!("no capability can be given up: {e}");
+        log::warn!("cannot drop capabilities: {e}");
     }
 }

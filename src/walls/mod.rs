@@ -14,11 +14,11 @@ pub use capabilities::give_up_capabilities;
 /// Keeps this process's memory from other processes of the same user, and from core dumps.
 pub fn keep_memory_private() {
     if let Err(e) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        log::warn!("the process stays dumpable: {e}");
+        log::warn!("cannot make the process undumpable: {e}");
     }
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     if let Err(e) = setrlimit(Resource::Core, none) {
-        log::warn!("core dumps stay allowed: {e}");
+        log::warn!("cannot disable core dumps: {e}");
     }
 }
 
@@ -29,6 +29,6 @@ pub fn refuse_calls() {
         return;
     }
     if let Err(e) = calls::refuse(calls::Threads::All) {
-        log::warn!("no filter of system calls: {e}");
+        log::warn!("cannot install the filter of system calls: {e}");
     }
 }

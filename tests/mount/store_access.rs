@@ -175,6 +175,7 @@ fn a_volume_json_of_before_a_rewrap_is_not_taken() {
     mount.unmount();
     let said = fails(&mut mounting(&store), 3);
     assert!(said.contains("generation 1") && said.contains("generation 2"), "{said}");
+    fails(store.kmsfs().arg("cat").arg(store.path()).arg("f"), 3);
     fs::write(store.path().join("volume.json"), newer).expect("restored");
     let mount = store.mount(&[]);
     assert_eq!(fs::read_to_string(mount.at("f")).expect("readable"), "content");

@@ -170,7 +170,7 @@ impl<F: Fn()> Thread<F> {
         let ended = Ended(broken);
         match work(&router, &mut ring) {
             Ok(()) => std::mem::forget(ended),
-            Err(e) => log::error!("a ring failed, the mount ends: {e}"),
+            Err(e) => log::error!("an io_uring queue failed, unmounting: {e}"),
         }
     }
 }

@@ -196,7 +196,7 @@ impl Ring {
         let entry = self.command(COMMIT_AND_FETCH, id, commit_id);
         self.push(&entry);
         if let Err(e) = self.submit(None) {
-            log::error!("a reply cannot be sent: {e}");
+            log::error!("cannot send a reply: {e}");
             return;
         }
         lane.memory.wipe_unless_asked(id.index());

@@ -125,7 +125,7 @@ impl KeyAdmin for AwsKms {
         // ListAliases is of the account, not of the key: who may describe it may lack that.
         match self.list_aliases(Some(&found.id)) {
             Ok(aliases) => found.aliases = aliases.into_iter().map(|a| a.name).collect(),
-            Err(e) if e.verdict == Verdict::Refused => log::warn!("aliases are left out: {e}"),
+            Err(e) if e.verdict == Verdict::Refused => log::warn!("cannot list the aliases: {e}"),
             Err(e) => return Err(e),
         }
         Ok(found)
