@@ -2,7 +2,8 @@
 //! own, wrapped by a master key in a KMS. Disabling the master key makes the mount unreadable.
 //!
 //! Layers, lowest first; a module imports only from lower ones and its own folder:
-//! ids, secret, disk, durable, clock, sync, threads, walls, xdg · content, names · store, kms · keys · fs ·
+//! ids, secret, disk, durable, clock, escape, sync, threads, walls, xdg · content, names · store,
+//! kms · keys · fs ·
 //! fuse, control, upkeep · daemon · console · bench, demo · cli.
 #![deny(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
@@ -18,6 +19,7 @@ pub mod daemon;
 pub mod demo;
 pub mod disk;
 pub mod durable;
+pub mod escape;
 pub mod fs;
 pub mod fuse;
 pub mod ids;

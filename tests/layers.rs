@@ -11,6 +11,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("clock", 0),
     ("disk", 0),
     ("durable", 0),
+    ("escape", 0),
     ("sync", 0),
     ("threads", 0),
     ("walls", 0),
@@ -153,6 +154,33 @@ fn threads_are_started_in_one_place() {
     }
     assert_eq!(others, [] as [String; 0], "use crate::threads::spawn");
     assert!(here > 0, "and this test knows what that looks like");
+}
+
+/// What is printed is escaped in `console::printing`. Others write what is not text of their own
+/// making: a file's content, a word between processes, coloured lines, another's TLS.
+#[test]
+fn only_the_console_writes_to_the_terminal() {
+    const WRITERS: &[&str] = &[
+        "src/console/printing.rs",
+        "src/cli/export.rs",
+        "src/cli/mount.rs",
+        "src/demo/role.rs",
+        "src/demo/screen.rs",
+    ];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut writers = Vec::new();
+    for (_, path, text) in checked() {
+        let text = shipped(&path, &text);
+        let ways = ["stdout().lock()", "stderr().lock()", "stdout();", "stderr();", "println!"];
+        if ways.iter().any(|way| text.contains(way)) {
+            let inner = path.strip_prefix(root).expect("below").to_string_lossy().into_owned();
+            writers.push(inner);
+        }
+    }
+    writers.sort();
+    let mut allowed = WRITERS.to_vec();
+    allowed.sort_unstable();
+    assert_eq!(writers, allowed, "use say! and tell! of console::printing");
 }
 
 #[test]

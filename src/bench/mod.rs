@@ -80,7 +80,7 @@ fn print(table: &Table, output: Output) -> Result<(), Failure> {
     if matches!(output, Output::Json) {
         let text = serde_json::to_string_pretty(table)
             .map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
-        say!("{text}");
+        text.lines().for_each(|line| say!("{line}"));
         return Ok(());
     }
     say!("cipher, one core       seal {:.2} GiB/s, open {:.2} GiB/s", table.seal, table.open);

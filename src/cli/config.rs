@@ -55,7 +55,10 @@ pub(super) fn apply(command: &Command, typed: Vec<OsString>) -> Result<Applied, 
 
 /// An error in the file.
 pub(super) fn wrong(path: &Path, why: &str) -> Failure {
-    Failure::new(Exit::Config, format!("{}: {}", path.display(), why.trim_end()))
+    let mut lines = why.trim_end().lines();
+    let first = lines.next().unwrap_or_default();
+    Failure::new(Exit::Config, format!("{}: {first}", path.display()))
+        .details(lines)
         .hint("correct the file, or go without it: KMSFS_CONFIG= kmsfs …")
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::console::failure::{Exit, Failure};
 use crate::console::printing::question;
+use crate::escape::escape;
 
 /// That `what` was left alone.
 fn nothing(what: &str) -> Failure {
@@ -28,6 +29,8 @@ pub(super) fn can_ask(what: &str) -> Result<(), Failure> {
 /// Exit code 2, where there is no terminal, or something else is typed.
 pub(super) fn confirm(what: &str, warning: &str, name: &str) -> Result<(), Failure> {
     can_ask(what)?;
+    // As it is shown: a name that cannot be read safely can still be typed.
+    let name = escape(name);
     question!("{warning} Type {name} to go on: ");
     let mut typed = String::new();
     std::io::stdin()

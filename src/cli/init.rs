@@ -172,9 +172,11 @@ fn open_local(args: &Init) -> Result<(Kms, Provider, KeyRef), Failure> {
     let keystore = path.to_str().map(str::to_owned).ok_or_else(|| {
         Failure::new(Exit::Usage, format!("{}: the path is not UTF-8", path.display()))
     })?;
+    let provider = Provider::Local { keystore };
+    provider.check().map_err(|why| Failure::new(Exit::Usage, why))?;
     let kms = open_keystore(args, &path)?;
     let asked = master_key(args, &kms)?;
-    Ok((Kms::local(kms), Provider::Local { keystore }, asked))
+    Ok((Kms::local(kms), provider, asked))
 }
 
 /// No key is made unasked: it would cost a dollar a month.

@@ -168,7 +168,7 @@ fn generate(args: &Generate, kms: &KmsArgs) -> Result<(), Failure> {
         break_glass: args.break_glass.clone(),
     };
     let made = policy::generate(audience, &master, file.settings.volume(), &roles);
-    say!("{made:#}");
+    format!("{made:#}").lines().for_each(|line| say!("{line}"));
     if audience == Audience::Key {
         tell!("next: aws kms put-key-policy --key-id {master} --policy file://…");
     }

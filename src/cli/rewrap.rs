@@ -89,7 +89,9 @@ fn ends(args: &RewrapArgs) -> Result<(Method, Provider), Failure> {
         (KmsArg::Local, Provider::Aws { .. }) => {
             let path = std::path::absolute(args.kms.keystore.path());
             let path = path.map_err(|e| Failure::io(&args.kms.keystore.path(), &e))?;
-            Provider::Local { keystore: path.to_string_lossy().into_owned() }
+            let to = Provider::Local { keystore: path.to_string_lossy().into_owned() };
+            to.check().map_err(|why| Failure::new(Exit::Usage, why))?;
+            to
         }
         (KmsArg::Aws, Provider::Aws { region }) => Provider::Aws {
             region: provider::region_of(&args.to).unwrap_or_else(|| region.clone()),

@@ -79,13 +79,15 @@ pub struct Failure {
     /// The exit code.
     pub exit: Exit,
     message: Option<String>,
+    /// Further lines: what a parser shows of a file of the user's own.
+    details: Vec<String>,
     hint: Option<String>,
 }
 
 impl Failure {
     /// What happened to what, and why.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: Some(message.into()), hint: None }
+        Self { exit, message: Some(message.into()), details: Vec::new(), hint: None }
     }
 
     /// With the next command to type.
@@ -94,9 +96,15 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// With lines that follow the message. A message itself is one line, whatever it quotes.
+    #[must_use]
+    pub fn details<'a>(self, lines: impl Iterator<Item = &'a str>) -> Self {
+        Self { details: lines.map(str::to_owned).collect(), ..self }
+    }
+
     /// One that the user has read already.
     pub fn already_reported(exit: Exit) -> Self {
-        Self { exit, message: None, hint: None }
+        Self { exit, message: None, details: Vec::new(), hint: None }
     }
 
     /// Of the system, about a path.
@@ -195,6 +203,7 @@ impl Failure {
         if let Some(message) = &self.message {
             tell!("kmsfs: {message}");
         }
+        self.details.iter().for_each(|line| tell!("{line}"));
         if let Some(hint) = &self.hint {
             tell!("  {hint}");
         }

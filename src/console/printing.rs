@@ -1,11 +1,13 @@
 //! Lines for the user. `println!` and `eprintln!` panic when nobody reads on (`kmsfs info | head`)
-//! or the disk of a log is full.
+//! or the disk of a log is full. What a line says may come from a store, a KMS or another process:
+//! each is escaped here, so that nothing of it steers a terminal or looks like a line of its own.
 
 use std::fmt::Arguments;
 use std::io::{self, Write};
 use std::process;
 
 use super::failure::Exit;
+use crate::escape::escape;
 
 /// A line on stdout: results.
 macro_rules! say {
@@ -24,11 +26,18 @@ macro_rules! question {
 
 pub(crate) use {question, say, tell};
 
+/// A line with its newline, to be written at once: lines of several threads stay apart.
+fn one_line(text: Arguments<'_>) -> Vec<u8> {
+    let mut line = escape(&text.to_string()).into_owned().into_bytes();
+    line.push(b'\n');
+    line
+}
+
 /// Writes a result. Where it cannot be written the process ends: quietly when the reader has
 /// gone, as programs do.
 pub(crate) fn line(text: Arguments<'_>) {
     let mut out = io::stdout().lock();
-    if let Err(e) = out.write_fmt(text).and_then(|()| out.write_all(b"\n")) {
+    if let Err(e) = out.write_all(&one_line(text)).and_then(|()| out.flush()) {
         if e.kind() != io::ErrorKind::BrokenPipe {
             remark(format_args!("kmsfs: the result cannot be written: {e}"));
         }
@@ -39,11 +48,10 @@ pub(crate) fn line(text: Arguments<'_>) {
 /// Writes a question.
 pub(crate) fn ask(text: Arguments<'_>) {
     let mut err = io::stderr().lock();
-    let _ = err.write_fmt(text).and_then(|()| err.flush());
+    let _ = err.write_all(escape(&text.to_string()).as_bytes()).and_then(|()| err.flush());
 }
 
 /// Writes a remark. Where nobody takes it there is nobody to tell.
 pub(crate) fn remark(text: Arguments<'_>) {
-    let mut err = io::stderr().lock();
-    let _ = err.write_fmt(text).and_then(|()| err.write_all(b"\n"));
+    let _ = io::stderr().lock().write_all(&one_line(text));
 }

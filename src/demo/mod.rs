@@ -120,7 +120,8 @@ fn conclude(checks: &[Check], report: &Path) -> Result<(), Failure> {
     for check in checks {
         screen::say(&format!("{:>4}  {}", if check.held { "yes" } else { "NO" }, check.what));
     }
-    screen::say(&format!("\nreport: {}", report.display()));
+    screen::say("");
+    screen::say(&format!("report: {}", report.display()));
     if checks.iter().all(|c| c.held) {
         screen::say("every promise held");
         return Ok(());

@@ -139,7 +139,8 @@ impl Play {
         self.load = self.server.as_ref().map(|s| s.load(self.sender.clone())).transpose()?;
         self.programs = Some(Programs::start(&self.stage.mountpoint(), &self.sender)?);
         let screen = Screen::new(rows.clone(), self.timeline.origin);
-        say(&format!("\n{}", screen.header()));
+        say("");
+        say(&screen.header());
         self.screen = Some(screen);
         let all = rows.clone();
         let begun =

@@ -5,10 +5,16 @@ use std::time::Duration;
 
 use super::timeline::{Event, Row, Timeline, tally, words};
 use crate::clock::Moment;
+use crate::escape::escape;
 
-/// Prints a line. That nobody reads it stops nothing: the stage has to be taken down all the
-/// same.
+/// Prints a line, escaped as `say!` does. That nobody reads it stops nothing: the stage has to be
+/// taken down all the same.
 pub fn say(line: &str) {
+    put(&escape(line));
+}
+
+/// Prints a line whose parts are escaped, and which may be coloured.
+fn put(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
@@ -51,7 +57,7 @@ impl Screen {
     pub fn update(&mut self, timeline: &Timeline, now: Moment) {
         while now >= self.next {
             let line = self.line(timeline);
-            say(&line);
+            put(&line);
             self.next = self.next + SECOND;
         }
     }
@@ -67,7 +73,7 @@ impl Screen {
         let mut line = format!("{:>4} s  {:<11}", time, t.state_at(next));
         for row in &self.rows {
             let tally = tally(told.iter().filter(|e| e.row == *row));
-            let cell = format!("  {:<20}", words(&tally));
+            let cell = format!("  {:<20}", escape(&words(&tally)));
             let colour = match (tally.contains_key("ok"), tally.len()) {
                 _ if self.style == Style::Plain => None,
                 (_, 0) => None,

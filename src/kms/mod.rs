@@ -25,6 +25,29 @@ use crate::secret::Key;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KeyRef(pub String);
 
+/// The longest name of a key that is taken from a store: KMS accepts no longer one.
+const MAX_NAME: usize = 2048;
+
+/// A text of the store's that names a key: printable ASCII without blanks, as each KMS has it.
+fn key_name(text: String) -> Result<String, String> {
+    match text.as_bytes() {
+        [] => Err("the name of a key is empty".to_owned()),
+        name if name.len() > MAX_NAME => Err(format!("a key's name of {} bytes", name.len())),
+        name if name.iter().all(u8::is_ascii_graphic) => Ok(text),
+        _ => Err("a key's name is not printable ASCII".to_owned()),
+    }
+}
+
+impl KeyRef {
+    /// From a store's text.
+    ///
+    /// # Errors
+    /// Where it can be no key's.
+    pub fn parse(text: String) -> Result<Self, String> {
+        key_name(text).map(Self)
+    }
+}
+
 impl fmt::Display for KeyRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -36,6 +59,14 @@ impl fmt::Display for KeyRef {
 pub struct KeyArn(pub String);
 
 impl KeyArn {
+    /// From a store's text.
+    ///
+    /// # Errors
+    /// Where it can be no key's.
+    pub fn parse(text: String) -> Result<Self, String> {
+        key_name(text).map(Self)
+    }
+
     /// Who issues it: a keystore, or an account in a region; `None` for what is no key's ARN.
     pub fn home(&self) -> Option<&str> {
         self.0.rsplit_once(":key/").map(|(home, _)| home)

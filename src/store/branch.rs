@@ -53,7 +53,7 @@ impl BranchFile {
     pub fn parse(bytes: &[u8]) -> Result<Self, DamagedBranch> {
         let text: Text = serde_json::from_slice(bytes).map_err(|e| DamagedBranch(e.to_string()))?;
         let key = parse_wrapped(&text.key).map_err(DamagedBranch)?;
-        let file = Self { master: KeyArn(text.master), key };
+        let file = Self { master: KeyArn::parse(text.master).map_err(DamagedBranch)?, key };
         if file.encode() != bytes {
             return Err(DamagedBranch("not in its one spelling".to_owned()));
         }

@@ -71,7 +71,7 @@ impl Line {
         let bad = |why: &str| DamagedLine(why.to_owned());
         let text: Text = serde_json::from_slice(bytes).map_err(|e| DamagedLine(e.to_string()))?;
         let kind = match (text.master, text.branch) {
-            (Some(arn), None) => WrapKind::Master(KeyArn(arn)),
+            (Some(arn), None) => WrapKind::Master(KeyArn::parse(arn).map_err(DamagedLine)?),
             (None, Some(id)) => {
                 WrapKind::Branch(BranchId::parse(&id).map_err(|e| DamagedLine(e.to_string()))?)
             }

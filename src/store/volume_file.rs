@@ -3,6 +3,7 @@
 use data_encoding::{BASE64, HEXLOWER};
 use serde::{Deserialize, Serialize};
 
+use crate::escape::is_steering;
 use crate::ids::VolumeId;
 use crate::kms::{KeyArn, KeyRef, MAX_WRAPPED, Wrapped};
 
@@ -109,7 +110,38 @@ pub enum Provider {
     },
 }
 
+/// The longest path of a keystore: Linux takes no longer one.
+const MAX_PATH: usize = 4096;
+/// Longer than the name of any region.
+const MAX_REGION: usize = 64;
+
 impl Provider {
+    /// Whether it may stand in `volume.json`: the store is not trusted, and what is read there is
+    /// shown and opened.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        let is_of_region = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        match self {
+            Self::Local { keystore } if !keystore.starts_with('/') => {
+                Err("keystore: not an absolute path".to_owned())
+            }
+            Self::Local { keystore }
+                if keystore.len() > MAX_PATH || keystore.contains(is_steering) =>
+            {
+                Err("keystore: a path that is too long, or has characters that do not print"
+                    .to_owned())
+            }
+            Self::Aws { region }
+                if region.len() > MAX_REGION || !region.bytes().all(is_of_region) =>
+            {
+                Err("region: not the name of one".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Its name in `volume.json` and on the command line.
     pub fn name(&self) -> &'static str {
         match self {
@@ -222,11 +254,12 @@ impl Source {
             ("aws", None, Some(region)) => Provider::Aws { region },
             _ => return Err(bad("unknown provider".to_owned())),
         };
+        provider.check()?;
         let source = Self {
             generation: s.generation,
             provider,
-            asked: KeyRef(s.asked),
-            master: KeyArn(s.master),
+            asked: KeyRef::parse(s.asked).map_err(|e| bad(format!("asked: {e}")))?,
+            master: KeyArn::parse(s.master).map_err(|e| bad(format!("master: {e}")))?,
         };
         if source.encode() != text {
             return Err(bad("not in its one spelling".to_owned()));
@@ -325,6 +358,30 @@ mod tests {
             assert_ne!(VolumeFile::parse(&flipped), Ok(sample()), "byte {i}");
         }
         assert!(VolumeFile::parse(&bytes[..bytes.len() - 1]).is_err());
+    }
+
+    /// Each was printed as it is, by `info`, `status`, `rewrap` and in the log.
+    #[test]
+    fn what_can_be_no_name_is_damage() {
+        let ok = |change: &dyn Fn(&mut Wrap)| {
+            let mut file = sample();
+            change(&mut file.wrap);
+            VolumeFile::parse(&file.encode()).is_ok()
+        };
+        for bad in ["", "a\x1b[2J", "a b", "a\n", "ключ", &"x".repeat(2049)] {
+            assert!(!ok(&|w| w.source.asked = KeyRef(bad.to_owned())), "{bad:?}");
+            assert!(!ok(&|w| w.source.master = KeyArn(bad.to_owned())), "{bad:?}");
+        }
+        assert!(ok(&|w| w.source.asked = KeyRef("alias/a-b_c/d".to_owned())));
+        let keystore = |path: &str| Provider::Local { keystore: path.to_owned() };
+        for bad in ["", "k", "/\x1b]0;x\x07", "/a\u{202e}b", &format!("/{}", "x".repeat(4096))] {
+            assert!(!ok(&|w| w.source.provider = keystore(bad)), "{bad:?}");
+        }
+        assert!(ok(&|w| w.source.provider = keystore("/home/müller/my keys")));
+        let region = |name: &str| Provider::Aws { region: name.to_owned() };
+        assert!(
+            !ok(&|w| w.source.provider = region("eu\x1b[2J")) && ok(&|w| w.source.provider = region("eu-west-1"))
+        );
     }
 
     #[test]

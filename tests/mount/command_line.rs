@@ -325,3 +325,20 @@ fn status_counts_the_calls_of_the_kms() {
     mount.wait_state("revoked", soon);
     assert!(calls("GenerateDataKey", "refused") + calls("Decrypt", "refused") > 0);
 }
+
+/// What somebody else called a key steered the terminal of who looked at it.
+#[test]
+fn what_others_wrote_steers_no_terminal() {
+    let store = Store::new(&[]);
+    let id = store.key(&["create", "--description", "\x1b[2J\u{9b}31m\nstate        Enabled"]);
+    let told = store.key(&["describe", id.trim()]);
+    let shown = "description  \\u001b[2J\\u009b31m\\u000astate        Enabled\n";
+    assert!(told.contains(shown), "{told:?}");
+    let said = fails(kmsfs().arg("info").arg(store.outside("\x1b]0;title\x07")), 3);
+    assert!(said.contains("\\u001b]0;title\\u0007"), "{said:?}");
+    let file = store.path().join(".kmsfs/volume.json");
+    let text = fs::read_to_string(&file).expect("text");
+    fs::write(&file, text.replace("alias/kmsfs", "alias/\\u001b[2J")).expect("written");
+    let said = fails(kmsfs().arg("info").arg(store.path()), 3);
+    assert!(said.contains("asked") && !said.contains('\x1b'), "{said:?}");
+}

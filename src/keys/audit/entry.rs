@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use serde::{Serialize, Serializer};
 
 use crate::clock::rfc3339;
+use crate::escape::escape;
 use crate::ids::{BranchId, FileId, VolumeId};
 use crate::kms;
 
@@ -173,8 +174,9 @@ impl LogEntry {
 
     /// Adds it to `text`, with its newline.
     pub(super) fn add_to(&self, text: &mut Vec<u8>) {
-        serde_json::to_writer(&mut *text, self)
-            .expect("strings and numbers have a JSON form, and memory takes it");
+        let line = serde_json::to_string(self).expect("strings and numbers have a JSON form");
+        // JSON leaves some controls (U+009B, U+202E) as they are.
+        text.extend_from_slice(escape(&line).as_bytes());
         text.push(b'\n');
     }
 }
