@@ -47,6 +47,8 @@ pub enum Role {
     Control,
     /// Answers one of them.
     ControlClient,
+    /// Looks at a path that somebody else named.
+    Look,
     /// Counts sidecar lines for `status`.
     Count,
     /// Sweeps temporary files that a kill left.
@@ -92,6 +94,7 @@ impl Role {
             Self::Audit => "kmsfs-audit",
             Self::Control => "kmsfs-control",
             Self::ControlClient => "kmsfs-client",
+            Self::Look => "kmsfs-look",
             Self::Count => "kmsfs-count",
             Self::Leftovers => "kmsfs-leftovers",
             Self::Signals => "kmsfs-signals",

@@ -1,9 +1,11 @@
 //! `kmsfs shred`.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::io::Errno;
 
 use super::confirm::confirm;
 use crate::console::failure::{Exit, Failure};
@@ -28,10 +30,11 @@ pub struct Shred {
 /// [`Failure`].
 pub fn run(args: &Shred) -> Result<(), Failure> {
     for path in &args.paths {
+        let file = open(path)?;
         if !args.yes {
             ask_for(path)?;
         }
-        shred(path)?;
+        shred(path, &file)?;
         say!("shredded {}", path.display());
     }
     tell!("backups and snapshots of the store's sidecars still open these files");
@@ -44,24 +47,39 @@ fn ask_for(path: &Path) -> Result<(), Failure> {
     confirm(&path.display().to_string(), &warning, &name)
 }
 
-fn shred(path: &Path) -> Result<(), Failure> {
+/// The file itself, held until its key is gone: it is what was asked about, and known to the
+/// daemon. No link is followed, for whoever owns a folder on the way can change one at any moment.
+fn open(path: &Path) -> Result<OwnedFd, Failure> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).map_err(|e| {
+        let failed = Failure::io(path, &e.into());
+        match std::fs::canonicalize(path) {
+            Ok(real) if e == Errno::LOOP => Failure::new(
+                Exit::Usage,
+                format!("{}: a symbolic link is on its way: nothing was done", path.display()),
+            )
+            .hint(format!("name what it leads to: kmsfs shred {}", real.display())),
+            _ => failed,
+        }
+    })
+}
+
+fn shred(path: &Path, file: &OwnedFd) -> Result<(), Failure> {
     let failed = |e: std::io::Error| Failure::io(path, &e);
-    let real = std::fs::canonicalize(path).map_err(failed)?;
-    let meta = std::fs::symlink_metadata(&real).map_err(failed)?;
-    let device = DeviceNumber::of(&real).map_err(failed)?;
+    let inode = fstat(file).map_err(|e| failed(e.into()))?.st_ino;
+    let device = DeviceNumber::of_open(file).map_err(failed)?;
     let found = mounts().map_err(failed)?.into_iter().find(|m| m.device == device);
     let mount = Target::Here(found.ok_or_else(|| {
         let text = format!("{}: it does not lie in a kmsfs mount", path.display());
         Failure::new(Exit::NotMounted, text)
     })?);
-    // An open descriptor keeps the inode known to the daemon until it is done.
-    let _held = std::fs::File::open(&real).map_err(failed)?;
-    match mount.ask(Ask::Shred { inode: meta.ino() }) {
+    match mount.ask(Ask::Shred { inode }) {
         Ok(Some(Answer::Done)) => Ok(()),
         Ok(Some(Answer::Failed { why })) => {
             Err(Failure::new(Exit::Failed, format!("{}: {why}", path.display())))
         }
-        _ => Err(Failure::new(
+        Err(e) => Err(Failure::io(mount.mountpoint(), &e)),
+        Ok(_) => Err(Failure::new(
             Exit::NotMounted,
             format!("{}: the daemon does not answer", mount.mountpoint().display()),
         )),

@@ -1,5 +1,7 @@
 //! `kmsfs status`, `info`, `lock` and `unlock`.
 
+use std::collections::HashSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use clap::Args;
 use super::unmount::find;
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::Output;
-use crate::console::printing::say;
+use crate::console::printing::{say, tell};
 use crate::control::{self, Answer, Ask, Report, Target};
 use crate::kms::Calls;
 use crate::store::{Provider, Store};
@@ -31,6 +33,9 @@ fn report_of(target: &Target) -> Result<Report, Failure> {
     match target.ask(Ask::Status) {
         Ok(Some(Answer::Report { report })) => Ok(*report),
         Ok(Some(Answer::Failed { why })) => Err(Failure::new(Exit::Failed, format!("{at}: {why}"))),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            Err(Failure::new(Exit::NotMounted, format!("{at}: it is not believed, nor asked: {e}")))
+        }
         _ => Err(Failure::new(
             Exit::NotMounted,
             format!("{at}: its daemon does not answer; the mount may be dead"),
@@ -48,22 +53,54 @@ pub fn run(args: &StatusArgs) -> Result<(), Failure> {
         Some(path) => find(path)?,
         None => control::all().map_err(|e| Failure::io(Path::new("/proc/self/mountinfo"), &e))?,
     };
+    // One that was named is told of in any case.
+    let all: Vec<_> =
+        all.into_iter().filter(|t| args.mountpoint.is_some() || is_believed(t)).collect();
     if all.is_empty() {
         return Err(Failure::new(Exit::NotMounted, "no kmsfs store is mounted"));
     }
     if args.watch {
-        return watch(&all, args.output);
+        return watch(all, args.output);
     }
     let mut worst = Exit::Ok;
+    // Of a user whose daemon keeps silent no further one is waited for.
+    let mut silent = HashSet::new();
     for target in &all {
-        let report = report_of(target)?;
-        print(target, &report, args.output);
-        let exit = exit_of(&report.state);
+        let owner = target.owner();
+        if silent.contains(&owner) {
+            continue;
+        }
+        let exit = match report_of(target) {
+            Ok(report) => {
+                print(target, &report, args.output);
+                exit_of(&report.state)
+            }
+            Err(failure) => {
+                failure.print();
+                if !owner.is_root() {
+                    silent.insert(owner);
+                }
+                failure.exit
+            }
+        };
         if worst == Exit::Ok {
             worst = exit;
         }
     }
     if worst == Exit::Ok { Ok(()) } else { Err(Failure::already_reported(worst)) }
+}
+
+/// Says so of a mount that is not.
+fn is_believed(target: &Target) -> bool {
+    let is_believed = target.is_believed();
+    if !is_believed {
+        let (at, store) = (target.mountpoint().display(), target.store().display());
+        let who = target.owner().as_raw();
+        tell!(
+            "kmsfs: {at}: passed over: user {who} mounted it, and the store {store} is not theirs"
+        );
+    }
+    is_believed
 }
 
 fn exit_of(state: &str) -> Exit {
@@ -75,21 +112,40 @@ fn exit_of(state: &str) -> Exit {
     }
 }
 
-fn watch(all: &[Target], output: Output) -> Result<(), Failure> {
-    let mut last: Vec<String> = vec![String::new(); all.len()];
+fn watch(all: Vec<Target>, output: Output) -> Result<(), Failure> {
+    let mut all: Vec<_> = all.into_iter().map(|target| (target, String::new())).collect();
     loop {
-        for (target, last) in all.iter().zip(&mut last) {
-            let report = report_of(target)?;
-            if report.state != *last {
-                last.clone_from(&report.state);
-                match output {
-                    Output::Json => print(target, &report, output),
-                    Output::Text => say!("{}: {}", report.mountpoint, report.state),
-                }
+        // One that ends, or does not answer, keeps no other from being watched.
+        let mut ended = None;
+        all.retain_mut(|(target, last)| match report_of(target) {
+            Ok(report) => {
+                told(target, report, last, output);
+                true
             }
+            Err(failure) => {
+                ended.replace(failure).iter().for_each(Failure::print);
+                false
+            }
+        });
+        match ended {
+            Some(failure) if all.is_empty() => return Err(failure),
+            Some(failure) => failure.print(),
+            None => {}
         }
         std::thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// Prints a state that is not the last one.
+fn told(target: &Target, report: Report, last: &mut String, output: Output) {
+    if report.state == *last {
+        return;
+    }
+    match output {
+        Output::Json => print(target, &report, output),
+        Output::Text => say!("{}: {}", report.mountpoint, report.state),
+    }
+    *last = report.state;
 }
 
 /// What stands beside the ordinary about the daemon itself.

@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::Args;
-use rustix::event::{PollFd, PollFlags};
 use rustix::mount::UnmountFlags;
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::console::failure::{Exit, Failure};
 use crate::console::printing::tell;
-use crate::control::{self, Target};
+use crate::control::{self, Target, has_ended};
 use crate::threads::{Role, spawn};
 
 /// Arguments of `unmount`.
@@ -42,7 +41,7 @@ pub(super) fn find(path: &Path) -> Result<Vec<Target>, Failure> {
 pub fn run(args: &Unmount) -> Result<(), Failure> {
     for target in find(&args.mountpoint)? {
         // A handle on the process, so that its end can be waited for.
-        let daemon = target.process().and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let daemon = target.process();
         let flags = if args.lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
         match (&target, &daemon) {
             (Target::Here(mount), _) => unmount(&mount.mountpoint, flags)?,
@@ -67,13 +66,6 @@ fn from_within(mountpoint: &Path, daemon: &Option<OwnedFd>) -> Result<(), Failur
             format!("{}: its daemon cannot be asked to unmount it", mountpoint.display()),
         )),
     }
-}
-
-/// Waits for the end of a process.
-fn has_ended(process: &OwnedFd, seconds: i64) -> bool {
-    let mut wait = [PollFd::new(process, PollFlags::IN)];
-    let limit = rustix::time::Timespec { tv_sec: seconds, tv_nsec: 0 };
-    !rustix::event::poll(&mut wait, Some(&limit)).is_ok_and(|n| n == 0)
 }
 
 /// Detaches a mount whose daemon is gone.

@@ -1,21 +1,24 @@
 //! The command line's end of the socket: which daemons there are, and asking them.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixStream;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::{Pid, Uid};
+use rustix::process::Uid;
 
+use super::belief::{is_believed, is_folder_of, is_root_or_caller, look};
+use super::connection::Connection;
 use super::mounts::{Mount, mounts};
 use super::server::{SOCKET, folders, socket_name};
-use super::{Answer, Ask, Report, wire};
+use super::{Answer, Ask, Report};
+use crate::clock::Moment;
 use crate::disk::DeviceNumber;
 
-/// An answer may have to wait for calls of the KMS: three, each at most three seconds long.
-const ANSWER: Duration = Duration::from_secs(15);
+/// How long the sockets of one user's are tried, all together.
+const ONE_USERS: Duration = Duration::from_secs(5);
 
 /// A mount, or a daemon whose mount is not seen from here.
 #[derive(Clone, Debug)]
@@ -52,12 +55,31 @@ impl Target {
         }
     }
 
+    /// Who mounted it.
+    pub fn owner(&self) -> Uid {
+        match self {
+            Self::Here(mount) => mount.owner,
+            Self::Elsewhere { owner, .. } => *owner,
+        }
+    }
+
+    /// Whether its daemon is asked at all: root's is, the caller's own, and that of whom the store
+    /// belongs to. Anybody else may have mounted something under the name of the store.
+    pub fn is_believed(&self) -> bool {
+        is_believed(self.owner(), self.store())
+    }
+
     /// Asks the daemon; `None` where none answers.
     ///
     /// # Errors
-    /// Of the socket.
+    /// Of the socket; `PermissionDenied` where the daemon is not believed.
     pub fn ask(&self, question: Ask) -> io::Result<Option<Answer>> {
-        self.connect().map(|daemon| exchange(&daemon, question)).transpose()
+        if !self.is_believed() {
+            let (who, store) = (self.owner().as_raw(), self.store().display());
+            let why = format!("user {who} mounted it, and the store {store} is not theirs");
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
+        self.connect().map(|daemon| daemon.ask(question)).transpose()
     }
 
     /// Where things stand; `None` where no daemon answers.
@@ -71,18 +93,17 @@ impl Target {
         })
     }
 
-    /// The daemon's process.
-    pub fn process(&self) -> Option<Pid> {
-        let peer = rustix::net::sockopt::socket_peercred(self.connect()?).ok()?;
-        Some(peer.pid)
+    /// The daemon's process, where it is believed.
+    pub fn process(&self) -> Option<OwnedFd> {
+        if self.is_believed() { self.connect()?.process() } else { None }
     }
 
-    fn connect(&self) -> Option<UnixStream> {
+    fn connect(&self) -> Option<Connection> {
         match self {
-            Self::Here(mount) => folders(mount.owner)
-                .into_iter()
-                .find_map(|f| open(&f.join(socket_name(mount.device)), mount.owner).ok()),
-            Self::Elsewhere { socket, owner, .. } => open(socket, *owner).ok(),
+            Self::Here(mount) => folders(mount.owner).into_iter().find_map(|f| {
+                Connection::open(&f.join(socket_name(mount.device)), mount.owner).ok()
+            }),
+            Self::Elsewhere { socket, owner, .. } => Connection::open(socket, *owner).ok(),
         }
     }
 }
@@ -108,7 +129,12 @@ pub fn at(path: &Path) -> io::Result<Vec<Target>> {
         return Ok(vec![Target::Here(hidden.clone())]);
     }
     let named = |t: &Target| t.mountpoint().to_string_lossy() == full.to_string_lossy();
-    Ok(elsewhere(&mounts).filter(named).collect())
+    let mut found: Vec<Target> = elsewhere(&mounts).filter(named).collect();
+    // Any user's daemon may say that it serves this path.
+    if found.iter().any(|t| is_root_or_caller(t.owner())) {
+        found.retain(|t| is_root_or_caller(t.owner()));
+    }
+    Ok(found)
 }
 
 /// Every mount of this mount namespace once, and every daemon elsewhere.
@@ -126,65 +152,70 @@ pub fn all() -> io::Result<Vec<Target>> {
     Ok(here.into_iter().map(Target::Here).chain(elsewhere(&mounts)).collect())
 }
 
-/// What serves a store.
+/// What serves a store: of root's mounts, the caller's own and those of whom the store belongs to.
 ///
 /// # Errors
 /// Of listing the mounts, or of the store's path.
 pub fn serving(store: &Path) -> io::Result<Option<Target>> {
     let real = fs::canonicalize(store)?;
-    let same = |t: &Target| fs::canonicalize(t.store()).is_ok_and(|s| s == real);
-    Ok(all()?.into_iter().find(same))
+    let owner = Uid::from_raw(fs::symlink_metadata(&real)?.uid());
+    let (first, others): (Vec<_>, Vec<_>) =
+        all()?.into_iter().partition(|t| is_root_or_caller(t.owner()));
+    let owners = others.into_iter().filter(|t| t.owner() == owner);
+    let same = |t: &Target| look(t.store()).is_some_and(|(path, _)| path == real);
+    Ok(first.into_iter().chain(owners).find(same))
 }
 
-/// The daemons that answer and whose mounts are not among these.
+/// The daemons that answer, are believed, and whose mounts are not among these.
 fn elsewhere(mounts: &[Mount]) -> impl Iterator<Item = Target> {
     let here: Vec<String> = mounts.iter().map(|m| socket_name(m.device)).collect();
-    let entries = everybodys().into_iter().filter_map(|f| fs::read_dir(f).ok());
-    entries.flat_map(Iterator::flatten).map(|entry| entry.path()).filter_map(move |socket| {
-        let name = socket.file_name()?.to_str()?;
-        if !name.ends_with(SOCKET) || here.iter().any(|known| known == name) {
-            return None;
-        }
-        let owner = Uid::from_raw(fs::symlink_metadata(&socket).ok()?.uid());
-        let daemon = open(&socket, owner).ok()?;
-        let Ok(Answer::Report { report }) = exchange(&daemon, Ask::Status) else { return None };
-        let (mountpoint, store) = (report.mountpoint.into(), report.store.into());
-        Some(Target::Elsewhere { mountpoint, store, socket, owner })
+    everybodys().into_iter().flat_map(move |(folder, owner)| {
+        let until = Moment::now() + ONE_USERS;
+        sockets(&folder, owner, &here)
+            .into_iter()
+            .take_while(|_| Moment::now() < until)
+            .filter_map(|socket| answering(socket, owner))
+            .collect::<Vec<_>>()
     })
 }
 
-/// The folders of sockets that this user can use; root can use everybody's.
-fn everybodys() -> Vec<PathBuf> {
+/// The sockets in a user's folder, but for those of mounts that are seen here.
+fn sockets(folder: &Path, owner: Uid, here: &[String]) -> Vec<PathBuf> {
+    if !is_folder_of(folder, owner) {
+        return Vec::new();
+    }
+    let is_other = |path: &PathBuf| {
+        let name = path.file_name().and_then(|n| n.to_str());
+        let is_socket = fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+        is_socket && name.is_some_and(|n| n.ends_with(SOCKET) && here.iter().all(|h| h != n))
+    };
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(is_other).collect()
+}
+
+fn answering(socket: PathBuf, owner: Uid) -> Option<Target> {
+    let daemon = Connection::open(&socket, owner).ok()?;
+    let Ok(Answer::Report { report }) = daemon.ask(Ask::Status) else { return None };
+    let (mountpoint, store) = (report.mountpoint.into(), report.store.into());
+    Some(Target::Elsewhere { mountpoint, store, socket, owner }).filter(Target::is_believed)
+}
+
+/// The folders of sockets that this user can use, and whose each has to be; root can use
+/// everybody's.
+fn everybodys() -> Vec<(PathBuf, Uid)> {
     let me = rustix::process::geteuid();
-    let mut all = folders(me);
+    let mut all: Vec<_> = folders(me).into_iter().map(|folder| (folder, me)).collect();
     if me.is_root() {
-        let users = fs::read_dir("/run/user").into_iter().flatten().flatten();
-        all.extend(users.map(|user| user.path().join("kmsfs")));
-        let temporary = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
-        let of_user = |path: &PathBuf| {
-            let name =
-                path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("kmsfs-"));
-            name.is_some_and(|uid| uid.parse::<u32>().is_ok())
-        };
-        all.extend(temporary.map(|entry| entry.path()).filter(of_user));
+        let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+        let numbered = |name: &str| name.parse().ok().map(Uid::from_raw);
+        all.extend(entries(Path::new("/run/user")).filter_map(|user| {
+            let uid = numbered(user.file_name().to_str()?)?;
+            Some((user.path().join("kmsfs"), uid))
+        }));
+        all.extend(entries(&std::env::temp_dir()).filter_map(|folder| {
+            let uid = numbered(folder.file_name().to_str()?.strip_prefix("kmsfs-")?)?;
+            Some((folder.path(), uid))
+        }));
     }
     all
-}
-
-/// Where root asks, a socket of another user's must not answer for a mount that is not his.
-fn open(socket: &Path, owner: Uid) -> io::Result<UnixStream> {
-    let stream = UnixStream::connect(socket)?;
-    if rustix::net::sockopt::socket_peercred(&stream)?.uid != owner {
-        return Err(io::ErrorKind::PermissionDenied.into());
-    }
-    Ok(stream)
-}
-
-fn exchange(daemon: &UnixStream, question: Ask) -> io::Result<Answer> {
-    daemon.set_read_timeout(Some(ANSWER))?;
-    let mut stream = daemon;
-    stream.write_all(&wire::write(question))?;
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line)?;
-    Ok(wire::read(&line)?)
 }

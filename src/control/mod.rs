@@ -1,8 +1,11 @@
 //! The control socket of a mount: found by the mount's device number, however the mount is
 //! named and wherever it is seen; and what is said over it.
 
+mod belief;
 mod client;
+mod connection;
 mod mounts;
+mod peer;
 mod server;
 mod wire;
 
@@ -12,6 +15,7 @@ use crate::keys::Word;
 use crate::kms::Calls;
 
 pub use client::{Target, all, at, serving};
+pub use connection::has_ended;
 pub use mounts::{Mount, mounts};
 pub use server::{Server, log_path, make_folder};
 pub use wire::{Answer, Ask};
@@ -100,7 +104,7 @@ pub struct Audit {
 pub struct Peer {
     /// The user id.
     pub uid: u32,
-    /// The process id.
+    /// The process id; 0 where it has none in this pid namespace.
     pub pid: u32,
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use rustix::process::Uid;
 
+use super::belief::is_folder_of;
+use super::peer::credentials;
 use super::{Answer, Ask, Host, Peer, wire};
 use crate::disk::DeviceNumber;
 use crate::keys::Word;
@@ -33,6 +35,10 @@ pub(super) fn folders(user: Uid) -> Vec<PathBuf> {
     }
     match xdg::folder("XDG_RUNTIME_DIR") {
         Some(given) => vec![given.join("kmsfs"), temporary],
+        // The folder that systemd makes is nobody else's; in /tmp anybody may come first.
+        None if is_folder_of(Path::new(&format!("/run/user/{}", user.as_raw())), user) => {
+            vec![usual, temporary]
+        }
         None => vec![temporary, usual],
     }
 }
@@ -42,21 +48,26 @@ fn folder() -> PathBuf {
     folders(rustix::process::geteuid()).swap_remove(0)
 }
 
-/// Makes that folder where it is absent.
+/// Makes that folder where it is absent, and closes it to others: mode 0700.
 ///
 /// # Errors
 /// Of making it; and where it is there and another's: in a folder that all may write to,
 /// anybody could have made it, to have links followed or sockets replaced.
 pub fn make_folder() -> io::Result<()> {
-    let folder = folder();
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-    let meta = fs::symlink_metadata(&folder)?;
-    let mine = meta.uid() == rustix::process::geteuid().as_raw();
-    if meta.is_dir() && mine && meta.mode() & 0o022 == 0 {
-        return Ok(());
+    let path = folder();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let folder = fs::File::options().read(true).custom_flags(flags).open(&path)?;
+    let meta = folder.metadata()?;
+    if meta.uid() != rustix::process::geteuid().as_raw() || meta.mode() & 0o022 != 0 {
+        let why = "it is another user's, or others may write it: remove it, or set XDG_RUNTIME_DIR";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
-    let why = "it is another user's, or others may write it: remove it, or set XDG_RUNTIME_DIR";
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+    // As others made it who are the same user: systemd's RuntimeDirectory= makes it 0755.
+    if meta.mode() & 0o077 != 0 {
+        folder.set_permissions(fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
 }
 
 /// How the name of every socket ends.
@@ -150,13 +161,13 @@ fn listen(listener: &UnixListener, host: &Arc<dyn Host>) {
 fn serve(stream: &UnixStream, host: &dyn Host) -> io::Result<()> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    let peer = rustix::net::sockopt::socket_peercred(stream)?;
+    let peer = credentials(stream)?;
     let answer = if peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
         let mut line = String::new();
         BufReader::new(stream.take(LONGEST)).read_line(&mut line)?;
         match wire::read(&line) {
             Ok(ask) => {
-                let pid = peer.pid.as_raw_nonzero().get().unsigned_abs();
+                let pid = peer.pid.map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs());
                 answer(ask, host, Peer { uid: peer.uid.as_raw(), pid })
             }
             Err(e) => failed(format!(

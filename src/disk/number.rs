@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Statx, StatxAttributes, StatxFlags, statx};
@@ -38,6 +39,15 @@ impl DeviceNumber {
     /// Of the path.
     pub fn of(path: &Path) -> io::Result<Self> {
         Ok(Self::in_stat(&look(path)?))
+    }
+
+    /// Of the filesystem that an open file lies in.
+    ///
+    /// # Errors
+    /// Of the descriptor.
+    pub fn of_open(file: impl AsFd) -> io::Result<Self> {
+        let flags = AtFlags::STATX_DONT_SYNC | AtFlags::EMPTY_PATH;
+        Ok(Self::in_stat(&statx(file, c"", flags, StatxFlags::empty())?))
     }
 
     /// From its text, `major:minor`.

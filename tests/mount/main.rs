@@ -26,6 +26,7 @@ mod removed;
 mod rewrap;
 mod slow_store;
 mod store_access;
+mod strangers;
 mod terminal;
 mod transports;
 mod walls;
