@@ -93,12 +93,14 @@ pub(super) fn open_aws(args: &AwsArgs) -> Result<(Kms, String), Failure> {
 /// Opens AWS KMS for what only it has.
 #[cfg(feature = "aws")]
 pub(super) fn open_aws_client(args: &AwsArgs) -> Result<crate::kms::aws::AwsKms, Failure> {
-    let place = crate::kms::aws::Place {
+    use crate::kms::aws::{AwsKms, Place, PlainHttp};
+    let place = Place {
         profile: args.profile.clone(),
         region: args.region.clone(),
         endpoint: args.endpoint_url.clone(),
+        plain_http: if args.plain_http { PlainHttp::Anywhere } else { PlainHttp::Loopback },
     };
-    Ok(crate::kms::aws::AwsKms::new(&place)?)
+    Ok(AwsKms::new(&place)?)
 }
 
 /// This build has no AWS KMS.

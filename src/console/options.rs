@@ -62,6 +62,9 @@ pub struct AwsArgs {
     /// AWS: the URL of the KMS [default: AWS_ENDPOINT_URL_KMS, or the region's]
     #[arg(long, value_name = "URL", global = true)]
     pub endpoint_url: Option<String>,
+    /// AWS: accept a URL without TLS (http://) that leads to another machine
+    #[arg(long, global = true)]
+    pub plain_http: bool,
 }
 
 impl AwsArgs {

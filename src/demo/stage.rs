@@ -113,6 +113,9 @@ impl Stage {
                     ("--region", &args.region),
                     ("--endpoint-url", &args.endpoint_url),
                 ];
+                if args.plain_http {
+                    command.arg("--plain-http");
+                }
                 let given = options.iter().filter_map(|(o, v)| v.as_ref().map(|v| (o, v)));
                 given.fold(command, |command, (option, value)| command.arg(option).arg(value))
             }

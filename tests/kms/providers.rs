@@ -70,7 +70,7 @@ mod aws {
         let endpoint = std::env::var("KMSFS_TEST_ENDPOINT").expect("set by the parent");
         let server = std::env::var("KMSFS_TEST_SERVER").expect("set by the parent");
         let place =
-            Place { region: Some(REGION.to_owned()), endpoint: Some(endpoint), profile: None };
+            Place { region: Some(REGION.to_owned()), endpoint: Some(endpoint), ..Place::default() };
         let kms = AwsKms::new(&place).expect("a client");
         let gaps = if server == "ministack" { MINISTACK } else { LOCALSTACK };
         conformance::run(&kms.sibling(), &kms, gaps);

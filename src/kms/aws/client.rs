@@ -1,6 +1,7 @@
 //! The client: where it connects, how long it waits, and what it tries again.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_types::os_shim_internal::{Env, Fs};
+use aws_types::service_config::ServiceConfigKey;
 use tokio::runtime::Runtime;
 
 use super::credentials::CredentialCache;
@@ -47,6 +49,18 @@ pub struct Place {
     pub region: Option<String>,
     /// The server's URL.
     pub endpoint: Option<String>,
+    /// Whether that may be one without TLS.
+    pub plain_http: PlainHttp,
+}
+
+/// Where a URL without TLS may lead: whoever is on the way reads data keys, and can lock the mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PlainHttp {
+    /// Nowhere but to this machine.
+    #[default]
+    Loopback,
+    /// Anywhere.
+    Anywhere,
 }
 
 /// A client of AWS KMS. Each has connections and a retry budget of its own.
@@ -82,6 +96,14 @@ impl AwsKms {
             let what = "no region is known: say --region, or set AWS_REGION";
             return Err(KmsError::new(Verdict::Credentials, "MissingRegion", what));
         };
+        let url = endpoint(&config).filter(|_| place.plain_http == PlainHttp::Loopback);
+        if let Some(url) = url.filter(|url| is_plain(url) && !is_loopback(url)) {
+            let what = format!(
+                "{url} is not https: whoever is on the way could read data keys. Name an https:// \
+                 URL, or say --plain-http"
+            );
+            return Err(invalid("PlainHttp", what));
+        }
         let credentials = CredentialCache::new(place.clone());
         let client = client(&config, &credentials, "kmsfs-work");
         Ok(Self { client, runtime: Arc::new(runtime), config, credentials, region })
@@ -157,6 +179,40 @@ pub(super) async fn load(place: &Place) -> SdkConfig {
     loader.load().await
 }
 
+/// The URL that the SDK will ask, where there is one beside the region's: what was named, else the
+/// service's own setting, else the general one, of the environment or the profile.
+fn endpoint(config: &SdkConfig) -> Option<String> {
+    let general = config.endpoint_url().map(str::to_owned);
+    if config.get_origin("endpoint_url").is_client_config() {
+        return general;
+    }
+    let key = ServiceConfigKey::builder()
+        .service_id("KMS")
+        .env("AWS_ENDPOINT_URL")
+        .profile("endpoint_url")
+        .build()
+        .expect("all three are given");
+    config.service_config().and_then(|settings| settings.load_config(key)).or(general)
+}
+
+fn is_plain(url: &str) -> bool {
+    url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http:"))
+}
+
+/// Whether a URL names this machine itself, in a form that leaves no doubt.
+fn is_loopback(url: &str) -> bool {
+    let authority = url[5..].trim_start_matches('/').split(['/', '?', '#', '\\']).next();
+    let authority = authority.unwrap_or_default();
+    let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((six, "")) => six,
+        Some((six, port)) if port.starts_with(':') => six,
+        Some(_) => return false,
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    let is_address = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    !authority.contains('@') && (is_address || host.eq_ignore_ascii_case("localhost"))
+}
+
 fn client(config: &SdkConfig, credentials: &CredentialCache, partition: &'static str) -> Client {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT)
@@ -179,4 +235,48 @@ fn client(config: &SdkConfig, credentials: &CredentialCache, partition: &'static
         .identity_cache(IdentityCache::no_cache())
         .credentials_provider(credentials.clone());
     Client::from_conf(builder.build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_asked_without_tls() {
+        let fine = |url: &str| !is_plain(url) || is_loopback(url);
+        for url in [
+            "https://kms.example",
+            "http://localhost:4566/",
+            "http://127.0.0.1:1",
+            "HTTP://127.8.9.1",
+            "http://[::1]:4566",
+        ] {
+            assert!(fine(url), "{url}");
+        }
+        for url in [
+            "http://kms.example",
+            "http://127.0.0.1@kms.example",
+            "http://localhost.kms.example",
+            "http://10.0.0.1",
+            "hTTp://kms.example/#@localhost",
+            "http://",
+            "http://[::1].kms.example",
+        ] {
+            assert!(!fine(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn each_way_to_name_a_url_is_seen() {
+        let place = |url: &str, plain_http| Place {
+            region: Some("eu-west-1".to_owned()),
+            endpoint: Some(url.to_owned()),
+            plain_http,
+            ..Place::default()
+        };
+        let refused = AwsKms::new(&place("http://kms.example", PlainHttp::Loopback));
+        assert_eq!(refused.err().map(|e| e.code), Some("PlainHttp".to_owned()));
+        assert!(AwsKms::new(&place("http://kms.example", PlainHttp::Anywhere)).is_ok());
+        assert!(AwsKms::new(&place("http://[::1]:4566", PlainHttp::Loopback)).is_ok());
+    }
 }

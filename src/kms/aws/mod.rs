@@ -10,4 +10,4 @@ mod credentials;
 mod crypto;
 mod errors;
 
-pub use client::{AwsKms, Place};
+pub use client::{AwsKms, Place, PlainHttp};
