@@ -22,11 +22,11 @@ const CONNECT: Duration = Duration::from_secs(2);
 const LONGEST: usize = 1 << 20;
 
 /// How long a daemon has for its answer, from the question's first byte to the answer's last.
-fn patience(question: Ask) -> Duration {
+fn patience(question: &Ask) -> Duration {
     match question {
         Ask::Status => Duration::from_secs(5),
         // These may have to wait for calls of the KMS: three, each at most three seconds long.
-        Ask::Lock | Ask::Unlock | Ask::Follow | Ask::Shred { .. } => Duration::from_secs(15),
+        Ask::Lock | Ask::Unlock | Ask::Follow { .. } | Ask::Shred { .. } => Duration::from_secs(15),
     }
 }
 
@@ -65,8 +65,8 @@ impl Connection {
     /// Of the socket; `TimedOut` and `InvalidData` where the answer takes too long, is too long or
     /// says nothing that is known.
     pub(super) fn ask(&self, question: Ask) -> io::Result<Answer> {
-        let until = Moment::now() + patience(question);
-        self.stream.set_write_timeout(Some(patience(question)))?;
+        let until = Moment::now() + patience(&question);
+        self.stream.set_write_timeout(Some(patience(&question)))?;
         (&self.stream).write_all(&wire::write(question))?;
         let line = self.read_line(until)?;
         let line = std::str::from_utf8(&line)

@@ -30,7 +30,7 @@ pub(super) struct Read<S> {
     pub(super) ino: u64,
     pub(super) offset: u64,
     pub(super) size: usize,
-    pub(super) thread: u32,
+    pub(super) who: Who,
     pub(super) sink: S,
 }
 
@@ -41,15 +41,15 @@ impl<S: Sink> Job for Read<S> {
         Some(Purpose::Use)
     }
 
-    fn thread(&self) -> u32 {
-        self.thread
+    fn who(&self) -> Who {
+        self.who
     }
 
     fn run(self, fs: &Fs) -> Progress<Self> {
-        let Self { ino, offset, size, thread, sink } = self;
+        let Self { ino, offset, size, who, sink } = self;
         match sink.fill(size, |out| fs.read(ino, offset, out)) {
             Ok(sent) => Progress::Replied(sent),
-            Err((fail, sink)) => Progress::of(fail, Self { ino, offset, size, thread, sink }),
+            Err((fail, sink)) => Progress::of(fail, Self { ino, offset, size, who, sink }),
         }
     }
 
@@ -182,8 +182,8 @@ impl<S: Source> Job for Write<S> {
         Some(self.purpose)
     }
 
-    fn thread(&self) -> u32 {
-        self.who.pid
+    fn who(&self) -> Who {
+        self.who
     }
 
     fn weight(&self) -> usize {

@@ -8,6 +8,7 @@ use super::reply::{Reply, Sent};
 use super::runner::{RunnerThread, Task};
 use super::shared::Shared;
 use super::watch::Watch;
+use crate::fs::Who;
 use crate::fs::{Errno, Fail, Fs, Outcome};
 use crate::keys::{KeyRequest, Pass, Purpose};
 use crate::secret::scrub_stack;
@@ -22,8 +23,8 @@ pub(super) trait Job: Send + Sized + 'static {
     /// What it wants of the gate; `None` for what is served in every state, for it touches no
     /// plaintext and no name.
     fn purpose(&self) -> Option<Purpose>;
-    /// The thread of the program that waits for it; 0 where that is not known.
-    fn thread(&self) -> u32;
+    /// The program that waits for it; the thread is 0 where that is not known.
+    fn who(&self) -> Who;
     /// How many bytes it keeps while it is parked.
     fn weight(&self) -> usize {
         0
@@ -189,12 +190,16 @@ impl<J: Job> Task for Queued<J> {
         self.job.purpose()
     }
 
+    fn user(&self) -> u32 {
+        self.job.who().uid
+    }
+
     fn weight(&self) -> usize {
         self.job.weight()
     }
 
     fn run(self: Box<Self>, thread: &RunnerThread) {
-        if self.past.stage == Stage::Begun && is_killed(self.job.thread()) {
+        if self.past.stage == Stage::Begun && is_killed(self.job.who().pid) {
             return self.refuse(Errno(libc::EINTR));
         }
         let Self { shared, job, past } = *self;
@@ -213,7 +218,7 @@ pub(super) struct Simple<F, R> {
     pub(super) op: F,
     pub(super) reply: R,
     pub(super) purpose: Option<Purpose>,
-    pub(super) thread: u32,
+    pub(super) who: Who,
     pub(super) watch: Option<Watch>,
 }
 
@@ -229,8 +234,8 @@ where
         self.purpose
     }
 
-    fn thread(&self) -> u32 {
-        self.thread
+    fn who(&self) -> Who {
+        self.who
     }
 
     fn run(mut self, fs: &Fs) -> Progress<Self> {

@@ -2,6 +2,7 @@
 
 use super::job::{Job, Progress};
 use super::reply::Sent;
+use crate::fs::Who;
 use crate::fs::{Detail, Errno, Fs, Listed, Visit};
 use crate::keys::Purpose;
 
@@ -23,7 +24,7 @@ pub(super) trait Listing: Send + Sized + 'static {
 pub(super) struct List<L> {
     pub(super) handle: u64,
     pub(super) from: u64,
-    pub(super) thread: u32,
+    pub(super) who: Who,
     pub(super) listing: L,
 }
 
@@ -34,8 +35,8 @@ impl<L: Listing> Job for List<L> {
         Some(Purpose::Use)
     }
 
-    fn thread(&self) -> u32 {
-        self.thread
+    fn who(&self) -> Who {
+        self.who
     }
 
     fn run(mut self, fs: &Fs) -> Progress<Self> {

@@ -18,6 +18,7 @@
 //!
 //! So tasks wait for lanes, lanes wait for nobody, and there is no cycle.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -34,6 +35,9 @@ use crate::threads::{self, Role};
 pub(super) const MOST_PARKED: usize = 256;
 /// Their data, at most.
 const MOST_BYTES: usize = 64 << 20;
+/// One user's requests take at most so many times the room that is left then: three quarters of it
+/// all where he is alone, and three quarters of the rest for the next one.
+const SHARE: usize = 3;
 
 /// Proof of being a thread that runs tasks, which may wait for the thread of a lane.
 pub(super) struct RunnerThread(());
@@ -50,6 +54,8 @@ impl RunnerThread {
 pub(super) trait Task: Send {
     /// What it wants of the gate; `None` for what is served in every state.
     fn purpose(&self) -> Option<Purpose>;
+    /// Whose request it is.
+    fn user(&self) -> u32;
     /// How many bytes it keeps while it is parked.
     fn weight(&self) -> usize;
     /// Runs it, or a piece of it, and replies.
@@ -72,13 +78,65 @@ struct Queue {
 
 struct Parked {
     task: Box<dyn Task>,
+    user: u32,
     weight: usize,
+}
+
+/// What is parked: of all, or of one user.
+#[derive(Clone, Copy, Default)]
+struct Load {
+    tasks: usize,
+    bytes: usize,
+}
+
+impl Load {
+    fn add(&mut self, weight: usize) {
+        self.tasks += 1;
+        self.bytes += weight;
+    }
+
+    fn remove(&mut self, weight: usize) {
+        self.tasks -= 1;
+        self.bytes -= weight;
+    }
 }
 
 #[derive(Default)]
 struct Parking {
     tasks: HashMap<Ticket, Parked>,
-    bytes: usize,
+    all: Load,
+    users: HashMap<u32, Load>,
+}
+
+impl Parking {
+    /// Whether there is room for one more of this user's.
+    fn admits(&self, user: u32, weight: usize) -> bool {
+        let (mut all, mut own) = (self.all, self.users.get(&user).copied().unwrap_or_default());
+        all.add(weight);
+        own.add(weight);
+        let fits = |own, all: usize, most: usize| {
+            most.checked_sub(all).is_some_and(|free| own <= SHARE * free)
+        };
+        fits(own.tasks, all.tasks, MOST_PARKED) && fits(own.bytes, all.bytes, MOST_BYTES)
+    }
+
+    fn add(&mut self, ticket: Ticket, parked: Parked) {
+        self.all.add(parked.weight);
+        self.users.entry(parked.user).or_default().add(parked.weight);
+        self.tasks.insert(ticket, parked);
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Option<Box<dyn Task>> {
+        let Parked { task, user, weight } = self.tasks.remove(&ticket)?;
+        self.all.remove(weight);
+        if let Entry::Occupied(mut own) = self.users.entry(user) {
+            own.get_mut().remove(weight);
+            if own.get().tasks == 0 {
+                own.remove();
+            }
+        }
+        Some(task)
+    }
 }
 
 /// The queue, what is parked, and the threads; see above.
@@ -129,7 +187,7 @@ impl Runner {
                 log::error!("a thread that runs requests panicked");
             }
         }
-        let parked = std::mem::take(&mut self.parking.lock().tasks);
+        let parked = std::mem::take(&mut *self.parking.lock()).tasks;
         parked.into_values().for_each(|parked| parked.task.refuse(Errno(libc::EIO)));
         let queued = std::mem::take(&mut self.queue.lock().waiting);
         queued.into_iter().for_each(|queued| queued.task.refuse(Errno(libc::EIO)));
@@ -155,18 +213,17 @@ impl Runner {
     }
 
     /// Keeps a task until the keyring answers for its ticket; gives it back where too many are
-    /// parked.
+    /// parked, of all users or of its own.
     ///
     /// # Errors
     /// The task.
     pub(super) fn park(&self, task: Box<dyn Task>) -> Result<Ticket, Box<dyn Task>> {
-        let (weight, ticket) = (task.weight(), self.answers.ticket());
+        let (user, weight, ticket) = (task.user(), task.weight(), self.answers.ticket());
         let mut parking = self.parking.lock();
-        if parking.tasks.len() >= MOST_PARKED || parking.bytes + weight > MOST_BYTES {
+        if !parking.admits(user, weight) {
             return Err(task);
         }
-        parking.bytes += weight;
-        parking.tasks.insert(ticket, Parked { task, weight });
+        parking.add(ticket, Parked { task, user, weight });
         Ok(ticket)
     }
 
@@ -176,10 +233,7 @@ impl Runner {
     }
 
     fn unpark(&self, ticket: Ticket) -> Option<Box<dyn Task>> {
-        let mut parking = self.parking.lock();
-        let Parked { task, weight } = parking.tasks.remove(&ticket)?;
-        parking.bytes -= weight;
-        Some(task)
+        self.parking.lock().remove(ticket)
     }
 
     /// The life of the thread that takes answers: it queues and refuses, and runs nothing.

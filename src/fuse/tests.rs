@@ -15,6 +15,7 @@ use super::runner::MOST_PARKED;
 use super::shared::Shared;
 use crate::disk::device::{Device, Writeback};
 use crate::disk::identity::Owners;
+use crate::fs::Who;
 use crate::fs::{Access, Errno, Fail, Fs, FsSettings, Outcome};
 use crate::keys::fixture::{close, kms, opened, volume};
 use crate::keys::{KeyRequest, Phase, Purpose, Reason};
@@ -42,9 +43,20 @@ impl Running {
         start: Start<'_>,
         op: impl FnMut(&Fs) -> Outcome<u32> + Send + 'static,
     ) -> Receiver<Result<u32, Errno>> {
+        self.run_of(0, start, op)
+    }
+
+    /// Of this user's.
+    fn run_of(
+        &self,
+        uid: u32,
+        start: Start<'_>,
+        op: impl FnMut(&Fs) -> Outcome<u32> + Send + 'static,
+    ) -> Receiver<Result<u32, Errno>> {
         let (told, outcomes) = channel();
+        let who = Who { uid, gid: 0, pid: 0 };
         let reply = move |outcome| told.send(outcome).expect("the test waits");
-        let job = Simple { op, reply, purpose: Some(Purpose::Use), thread: 0, watch: None };
+        let job = Simple { op, reply, purpose: Some(Purpose::Use), who, watch: None };
         if let Some(answered) = go(&self.0, job, start) {
             answered.finish(|()| ());
         }
@@ -91,16 +103,36 @@ fn a_parked_request_runs_on_the_runner_and_not_on_who_has_its_key() {
     assert_eq!(outcome.recv().expect("it ended"), Ok(7));
 }
 
+/// One user's requests filled all of the room: everybody else's were EKEYEXPIRED.
 #[test]
-fn so_many_requests_are_parked_and_no_more() {
+fn no_users_requests_take_the_room_of_the_others() {
     let running = Running::with_threads(1);
-    let park = |_: usize| running.run(Start::Here, |_| Err(Fail::Park(KeyRequest::Fresh)));
-    let parked: Vec<_> = (0..MOST_PARKED).map(park).collect();
-    assert_eq!(running.0.parked(), MOST_PARKED);
-    assert_eq!(park(0).recv().expect("at once"), Err(Errno(libc::EKEYEXPIRED)));
+    let park = |uid| running.run_of(uid, Start::Here, |_| Err(Fail::Park(KeyRequest::Fresh)));
+    let full = Err(Errno(libc::EKEYEXPIRED));
+    let mut parked = Vec::new();
+    // One refusal is at once; what is parked answers later.
+    let fill = |parked: &mut Vec<Receiver<_>>, uid| {
+        let before = running.0.parked();
+        loop {
+            let outcome = park(uid);
+            match outcome.try_recv() {
+                Ok(refused) => {
+                    assert_eq!(refused, full);
+                    return running.0.parked() - before;
+                }
+                Err(_) => parked.push(outcome),
+            }
+        }
+    };
+    assert_eq!(fill(&mut parked, 1), MOST_PARKED / 4 * 3);
+    let more: Vec<_> = (2..6).map(|uid| fill(&mut parked, uid)).collect();
+    assert_eq!(more, [48, 12, 3, 0]);
+    assert!(running.0.parked() <= MOST_PARKED);
     running.lock();
     assert!(parked.iter().all(|outcome| outcome.recv() == Ok(REVOKED)));
     assert_eq!(running.0.parked(), 0);
+    // Whoever had his share has room again; the gate is shut, so the errno is the lock's.
+    assert_eq!(park(1).recv().expect("at once"), REVOKED);
 }
 
 #[test]
@@ -186,7 +218,8 @@ impl Filesystem for Endless {
                 let _ = outcome.send(e);
             }
         };
-        let job = Simple { op, reply, purpose: None, thread: req.pid(), watch: None };
+        let who = Who { uid: req.uid(), gid: req.gid(), pid: req.pid() };
+        let job = Simple { op, reply, purpose: None, who, watch: None };
         if let Some(answered) = go(&self.shared, job, Start::Here) {
             answered.finish(|()| ());
         }

@@ -380,7 +380,8 @@ mod tests {
         assert!(ok(&|w| w.source.provider = keystore("/home/müller/my keys")));
         let region = |name: &str| Provider::Aws { region: name.to_owned() };
         assert!(
-            !ok(&|w| w.source.provider = region("eu\x1b[2J")) && ok(&|w| w.source.provider = region("eu-west-1"))
+            !ok(&|w| w.source.provider = region("eu\x1b[2J"))
+                && ok(&|w| w.source.provider = region("eu-west-1"))
         );
     }
 

@@ -68,8 +68,8 @@ impl<'a> Asked<'a> {
         size: u32,
         sink: S,
     ) -> Soon<'a, S::Sent> {
-        let (size, thread) = (size as usize, self.who.pid);
-        go(self.shared(), Read { ino, offset, size, thread, sink }, self.start)
+        let (size, who) = (size as usize, self.who);
+        go(self.shared(), Read { ino, offset, size, who, sink }, self.start)
     }
 
     /// `data` is copied only where the write has to wait.

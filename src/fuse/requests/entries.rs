@@ -146,7 +146,7 @@ impl<'a> Asked<'a> {
         from: u64,
         listing: L,
     ) -> Soon<'a, L::Sent> {
-        go(self.shared(), List { handle, from, thread: self.who.pid, listing }, self.start)
+        go(self.shared(), List { handle, from, who: self.who, listing }, self.start)
     }
 
     pub(in crate::fuse) fn releasedir<R: Reply<()>>(

@@ -53,7 +53,7 @@ impl<'a> Asked<'a> {
         op: impl FnMut(&Fs) -> Outcome<A> + Send + 'static,
         reply: R,
     ) -> Soon<'a, R::Sent> {
-        let job = Simple { op, reply, purpose, thread: self.who.pid, watch };
+        let job = Simple { op, reply, purpose, who: self.who, watch };
         go(self.shared(), job, self.start)
     }
 

@@ -186,6 +186,10 @@ impl Task for Asked {
         Some(Purpose::Use)
     }
 
+    fn user(&self) -> u32 {
+        0
+    }
+
     fn weight(&self) -> usize {
         0
     }
