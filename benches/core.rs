@@ -1,6 +1,6 @@
 //! What every request pays for: records, names, and the way to a cached key.
 //!
-//! `cargo bench`
+//! `cargo bench --locked`
 
 use std::hint::black_box;
 use std::num::NonZeroUsize;

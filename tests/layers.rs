@@ -190,3 +190,28 @@ fn no_file_is_longer_than_four_hundred_lines() {
         assert!(lines <= 400, "{} has {lines} lines", path.display());
     }
 }
+
+/// Whoever types what the docs say gets the dependencies that were tested.
+#[test]
+fn what_is_built_is_what_is_locked() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut texts = vec![root.join("README.md"), root.join("SECURITY.md")];
+    for folder in ["docs", "scripts", "benches", "examples", "src"] {
+        texts.extend(sources(&root.join(folder)));
+    }
+    let mut commands = 0;
+    for path in texts {
+        let text = fs::read_to_string(&path).expect("text");
+        for verb in ["build", "test", "run", "install", "bench", "clippy", "doc"] {
+            let command = format!("cargo {verb}");
+            for (at, _) in text.match_indices(&command) {
+                let rest = &text[at + command.len()..];
+                let is_locked = rest.starts_with(" --locked");
+                let is_word = rest.starts_with(char::is_alphanumeric);
+                assert!(is_locked || is_word, "{}: {command} without --locked", path.display());
+                commands += usize::from(is_locked);
+            }
+        }
+    }
+    assert!(commands > 10, "and this test knows what that looks like: {commands}");
+}

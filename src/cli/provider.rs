@@ -110,7 +110,7 @@ pub(super) fn open_aws(_args: &AwsArgs) -> Result<(Kms, String), Failure> {
         super::Exit::Config,
         "this build of kmsfs has no AWS KMS (feature `aws` is off)",
     )
-    .hint("build one that has: cargo build --release"))
+    .hint("build one that has: cargo build --locked --release"))
 }
 
 /// The region that a key's ARN names.

@@ -1,7 +1,7 @@
 //! The gate and the keyring under a scheduler that tries orders of threads; one in which all
 //! threads wait is a deadlock, and fails.
 //!
-//! `cargo test --features shuttle --lib interleavings`
+//! `cargo test --locked --features shuttle --lib interleavings`
 
 use std::collections::HashMap;
 use std::sync::Arc;
