@@ -5,6 +5,7 @@ mod confirm;
 mod cost;
 mod export;
 mod fsck;
+mod helper;
 mod init;
 mod key;
 mod keystore;
@@ -19,6 +20,7 @@ mod shred;
 mod status;
 mod unmount;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -26,6 +28,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 pub use crate::console::failure::{Exit, Failure};
 use crate::console::options::{self, Output};
+use crate::console::printing::{say, tell};
 use crate::{bench, demo, walls};
 
 /// A mounted directory whose files are encrypted on disk under keys of a KMS. Disable the
@@ -114,32 +117,36 @@ enum Verb {
     },
 }
 
-/// Runs the command line.
+/// Reads a command line, the program's name first.
+fn read(typed: &[OsString]) -> Result<Cli, Failure> {
+    let applied = config::apply(&Cli::command(), typed.to_vec())?;
+    Cli::try_parse_from(&applied.words).map_err(|e| {
+        if let Some(file) = applied.file
+            && Cli::try_parse_from(typed).is_ok()
+        {
+            return config::wrong(&file, &e.to_string());
+        }
+        let _ = e.print();
+        Failure::already_reported(if e.use_stderr() { Exit::Usage } else { Exit::Ok })
+    })
+}
+
+/// Runs the command line, or does what mount(8) wants.
 pub fn main() -> ExitCode {
     let typed: Vec<_> = std::env::args_os().collect();
-    let applied = match config::apply(&Cli::command(), typed.clone()) {
-        Ok(applied) => applied,
-        Err(failure) => return end(&failure),
-    };
-    let cli = match Cli::try_parse_from(&applied.words) {
+    if typed.first().is_some_and(|program| helper::is_called_as(program)) {
+        return helper_main(&typed);
+    }
+    let cli = match read(&typed) {
         Ok(cli) => cli,
-        Err(e) => {
-            if let Some(file) = applied.file
-                && Cli::try_parse_from(&typed).is_ok()
-            {
-                return end(&config::wrong(&file, &e.to_string()));
-            }
-            let _ = e.print();
-            let exit = if e.use_stderr() { Exit::Usage } else { Exit::Ok };
-            return exit.into();
-        }
+        Err(failure) => return end(&failure),
     };
     logging::to_stderr();
     // Most verbs see passphrases, keys or plaintext sooner or later.
     walls::keep_memory_private();
     let done = match cli.verb {
         Verb::Init(args) => init::run(&args),
-        Verb::Mount(args) => mount::run(&args),
+        Verb::Mount(args) => mount::run(&args, &typed),
         Verb::Unmount(args) => unmount::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Info { store, output } => status::info(&store, output),
@@ -162,6 +169,40 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => end(&failure),
+    }
+}
+
+fn helper_main(typed: &[OsString]) -> ExitCode {
+    logging::to_stderr();
+    walls::keep_memory_private();
+    let done = help_mount(typed.get(1..).unwrap_or_default());
+    if let Err(failure) = &done {
+        failure.print();
+    }
+    helper::exit_code(done.map_or_else(|failure| failure.exit, |()| Exit::Ok)).into()
+}
+
+fn help_mount(words: &[OsString]) -> Result<(), Failure> {
+    let mut command = Cli::command();
+    command.build();
+    let verb = command.find_subcommand("mount").expect("it is one of ours");
+    let (call, is_verbose) = helper::read(verb, words)?;
+    if is_verbose {
+        tell!("mount.kmsfs: {call}");
+    }
+    let (line, is_real) = match call {
+        helper::Call::Help => {
+            say!("{}", helper::USAGE);
+            return Ok(());
+        }
+        helper::Call::Remount { at, flags } => return mount::remount(&at, flags),
+        helper::Call::Mount(line) => (line, true),
+        helper::Call::Pretend(line) => (line, false),
+    };
+    match read(&line)?.verb {
+        Verb::Mount(args) if is_real => mount::run(&args, &line),
+        Verb::Mount(args) => mount::rehearse(&args),
+        _ => unreachable!("the line's second word is mount"),
     }
 }
 

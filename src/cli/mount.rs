@@ -1,14 +1,17 @@
 //! `kmsfs mount`.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{Read, Write};
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use rustix::mount::MountFlags;
 
 use super::{known, logging, place, provider, unmount};
 use crate::console::failure::{Exit, Failure};
@@ -114,11 +117,11 @@ pub struct Mount {
     o: Vec<String>,
 }
 
-/// Runs `mount`.
+/// Runs `mount`; `line` is what it was called with, for the background child to be called alike.
 ///
 /// # Errors
 /// [`Failure`].
-pub fn run(args: &Mount) -> Result<(), Failure> {
+pub fn run(args: &Mount, line: &[OsString]) -> Result<(), Failure> {
     let child = std::env::var_os(CHILD).is_some();
     let args = &absolute(args)?;
     if args.foreground || child {
@@ -126,7 +129,32 @@ pub fn run(args: &Mount) -> Result<(), Failure> {
         return serve(args, stdin);
     }
     check(args)?;
-    background(args)
+    background(args, line)
+}
+
+/// What a mount looks at first, without making one.
+///
+/// # Errors
+/// [`Failure`].
+pub(super) fn rehearse(args: &Mount) -> Result<(), Failure> {
+    let args = absolute(args)?;
+    let store = Store::open_path(&args.store).map_err(|e| Failure::store(&args.store, &e))?;
+    store.read_volume().map(drop).map_err(|e| Failure::store(&args.store, &e))
+}
+
+/// Gives a mount other flags; its daemon is not asked.
+///
+/// # Errors
+/// [`Failure`].
+pub(super) fn remount(at: &Path, flags: MountFlags) -> Result<(), Failure> {
+    let at = place::as_mounted(&std::path::absolute(at).map_err(|e| Failure::io(at, &e))?);
+    let known = control::mounts().map_err(|e| Failure::io(&at, &e))?;
+    if !known.iter().any(|mount| mount.mountpoint == at) {
+        let text = format!("{}: no kmsfs store is mounted here", at.display());
+        return Err(Failure::new(Exit::NotMounted, text));
+    }
+    rustix::mount::mount_remount(&at, flags, "")
+        .map_err(|e| Failure::new(Exit::Failed, format!("{}: {e}", at.display())))
 }
 
 fn absolute(args: &Mount) -> Result<Mount, Failure> {
@@ -188,7 +216,7 @@ pub(super) fn open_keystore(path: &Path, source: &PassphraseSource) -> Result<Lo
     Ok(LocalKms::open(path, passphrase.as_ref())?)
 }
 
-fn background(args: &Mount) -> Result<(), Failure> {
+fn background(args: &Mount, line: &[OsString]) -> Result<(), Failure> {
     let provider = provider::provider_of(&args.store, &args.kms)?;
     let passphrase = provider::passphrase_for(&provider, &args.kms.keystore.passphrase())?;
     // A wrong passphrase, or a build without this provider, is told here, at the terminal.
@@ -196,7 +224,8 @@ fn background(args: &Mount) -> Result<(), Failure> {
     let program =
         std::env::current_exe().map_err(|e| Failure::io(Path::new("/proc/self/exe"), &e))?;
     let mut child = Command::new(&program)
-        .args(std::env::args_os().skip(1))
+        .arg0("kmsfs")
+        .args(line.iter().skip(1))
         .env(CHILD, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -204,7 +204,10 @@ fn mount_as_root(source: &Path, at: &Path, options: &Options) -> Result<OwnedFd,
 
 /// nosuid and nodev unless they are taken back: owners, modes and device numbers are what whoever
 /// can write the store makes them.
-fn flags_of(words: &[String]) -> Result<MountFlags, MountError> {
+///
+/// # Errors
+/// A word that is not known.
+pub fn flags_of(words: &[String]) -> Result<MountFlags, MountError> {
     let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
     for word in words {
         match meaning(word)? {

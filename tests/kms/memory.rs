@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
-use kmsfs::kms::aws::{AwsKms, Place};
+use kmsfs::kms::aws::{AwsKms, Place, PlainHttp};
 
 use crate::support::scan::{found, keys_by, memory_of};
 use crate::support::server::{REGION, Rules, Server, credentials, key, new_key};
@@ -37,6 +37,7 @@ fn unwraps_all_keys() {
         region: Some(REGION.to_owned()),
         endpoint: Some(var("KMSFS_TEST_ENDPOINT")),
         profile: None,
+        plain_http: PlainHttp::Loopback,
     };
     let kms = AwsKms::new(&place).expect("a client");
     for (name, key) in keys_by(var("KMSFS_TEST_STORE").as_ref(), &kms) {

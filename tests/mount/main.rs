@@ -16,6 +16,7 @@ mod damage;
 mod demo;
 mod flags;
 mod fsck;
+mod fstab;
 mod full_disk;
 mod hostile_store;
 mod killswitch;

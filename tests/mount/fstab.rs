@@ -1,0 +1,155 @@
+//! mount(8), umount(8), fstab and findmnt(8), through `mount.kmsfs`: this binary by another name,
+//! put beside mount(8) in a mount namespace of the test's own.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::{Command, Output, Stdio};
+
+use crate::support::{Store, kmsfs, skipped};
+
+/// A store that mount(8) can mount, and the namespace in which it can.
+struct Namespace {
+    store: Store,
+}
+
+/// `/usr/sbin` as it is, with the helper in it.
+const SETUP: &str = r#"
+set -eu
+mkdir -p "$T/real" "$T/sbin"
+mount --bind /usr/sbin "$T/real"
+for f in "$T"/real/*; do ln -sf "$f" "$T/sbin/"; done
+ln -sf "$KMSFS" "$T/sbin/mount.kmsfs"
+ln -sf "$KMSFS" "$T/sbin/mount.fuse.kmsfs"
+mount --bind "$T/sbin" /usr/sbin
+says() { echo "$*" >&2; exit 99; }
+mounted() { grep -q " $MNT fuse.kmsfs " /proc/self/mounts; }
+"#;
+
+impl Namespace {
+    fn new() -> Self {
+        let store = Store::new(&[]);
+        fs::create_dir(store.outside("t")).expect("made");
+        // mount(8) compares paths as the kernel lists them.
+        symlink(store.path(), store.outside("link")).expect("made");
+        Self { store }
+    }
+
+    fn sh(&self, script: &str) -> Output {
+        let program = kmsfs();
+        let mut shell = Command::new("unshare");
+        shell.args(["--mount", "--propagation", "private", "sh", "-c"]);
+        shell.arg(format!("{SETUP}{script}"));
+        shell.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.env_remove("KMSFS_KEYSTORE").env("LC_ALL", "C");
+        shell.env("KMSFS", program.get_program()).env("T", self.store.outside("t"));
+        shell.env("STORE", self.store.path()).env("MNT", self.store.mountpoint());
+        shell.env("FSTAB", self.store.outside("fstab")).env("LINK", self.store.outside("link"));
+        shell.stdin(Stdio::null()).output().expect("sh can be started")
+    }
+
+    fn runs(&self, script: &str) -> String {
+        let output = self.sh(script);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let told = text(&output.stdout) + &text(&output.stderr);
+        assert!(output.status.success(), "{:?}: {told}", output.status);
+        told
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // Where the script failed, its daemon holds the namespace.
+        let mut unmount = kmsfs();
+        let _ = unmount.arg("unmount").arg(self.store.mountpoint()).stderr(Stdio::null()).status();
+    }
+}
+
+#[test]
+fn mount_and_umount_take_it_for_a_filesystem() {
+    if skipped("fuse") {
+        return;
+    }
+    let namespace = Namespace::new();
+    namespace.runs(
+        r#"
+mount -t kmsfs "$STORE" "$MNT" -o heartbeat=5s,key_ttl=1m
+mounted || says "not mounted"
+grep " $MNT " /proc/self/mounts | grep -q nosuid,nodev || says "not nosuid,nodev"
+"$KMSFS" status "$MNT" | grep -q '5000 ms' || says "the heartbeat is another"
+echo content > "$MNT/file"
+umount "$MNT"
+mounted && says "still mounted"
+mount -t fuse.kmsfs -r -o noexec,noatime "$STORE" "$MNT"
+grep " $MNT " /proc/self/mounts | grep ' ro,' | grep noexec | grep -q noatime || says "no flags"
+[ "$(cat "$MNT/file")" = content ] || says "other content"
+[ "$(findmnt -n -o SOURCE "$MNT")" = "$STORE" ] || says "another source"
+umount "$MNT"
+mount -v -t kmsfs -o allow_suid,allow_dev "$LINK" "$MNT" 2>&1 | grep -q 'kmsfs mount' || says "silent"
+grep " $MNT " /proc/self/mounts | grep -q nosuid && says "nosuid all the same"
+umount "$MNT"
+"#,
+    );
+}
+
+#[test]
+fn a_line_in_fstab_mounts_it_once() {
+    if skipped("fuse") {
+        return;
+    }
+    let namespace = Namespace::new();
+    namespace.runs(
+        r#"
+options=defaults,nofail,_netdev,relatime,x-systemd.automount,x-test=1,heartbeat=5s
+echo "$STORE $MNT kmsfs $options 0 0" > "$FSTAB"
+findmnt --verify --tab-file "$FSTAB" || says "findmnt finds errors"
+mount -a -T "$FSTAB"
+mounted || says "mount -a did not"
+echo content > "$MNT/file"
+mount -a -T "$FSTAB"
+[ "$(grep -c " $MNT " /proc/self/mounts)" = 1 ] || says "mounted twice"
+mount -T "$FSTAB" -o remount,ro "$MNT"
+grep " $MNT " /proc/self/mounts | grep -q ' ro,' || says "not remounted"
+touch "$MNT/other" 2>/dev/null && says "written while read-only"
+mount -T "$FSTAB" -o remount,rw "$MNT"
+touch "$MNT/other"
+umount "$MNT"
+mount -T "$FSTAB" "$MNT"
+[ "$(cat "$MNT/file")" = content ] || says "other content"
+umount "$MNT"
+echo "$STORE $MNT fuse.kmsfs noauto,user 0 0" > "$FSTAB"
+mount -a -T "$FSTAB"
+mounted && says "noauto was mounted"
+mount -T "$FSTAB" "$MNT"
+grep " $MNT " /proc/self/mounts | grep nosuid | grep nodev | grep -q noexec || says "user has more"
+umount "$MNT"
+"#,
+    );
+}
+
+#[test]
+fn what_fails_has_the_exit_codes_of_mount() {
+    if skipped("fuse") {
+        return;
+    }
+    let namespace = Namespace::new();
+    let told = namespace.runs(
+        r#"
+code() { wanted=$1; shift; got=0; "$@" || got=$?; [ "$got" = "$wanted" ] || says "$got: $*"; }
+code 1 mount -t kmsfs "$STORE" "$MNT" -o hartbeat=5s
+code 1 mount -t kmsfs "$STORE" "$MNT" -o heartbeat=0
+code 0 mount -s -t kmsfs "$STORE" "$MNT" -o hartbeat=5s
+umount "$MNT"
+code 32 mount -t kmsfs "$STORE/absent" "$MNT"
+code 32 mount -t kmsfs "$STORE" "$MNT" -o remount,ro
+code 0 mount -f -t kmsfs "$STORE" "$MNT"
+mounted && says "mounted by -f"
+code 32 mount -f -t kmsfs "$T" "$MNT"
+code 1 mount.kmsfs "$STORE"
+mount.kmsfs --help
+"#,
+    );
+    for word in ["hartbeat: no such option", "only-current-key", "kmsfs init", "usage: mount.kmsfs"]
+    {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+}
