@@ -40,6 +40,9 @@ const ALLOWED: &[(&str, &str)] = &[("store", "kms")];
 const FOREIGN: &[(&str, &[&str])] = &[
     ("fuser::", &["fuse", "daemon"]),
     ("clap::", &["cli", "console", "bench", "demo"]),
+    ("sd_notify::", &["daemon"]),
+    ("clap_complete::", &["cli"]),
+    ("clap_mangen::", &["cli"]),
     ("rpassword::", &["console"]),
     ("argon2::", &["kms"]),
     ("lru::", &["keys", "fs"]),

@@ -12,6 +12,7 @@ mod keystore;
 mod known;
 mod logging;
 mod mount;
+mod pages;
 mod place;
 mod policy;
 mod provider;
@@ -98,6 +99,10 @@ enum Verb {
     },
     /// Show it all: programs at work on a mount, the key disabled, enabled, and nothing lost
     Demo(demo::Demo),
+    /// Print a page of the manual, or write them all
+    Man(pages::ManArgs),
+    /// Print what has a shell complete verbs, options and paths
+    Completion(pages::CompletionArgs),
     /// A program of the demonstration
     #[command(name = demo::VERB, hide = true)]
     Program(demo::Role),
@@ -159,6 +164,11 @@ pub fn main() -> ExitCode {
         Verb::Fsck(args) => fsck::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Demo(args) => demo::run(&args),
+        Verb::Man(args) => pages::man(&args, Cli::command()),
+        Verb::Completion(args) => {
+            pages::completion(&args, Cli::command());
+            Ok(())
+        }
         Verb::Program(args) => demo::program(&args),
         Verb::Policy { kms, command } => policy::run(&command, &kms),
         Verb::Key { kms, args, command } => key::run(&command, kms, &args),

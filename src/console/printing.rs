@@ -33,16 +33,26 @@ fn one_line(text: Arguments<'_>) -> Vec<u8> {
     line
 }
 
-/// Writes a result. Where it cannot be written the process ends: quietly when the reader has
-/// gone, as programs do.
+/// Writes a result.
 pub(crate) fn line(text: Arguments<'_>) {
+    result(&one_line(text));
+}
+
+/// Where a result cannot be written the process ends: quietly when the reader has gone, as
+/// programs do.
+fn result(bytes: &[u8]) {
     let mut out = io::stdout().lock();
-    if let Err(e) = out.write_all(&one_line(text)).and_then(|()| out.flush()) {
+    if let Err(e) = out.write_all(bytes).and_then(|()| out.flush()) {
         if e.kind() != io::ErrorKind::BrokenPipe {
             remark(format_args!("kmsfs: the result cannot be written: {e}"));
         }
         process::exit(i32::from(Exit::Failed as u8));
     }
+}
+
+/// Writes a text of this program's own, of many lines, as it is.
+pub(crate) fn verbatim(text: &str) {
+    result(text.as_bytes());
 }
 
 /// Writes a question.

@@ -344,3 +344,28 @@ fn what_others_wrote_steers_no_terminal() {
     let said = fails(kmsfs().arg("info").arg(store.path()), 3);
     assert!(said.contains("asked") && !said.contains('\x1b'), "{said:?}");
 }
+
+/// Each shell reads its own completion, and the pages are those that verbs refer to.
+#[test]
+fn pages_and_completion_are_printed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let said = run(kmsfs().args(["man", "--to"]).arg(folder.path()));
+    assert!(said.lines().count() > 20 && folder.path().join("kmsfs-mount.1").exists(), "{said}");
+    assert_eq!(run(kmsfs().args(["man", "mount"])), {
+        fs::read_to_string(folder.path().join("kmsfs-mount.1")).expect("text")
+    });
+    assert!(run(kmsfs().args(["man", "mount.kmsfs"])).contains(".Nm mount.kmsfs"));
+    fails(kmsfs().args(["man", "munt"]), 2);
+    let mut loaded = 0;
+    for shell in ["bash", "zsh", "fish"] {
+        let text = run(kmsfs().args(["completion", shell]));
+        assert!(text.contains("heartbeat") && text.contains("rewrap"), "{shell}");
+        let file = folder.path().join(shell);
+        fs::write(&file, text).expect("written");
+        if let Ok(read) = Command::new(shell).arg("-n").arg(&file).output() {
+            assert!(read.status.success(), "{shell}: {}", String::from_utf8_lossy(&read.stderr));
+            loaded += 1;
+        }
+    }
+    assert!(loaded > 0, "bash is everywhere");
+}
