@@ -3,6 +3,7 @@
 mod audit;
 mod hook;
 mod kernel;
+mod manager;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -199,6 +200,11 @@ impl Daemon {
         Ok(Self { mounted, shared, control, store, _lock: lock, log })
     }
 
+    /// Tells the service manager that the mount answers, and can be asked.
+    pub fn tell_ready(&self) {
+        manager::ready();
+    }
+
     /// What the control socket speaks to.
     pub fn host(&self) -> Arc<dyn Host> {
         self.control.clone()
@@ -211,6 +217,7 @@ impl Daemon {
     /// Of the FUSE device.
     pub fn serve(self, unmounted: impl FnOnce()) -> std::io::Result<()> {
         let served = self.mounted.serve();
+        manager::stopping();
         self.shared.stop();
         unmounted();
         self.shared.fs.forget_all();

@@ -295,6 +295,7 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
         Some(log) => leave_terminal(log)?,
         None => tell!("kmsfs: {} is mounted", args.mountpoint.display()),
     }
+    daemon.tell_ready();
     // What tidies up serves no mount any more: nobody is to find one here.
     let served = daemon.serve(|| drop(control));
     served.map_err(|e| Failure::new(Exit::Failed, format!("the mount ended: {e}")))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fuser::{INodeNo, Notifier};
 
-use super::{Hook, state_word};
+use super::{Hook, manager, state_word};
 use crate::clock::Moment;
 use crate::disk::device;
 use crate::fs::Node;
@@ -85,6 +85,7 @@ impl Effects for Kernel {
         if let Some(audit_queue) = &self.audit_queue {
             audit_queue.state(state, why);
         }
+        manager::state(state, &because);
         match phase {
             Phase::Open => log::warn!("{at}: open"),
             Phase::Draining(_) => log::warn!("{at}: locking{because}"),

@@ -25,6 +25,7 @@ mod posix;
 mod privileges;
 mod removed;
 mod rewrap;
+mod service;
 mod slow_store;
 mod store_access;
 mod strangers;
