@@ -54,10 +54,13 @@ fn folder() -> PathBuf {
 /// Of making it; and where it is there and another's: in a folder that all may write to,
 /// anybody could have made it, to have links followed or sockets replaced.
 pub fn make_folder() -> io::Result<()> {
-    let path = folder();
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+    make(&folder())
+}
+
+fn make(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
-    let folder = fs::File::options().read(true).custom_flags(flags).open(&path)?;
+    let folder = fs::File::options().read(true).custom_flags(flags).open(path)?;
     let meta = folder.metadata()?;
     if meta.uid() != rustix::process::geteuid().as_raw() || meta.mode() & 0o022 != 0 {
         let why = "it is another user's, or others may write it: remove it, or set XDG_RUNTIME_DIR";
@@ -206,4 +209,29 @@ fn answer(ask: Ask, host: &dyn Host, by: Peer) -> Answer {
 
 fn failed(why: String) -> Answer {
     Answer::Failed { why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It was used as it was: with others' eyes on the sockets in it, and through a link.
+    #[test]
+    fn the_folder_of_sockets_is_closed_or_refused() {
+        let all = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| all.path().join(name);
+        let mode = |name: &str| fs::metadata(at(name)).expect("there").mode() & 0o777;
+        let with = |name: &str, mode: u32| {
+            fs::create_dir(at(name)).expect("made");
+            fs::set_permissions(at(name), fs::Permissions::from_mode(mode)).expect("set");
+        };
+        make(&at("new")).expect("made");
+        with("open", 0o755);
+        make(&at("open")).expect("closed");
+        assert_eq!((mode("new"), mode("open")), (0o700, 0o700));
+        with("shared", 0o770);
+        assert!(make(&at("shared")).is_err());
+        std::os::unix::fs::symlink(at("new"), at("link")).expect("made");
+        assert!(make(&at("link")).is_err());
+    }
 }

@@ -369,3 +369,33 @@ fn pages_and_completion_are_printed() {
     }
     assert!(loaded > 0, "bash is everywhere");
 }
+
+/// The URL of the KMS was taken from wherever it stood, with or without TLS.
+#[test]
+fn no_kms_elsewhere_is_asked_without_tls() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("config");
+    let section = "[default]\nendpoint_url = http://kms.example\n";
+    fs::write(&config, section).expect("written");
+    let list = || {
+        let mut list = kmsfs();
+        list.args(["key", "--kms", "aws", "--region", "eu-west-1", "list"]);
+        for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS", "AWS_PROFILE"] {
+            list.env_remove(name);
+        }
+        list.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+        list.env("AWS_CONFIG_FILE", folder.path().join("none"));
+        list
+    };
+    let url = "http://kms.example";
+    let refused = |list: &mut Command| {
+        let said = fails(list, 2);
+        assert!(said.contains(url) && said.contains("--plain-http"), "{said}");
+    };
+    refused(list().args(["--endpoint-url", url]));
+    refused(list().env("AWS_ENDPOINT_URL", url));
+    refused(list().env("AWS_ENDPOINT_URL_KMS", url));
+    refused(list().env("AWS_CONFIG_FILE", &config));
+    // Nobody listens there: it is asked.
+    fails(list().args(["--endpoint-url", "http://127.0.0.1:1"]), 6);
+}

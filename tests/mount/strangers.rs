@@ -241,3 +241,29 @@ fn a_socket_in_anothers_folder_is_nobodys() {
     assert_eq!(code, Some(8));
     assert_eq!(listening.connections(), 1, "asked at another's folder");
 }
+
+/// Under sudo(8) HOME may be the caller's, who can put links where root writes.
+#[test]
+fn another_users_home_is_not_roots() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let home = store.outside("home");
+    fs::create_dir(&home).expect("made");
+    chown(&home, Some(STRANGER), None).expect("given away");
+    let mount = || {
+        let mut mount = kmsfs();
+        mount.env_remove("XDG_STATE_HOME").env("HOME", &home);
+        mount.arg("mount").arg(store.path()).arg(store.mountpoint());
+        mount
+    };
+    run(&mut mount());
+    let mounted = store.mounted();
+    let volume = mounted.report()["volume"].as_str().expect("an id").to_owned();
+    let known = Path::new("/var/lib/kmsfs/volumes").join(volume);
+    let is_known = fs::remove_file(&known).is_ok();
+    assert!(is_known, "remembered elsewhere than {}", known.display());
+    assert_eq!(fs::read_dir(&home).expect("listed").count(), 0);
+    mounted.unmount();
+}
