@@ -1,5 +1,6 @@
 //! The command line: words, exit codes, hints.
 
+mod background;
 mod config;
 mod confirm;
 mod cost;

@@ -2,18 +2,15 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{Read, Write};
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use rustix::mount::MountFlags;
 
-use super::{known, logging, place, provider, unmount};
+use super::{background, known, logging, place, provider, unmount};
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::{KmsArgs, duration, heartbeat};
 use crate::console::passphrase::PassphraseSource;
@@ -29,9 +26,6 @@ use crate::kms::local::LocalKms;
 use crate::secret::Passphrase;
 use crate::store::Store;
 use crate::walls;
-
-/// Set in the background child: it reads a passphrase from stdin, and answers on stdout.
-const CHILD: &str = "KMSFS_BACKGROUND_CHILD";
 
 /// Whether requests come over io_uring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -122,10 +116,10 @@ pub struct Mount {
 /// # Errors
 /// [`Failure`].
 pub fn run(args: &Mount, line: &[OsString]) -> Result<(), Failure> {
-    let child = std::env::var_os(CHILD).is_some();
+    let child = background::is_child();
     let args = &absolute(args)?;
     if args.foreground || child {
-        let stdin = if child { read_passphrase()? } else { None };
+        let stdin = if child { background::read_passphrase()? } else { None };
         return serve(args, stdin);
     }
     check(args)?;
@@ -221,46 +215,11 @@ fn background(args: &Mount, line: &[OsString]) -> Result<(), Failure> {
     let passphrase = provider::passphrase_for(&provider, &args.kms.keystore.passphrase())?;
     // A wrong passphrase, or a build without this provider, is told here, at the terminal.
     drop(provider::open(&provider, passphrase.as_ref(), &args.kms.aws)?);
-    let program =
-        std::env::current_exe().map_err(|e| Failure::io(Path::new("/proc/self/exe"), &e))?;
-    let mut child = Command::new(&program)
-        .arg0("kmsfs")
-        .args(line.iter().skip(1))
-        .env(CHILD, "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|e| Failure::io(&program, &e))?;
-    if let Some(mut stdin) = child.stdin.take()
-        && let Some(passphrase) = &passphrase
-    {
-        stdin.write_all(passphrase.expose()).map_err(|e| Failure::io(&program, &e))?;
-    }
-    let mut ready = String::new();
-    if let Some(mut stdout) = child.stdout.take() {
-        let _ = stdout.read_to_string(&mut ready);
-    }
-    if ready == READY {
-        // Until it has asked, the kernel takes the root for root's, and refuses its owner to
-        // change it.
-        let _ = fs::metadata(&args.mountpoint);
-        return Ok(());
-    }
-    // The child has told on stderr what is wrong.
-    let code = child.wait().ok().and_then(|s| s.code()).unwrap_or(1);
-    Err(Failure::already_reported(Exit::from_code(code)))
-}
-
-const READY: &str = "ready\n";
-
-fn read_passphrase() -> Result<Option<Passphrase>, Failure> {
-    let mut bytes = Vec::new();
-    std::io::stdin().read_to_end(&mut bytes).map_err(|e| Failure::io(Path::new("stdin"), &e))?;
-    Ok((!bytes.is_empty()).then(|| Passphrase::new(bytes)))
+    background::start(line, passphrase.as_ref(), &args.mountpoint)
 }
 
 fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
-    let background = std::env::var_os(CHILD).is_some();
+    let background = background::is_child();
     if !background {
         check(args)?;
     }
@@ -292,7 +251,7 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     unmount::on_signals(&args.mountpoint)?;
     walls::refuse_calls();
     match &log {
-        Some(log) => leave_terminal(log)?,
+        Some(log) => background::leave_terminal(log)?,
         None => tell!("kmsfs: {} is mounted", args.mountpoint.display()),
     }
     daemon.tell_ready();
@@ -391,17 +350,4 @@ fn settings(args: &Mount, master: Option<KeyArn>, on_lock: Option<Hook>) -> Sett
 fn directories() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     usize::try_from(limit.unwrap_or(1024) / 8).unwrap_or(128).clamp(16, 512)
-}
-
-/// The background child: tells its parent that the mount answers, and lets the terminal go.
-fn leave_terminal(log: &fs::File) -> Result<(), Failure> {
-    let io = |e: std::io::Error| Failure::io(Path::new("/dev/null"), &e);
-    let mut stdout = std::io::stdout();
-    stdout.write_all(READY.as_bytes()).and_then(|()| stdout.flush()).map_err(io)?;
-    let null = fs::File::options().read(true).write(true).open("/dev/null").map_err(io)?;
-    let std_io = |e: rustix::io::Errno| io(e.into());
-    rustix::stdio::dup2_stdin(&null).map_err(std_io)?;
-    rustix::stdio::dup2_stdout(&null).map_err(std_io)?;
-    rustix::stdio::dup2_stderr(log).map_err(std_io)?;
-    std::env::set_current_dir("/").map_err(io)
 }

@@ -112,6 +112,15 @@ pub struct Plan {
     pub calls: u64,
 }
 
+/// Who adds the MAC of the source to a rewrapped `volume.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Prover {
+    /// The rewrap, where it may unwrap the volume key.
+    Rewrap,
+    /// The daemon that has the store mounted, and so has the key: the rewrap asks for none.
+    Mount,
+}
+
 /// What was done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Done {
@@ -220,10 +229,10 @@ impl Rewrap {
             (Order::LinesFirst, Err(e)) => return Err(e.into()),
             (Order::LinesFirst, Ok(_held)) => {
                 let done = self.passes(progress)?;
-                (done, self.write_volume(progress)?)
+                (done, self.write_volume(Prover::Rewrap, progress)?)
             }
             (Order::VolumeFirst, Err(StoreError::Busy)) => {
-                let own = self.write_volume(progress)?;
+                let own = self.write_volume(Prover::Mount, progress)?;
                 if let Err(unsettled) = settle() {
                     if let Unsettled::Refused(_) = unsettled {
                         self.store.write_volume(&self.file)?;
@@ -235,7 +244,7 @@ impl Rewrap {
             (Order::VolumeFirst, lock) => {
                 // A daemon that starts from here on reads the new one.
                 let lock = lock?;
-                let own = self.write_volume(progress)?;
+                let own = self.write_volume(Prover::Rewrap, progress)?;
                 drop(lock);
                 (self.passes(progress)?, own)
             }
@@ -245,9 +254,14 @@ impl Rewrap {
     }
 
     /// Has `volume.json` say the new master key; answers how many of its keys were rewrapped.
-    fn write_volume(&self, progress: &(dyn Fn(u64) + Sync)) -> Result<u64, RewrapError> {
+    fn write_volume(
+        &self,
+        prover: Prover,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<u64, RewrapError> {
         let old = &self.file.wrap;
-        if self.wrap == *old && old.source_mac.is_some() {
+        let is_proven = old.source_mac.is_some() || prover == Prover::Mount;
+        if self.wrap == *old && is_proven {
             return Ok(0);
         }
         let mut file = self.file.clone();
@@ -264,7 +278,7 @@ impl Rewrap {
             let carried = self.method.carry(&old.key, &old.source.master, &to, &context, look);
             file.wrap.key = carried.map_err(of_volume_key)?.wrapped;
         }
-        if mac.is_none() {
+        if mac.is_none() && prover == Prover::Rewrap {
             mac = self.unwrap_to_prove(&file);
         }
         file.wrap.source_mac = mac;
@@ -278,8 +292,7 @@ impl Rewrap {
     }
 
     /// The MAC of the new source, where this identity may Decrypt. One that may only ReEncrypt
-    /// leaves it out: a daemon that has the store mounted adds it, and the next mount without one
-    /// has to be told the master key.
+    /// leaves it out, and the next mount has to be told the master key.
     fn unwrap_to_prove(&self, file: &VolumeFile) -> Option<[u8; 32]> {
         let context = Context::volume(file.settings.volume());
         let master = KeyRef::from(&self.target);
