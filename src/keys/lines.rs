@@ -75,6 +75,14 @@ impl PendingRemovals {
         self.pending.lock().unused.push(file);
     }
 
+    /// How far apart sweeps are to be at most, so that a short grace is not made much longer.
+    pub(super) fn apart(&self, usual: Duration) -> Duration {
+        match self.keys {
+            RemovedKeys::For(grace) if !grace.is_zero() => usual.min(period(grace)),
+            _ => usual,
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         let pending = self.pending.lock();
         pending.removed.len() + pending.unused.len()
@@ -157,7 +165,7 @@ impl PendingRemovals {
             if grace.is_zero() || batch.removed.is_empty() {
                 return Ok(());
             }
-            let period = (grace / PERIODS).min(LONGEST).as_secs().max(1);
+            let period = period(grace).as_secs();
             store.add_removed((clock.now() / period + 1) * period, &batch.removed)
         });
         if let Err(e) = written {
@@ -172,6 +180,12 @@ impl PendingRemovals {
         }
         remove(store, now)
     }
+}
+
+/// How long one period of a grace is, in whole seconds.
+fn period(grace: Duration) -> Duration {
+    let whole = (grace / PERIODS).min(LONGEST).as_secs();
+    Duration::from_secs(whole.max(1))
 }
 
 /// Removes what the periods name that ended at `limit` or before. A file that is there after all

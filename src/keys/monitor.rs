@@ -174,7 +174,7 @@ fn sweep_lines(keyring: &Keyring) {
             return;
         }
         let now = Moment::now();
-        if keyring.dead().len() >= MANY_LINES || now.since(last) >= SWEEP {
+        if keyring.dead().len() >= MANY_LINES || now.since(last) >= keyring.dead().apart(SWEEP) {
             last = now;
             if let Err(e) = keyring.sweep() {
                 log::warn!(

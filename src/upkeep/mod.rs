@@ -31,13 +31,22 @@ const CACHE: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not zero");
 /// A request that wants another key each time is given up.
 const MOST_RUNS: usize = 16;
 
+/// How long the keys of what an offline job removes stay.
+const REMOVED: RemovedKeys = RemovedKeys::For(Duration::from_secs(24 * 60 * 60));
+
 /// A keyring without a monitor.
-fn keyring(volume: Volume, names: VolumeKeys, store: Arc<Store>, services: Services) -> Keyring {
+fn keyring(
+    volume: Volume,
+    names: VolumeKeys,
+    store: Arc<Store>,
+    services: Services,
+    removed: RemovedKeys,
+) -> Keyring {
     let limits = Limits {
         cache: CACHE,
         ttl: Duration::from_secs(900),
         rate: None,
-        removed: RemovedKeys::For(Duration::ZERO),
+        removed,
         patience: Duration::MAX,
     };
     Keyring::new(volume, names, store, services, limits)
@@ -91,7 +100,11 @@ impl Offline {
         if volume.accepted() == Accepted::Target {
             volume.find_target(&*services.work)?;
         }
-        let keyring = Arc::new(keyring(volume, names, store.clone(), services));
+        let removed = match access {
+            Access::ReadOnly => RemovedKeys::Keep,
+            Access::ReadWrite => REMOVED,
+        };
+        let keyring = Arc::new(keyring(volume, names, store.clone(), services, removed));
         let settings = FsSettings { access, owners: Owners::Daemon, directories: 64 };
         let fs = Fs::new(store, keyring, device, settings).map_err(io("the store's root"))?;
         Ok(Self { fs, _lock: lock })

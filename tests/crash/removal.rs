@@ -51,14 +51,14 @@ fn cold_files_give_their_lines_up_when_they_are_forgotten() {
     for ino in &inodes[1..] {
         volume.fs().forget(*ino, 1);
     }
-    volume.fs().keyring().sweep().expect("swept");
+    volume.fs().keyring().end_grace().expect("swept");
     assert_eq!(lines(&volume.sim), before - (MANY - 2));
     let read = volume.run(|fs| fs.read(used, 0, &mut [0; 9]));
     assert_eq!(read, Ok(9));
     volume.run(|fs| fs.release(used, OpenFor::Reading)).expect("released");
     volume.fs().forget(used, 1);
     assert_eq!(volume.read("other").as_deref(), Ok(&b"something"[..]));
-    volume.fs().keyring().sweep().expect("swept");
+    volume.fs().keyring().end_grace().expect("swept");
     assert_eq!(lines(&volume.sim), before - (MANY - 1));
 }
 
@@ -86,7 +86,7 @@ fn empty_files_give_their_lines_up_when_they_are_forgotten() {
     volume.at("cut", |ino| volume.run(|fs| fs.setattr(ino, &cut))).expect("cut");
     let punch = |ino| volume.run(|fs| fs.zero(ino, &mut 0, 10, Reach::KeepSize));
     volume.opened("punched", punch).expect("punched");
-    volume.fs().keyring().sweep().expect("swept");
+    volume.fs().keyring().end_grace().expect("swept");
 
     let pooled = volume.fs().keyring().counts().1;
     assert_eq!(lines(&volume.sim), pooled + 1);

@@ -38,7 +38,7 @@ const OPS: [Op; 32] = [
     Op::FsyncDir(D),
     Op::SyncAll,
     Op::Hold(DE),
-    Op::Sweep,
+    Op::EndGrace,
     Op::Remount,
 ];
 
@@ -113,6 +113,7 @@ fn ops() -> impl Strategy<Value = Op> {
         1 => Just(Op::SyncAll),
         2 => path().prop_map(Op::Hold),
         2 => Just(Op::Sweep),
+        2 => Just(Op::EndGrace),
         1 => Just(Op::Remount),
     ]
 }
@@ -155,7 +156,7 @@ fn run(script: &[Step], furnished: bool) -> Result<(), String> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if is_full() { 3000 } else { 150 },
+        cases: if is_full() { 3000 } else { 75 },
         max_shrink_iters: 2000,
         failure_persistence: None,
         ..ProptestConfig::default()

@@ -78,6 +78,7 @@ pub enum Op {
     Hold(usize),
     /// The sidecar lines and bodies of what is gone are removed.
     Sweep,
+    EndGrace,
     Remount,
 }
 
@@ -169,6 +170,7 @@ impl Run {
                 v.in_parent(PATHS[p], |dir, name| v.run(|fs| fs.lookup(dir, name)).map(drop))
             }
             Op::Sweep => v.fs().keyring().sweep().map_err(|_| Errno(libc::EIO)),
+            Op::EndGrace => v.fs().keyring().end_grace().map_err(|_| Errno(libc::EIO)),
             Op::Remount => unreachable!("handled above"),
         }
     }

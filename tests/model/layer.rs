@@ -377,7 +377,7 @@ impl Target for Layer {
         self.forget();
         let fs = self.volume().fs();
         assert_eq!(fs.table().counts().0, 1, "the kernel knows the root alone");
-        fs.keyring().sweep().expect("the disk is well");
+        fs.keyring().end_grace().expect("the disk is well");
         let spare = fs.keyring().counts().1;
         self.volume = None;
         assert_eq!(self.sim.orphans(), 0, "inodes without a name are held open");

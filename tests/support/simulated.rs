@@ -132,7 +132,7 @@ impl Volume {
     /// Ends as a daemon does that is asked to.
     pub fn unmount(self) -> Sim {
         self.offline.fs().forget_all();
-        self.offline.fs().keyring().sweep().expect("the disk is well");
+        self.offline.fs().keyring().end_grace().expect("the disk is well");
         self.offline.fs().keyring().volume();
         self.sim
     }

@@ -31,7 +31,7 @@ pub use repair::{Checked, Repaired};
 
 use crate::disk;
 use crate::ids::{FileId, LinkId};
-use crate::keys::{Accepted, Keyring, OpenError, Services};
+use crate::keys::{Accepted, Keyring, OpenError, RemovedKeys, Services};
 use crate::kms::{KeyArn, KeyService, KmsError};
 use crate::names::VolumeKeys;
 use crate::store::{Names, Store};
@@ -110,7 +110,8 @@ impl Fsck {
         if volume.accepted() == Accepted::Target {
             volume.find_target(&*service)?;
         }
-        let keyring = super::keyring(volume, opened.names, store.clone(), services);
+        let keyring =
+            super::keyring(volume, opened.names, store.clone(), services, RemovedKeys::Keep);
         Ok(Self { store, keyring, service, found, _lock: lock })
     }
 
