@@ -166,7 +166,7 @@ fn only_the_console_writes_to_the_terminal() {
     const WRITERS: &[&str] = &[
         "src/console/printing.rs",
         "src/cli/export.rs",
-        "src/cli/mount.rs",
+        "src/cli/background.rs",
         "src/demo/role.rs",
         "src/demo/screen.rs",
     ];
