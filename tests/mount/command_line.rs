@@ -337,9 +337,9 @@ fn what_others_wrote_steers_no_terminal() {
     let said = fails(kmsfs().arg("info").arg(store.outside("\x1b]0;title\x07")), 3);
     assert!(said.contains("\\u001b]0;title\\u0007"), "{said:?}");
     for copy in ["volume.json", "volume.json.bak"] {
-        let file = store.path().join(".kmsfs").join(copy);
+        let file = store.path().join(copy);
         let text = fs::read_to_string(&file).expect("text");
-        fs::write(&file, text.replace("alias/kmsfs", "alias/\\u001b[2J")).expect("written");
+        fs::write(&file, text.replace("alias/kmsfs", "alias/\\\\u001b[2J")).expect("written");
     }
     let said = fails(kmsfs().arg("info").arg(store.path()), 3);
     assert!(said.contains("asked") && !said.contains('\x1b'), "{said:?}");

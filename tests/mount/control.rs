@@ -207,7 +207,7 @@ fn a_daemon_without_descriptors_answers_later() {
     let asking = kmsfs().arg("status").arg(mount.root()).stdout(Stdio::piped()).spawn();
     let lines = || {
         let log = fs::read_to_string(&log).unwrap_or_default();
-        log.lines().filter(|l| l.contains("nobody can be answered")).count()
+        log.lines().filter(|l| l.contains("cannot accept connections")).count()
     };
     wait_for("a line in the log", SOON, || lines() > 0);
     limit(before.trim());
