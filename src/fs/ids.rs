@@ -50,18 +50,39 @@ impl Fs {
     /// A file that was cut to nothing loses its id: what comes next is under another key. The key
     /// goes too, when the cut is durable.
     pub(super) fn give_up_id(&self, node: &Node, content: &mut Content) {
+        (content.headerless, content.tail, content.blank) = (false, Tail::Unknown, 0);
         let Some(id) = content.id.take() else { return };
         if content.writers > 0 {
             self.keyring.release(id);
         }
-        (content.headerless, content.tail, content.blank) = (false, Tail::Unknown, 0);
         self.let_go(node, id);
+    }
+
+    /// The kernel has forgotten an inode that carried this id.
+    pub(super) fn forget_id(&self, node: &Node, id: FileId) {
+        let carriers = self.keyring.carriers();
+        carriers.remove(id, node.ino);
+        // It may have been looked up again meanwhile, as another node.
+        let again = self.table.get(node.ino).filter(|again| !std::ptr::eq(&**again, node));
+        if again.is_some_and(|again| again.content.read().id == Some(id)) {
+            carriers.add(id, node.ino);
+        }
+    }
+
+    /// As [`Fs::forget_id`], of a directory.
+    pub(super) fn forget_dir_id(&self, node: &Node) {
+        let Some(id) = node.dir_id.get() else { return };
+        self.dir_carriers.remove(*id, node.ino);
+        let again = self.table.get(node.ino).filter(|again| !std::ptr::eq(&**again, node));
+        if again.is_some_and(|again| again.dir_id.get() == Some(id)) {
+            self.dir_carriers.add(*id, node.ino);
+        }
     }
 
     /// Nothing on the disk refers to a file's key any more. It stays where another inode carries
     /// its id.
     pub(super) fn let_go(&self, node: &Node, id: FileId) {
-        self.keyring.carriers().remove(id, node.ino);
+        self.forget_id(node, id);
         if self.keyring.carriers().is_carried(id) {
             log::warn!("file {id}: its key stays, for another file in the store has the same id");
         } else {

@@ -187,11 +187,8 @@ impl Fs {
     }
 
     fn forgotten(&self, node: &Node) {
-        if let Some(id) = node.dir_id.get() {
-            self.dir_carriers.remove(*id, node.ino);
-        }
         if node.kind == FileKind::Dir {
-            return;
+            return self.forget_dir_id(node);
         }
         let content = node.content.read();
         if let Some(id) = content.id.filter(|_| content.headerless) {
@@ -209,7 +206,7 @@ impl Fs {
                 self.let_go(node, id);
             }
         } else if let Some(id) = content.id {
-            self.keyring.carriers().remove(id, node.ino);
+            self.forget_id(node, id);
         }
         if content.header_asked {
             self.headers_asked.fetch_sub(1, Ordering::Relaxed);
