@@ -19,6 +19,7 @@ use crate::control::{self, Host, LinesUnder, Peer, Report};
 use crate::disk::device::{self, Device};
 use crate::fs::{Access, Errno, Fail, Fs, FsSettings, ROOT};
 use crate::fuse::{self, Adapter, MountError, PageCache, Shared};
+use crate::ids::VolumeId;
 use crate::keys::audit::{By, Log, LogError, Operation};
 use crate::keys::{
     self, Accepted, Keyring, Limits, Monitor, OpenError, Phase, Reason, Services, Timing, Trust,
@@ -48,6 +49,8 @@ pub struct Settings {
     pub timing: Timing,
     /// Which master keys' files are served; as the volume's settings say, if not said here.
     pub accepted: Option<Accepted>,
+    /// The one volume that it may be; any, if not said here.
+    pub volume: Option<VolumeId>,
     /// The one master key that `volume.json` may be under; any, if not said here.
     pub master: Option<KeyArn>,
     /// Compares a volume with what this machine remembers of it, and remembers it: before it is
@@ -137,6 +140,11 @@ impl Daemon {
             volume.accept(accepted);
         }
         volume.preflight(&*services.work)?;
+        if let Some(wanted) = settings.volume.filter(|wanted| *wanted != volume.id()) {
+            let why = format!("it is volume {}, not {wanted}, which --volume names", volume.id());
+            let hint = "see what it says: kmsfs info STORE".to_owned();
+            return Err(Unknown { why, hint }.into());
+        }
         let (id, fingerprint) = (volume.id().to_string(), names.fingerprint());
         let identity = move |generation| Identity {
             volume: id.clone(),

@@ -20,6 +20,7 @@ use crate::daemon::{Daemon, Hook, Settings};
 use crate::disk::identity::Owners;
 use crate::fs::{Access, FsSettings};
 use crate::fuse::{Exposure, Options, PageCache, Transport};
+use crate::ids::VolumeId;
 use crate::keys::{Accepted, Limits, RemovedKeys, Timing};
 use crate::kms::KeyArn;
 use crate::kms::local::LocalKms;
@@ -50,7 +51,10 @@ pub struct Mount {
     foreground: bool,
     #[command(flatten)]
     kms: KmsArgs,
-    /// Only mount if the volume is under this master key
+    /// Only mount this volume, whatever lies at the store's path
+    #[arg(long, value_name = "ID", value_parser = VolumeId::parse)]
+    volume: Option<VolumeId>,
+    /// Only mount if the volume is under this master key, and take new data keys under it alone
     #[arg(long, value_name = "KEY")]
     master_key: Option<String>,
     /// Refuse files under any other master key than the one that new data keys come under
@@ -340,6 +344,7 @@ fn settings(args: &Mount, master: Option<KeyArn>, on_lock: Option<Hook>) -> Sett
         },
         accepted: args.only_current_key.then_some(Accepted::Target),
         master,
+        volume: args.volume,
         known: known::check,
         on_lock: on_lock.map(Arc::new),
         audit_log: args.audit_log.clone(),

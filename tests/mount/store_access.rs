@@ -102,6 +102,22 @@ fn redirect(store: &Store, asked: &str, generation: u64) {
     }
 }
 
+/// A volume that was never mounted here is believed, also at a path where another one was.
+#[test]
+fn another_volume_at_its_path_is_refused_by_its_id() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let info = run(kmsfs().arg("info").arg(store.path()).args(["--output", "json"]));
+    let info: Value = serde_json::from_str(&info).expect("JSON");
+    let id = info["volume"].as_str().expect("an id");
+    drop(store.mount(&["--volume", id]));
+    let said = fails(mounting(&store).args(["--volume", &"0".repeat(32)]), 3);
+    assert!(said.contains(id) && said.contains("--volume"), "{said}");
+    fails(mounting(&store).args(["--volume", "x"]), 2);
+}
+
 fn lines_under(store: &Store, key: &str) -> usize {
     let text = files(&store.path().join("keys")).into_iter().map(|f| fs::read_to_string(f));
     text.flatten().map(|text| text.lines().filter(|l| l.contains(key)).count()).sum()
