@@ -72,8 +72,9 @@ fn a_keyring() -> Keyring {
     let settings = Settings::new(VolumeId::random(), Names::Encrypted, DataKeys::PerFile);
     let provider = Provider::Local { keystore: "/keystore".to_owned() };
     keys::create(&store, &kms, provider, KeyRef(master.id), settings).expect("made");
-    let (volume, names) = keys::open(&store, &kms).expect("just made");
+    let (volume, names) = keys::open(&store, &kms, &keys::Trust::Authenticated).expect("just made");
     let limits = Limits {
+        removed: keys::RemovedKeys::Keep,
         cache: NonZeroUsize::new(4096).expect("not zero"),
         ttl: Duration::from_secs(900),
         rate: None,

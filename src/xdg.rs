@@ -9,7 +9,7 @@ use rustix::process::geteuid;
 
 /// The folder that a variable such as `XDG_RUNTIME_DIR` names. Unset, empty and relative ones name
 /// none, as the specification says: a relative one would be another folder for each caller. Nor
-/// does another user's: see [`is_ours`].
+/// does another user's: see `is_ours`.
 pub fn folder(variable: &str) -> Option<PathBuf> {
     absolute(std::env::var_os(variable)).filter(|path| is_ours(path))
 }

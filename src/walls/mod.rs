@@ -22,7 +22,7 @@ pub fn keep_memory_private() {
     }
 }
 
-/// Has the kernel refuse every thread what no daemon needs, for good: see [`calls`]. What is
+/// Has the kernel refuse every thread what no daemon needs, for good (`calls`). What is
 /// started from here on gains no privileges by being started.
 pub fn refuse_calls() {
     if !rustix::process::geteuid().is_root() {

@@ -119,7 +119,7 @@ fn another_volume_at_its_path_is_refused_by_its_id() {
 }
 
 fn lines_under(store: &Store, key: &str) -> usize {
-    let text = files(&store.path().join("keys")).into_iter().map(|f| fs::read_to_string(f));
+    let text = files(&store.path().join("keys")).into_iter().map(fs::read_to_string);
     text.flatten().map(|text| text.lines().filter(|l| l.contains(key)).count()).sum()
 }
 
