@@ -154,14 +154,13 @@ fn take_back(store: &Path, made: StoreFolder, e: &OpenError) {
 
 fn remove_layout(store: &Path) -> io::Result<()> {
     for entry in fs::read_dir(store)? {
-        let (entry, is_dir) = (entry?, |e: &fs::DirEntry| e.file_type().is_ok_and(|t| t.is_dir()));
+        let entry = entry?;
         if !store::Folder::Top.expects(&entry.file_name()) {
             continue;
         }
-        if is_dir(&entry) {
-            fs::remove_dir_all(entry.path())?;
-        } else {
-            fs::remove_file(entry.path())?;
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
         }
     }
     Ok(())

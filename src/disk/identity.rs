@@ -92,7 +92,8 @@ fn take(before: Option<Ids>, (uid, gid): Ids) -> io::Result<()> {
     Ok(())
 }
 
-fn filesystem_capabilities() -> CapabilitySet {
+/// What it takes to do to the store's files what the mount's permissions have allowed.
+pub fn filesystem_capabilities() -> CapabilitySet {
     CapabilitySet::CHOWN
         | CapabilitySet::DAC_OVERRIDE
         | CapabilitySet::DAC_READ_SEARCH

@@ -9,7 +9,7 @@ use super::errno::Outcome;
 use super::handles::OpenFor;
 use super::holes::Sought;
 use super::piece::Piece;
-use super::records::{self, Records};
+use super::records::Records;
 use super::table::{Content, Node};
 use crate::content::{ContentCipher, PAGE, disk_size, locate, start_of};
 use crate::disk::{File, OpenFile, Range};
@@ -160,11 +160,7 @@ impl Fs {
     fn cut_to_nothing(&self, node: &Arc<Node>, file: &dyn OpenFile) -> Outcome<()> {
         let mut content = node.content.write();
         // The id is in the header, which goes; where it is damaged, a line without a file stays.
-        if content.id.is_none()
-            && let Ok(Some(id)) = records::file_id(file)
-        {
-            self.learn_id(node, &mut content, id);
-        }
+        let _ = self.look_up_id(node, &mut content, file);
         file.set_size(0)?;
         self.give_up_id(node, &mut content);
         Ok(())

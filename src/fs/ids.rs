@@ -1,11 +1,14 @@
 //! The ids of files and directories, from the first look at the store until they are given up.
 
+use std::hash::Hash;
+
 use super::Fs;
 use super::errno::{Outcome, errno};
 use super::records::{self, Tail};
 use super::table::{Content, Node};
 use crate::disk::OpenFile;
 use crate::ids::{DirId, FileId};
+use crate::keys::Carriers;
 
 impl Fs {
     /// The id of a file's content, from the node or the header; `None` while it has no key.
@@ -14,28 +17,33 @@ impl Fs {
     /// EBADMSG where the header is damaged, or another inode has the same id; of reading it.
     pub(super) fn file_id(&self, node: &Node, file: &dyn OpenFile) -> Outcome<Option<FileId>> {
         let known = node.content.read().id;
-        let id = match known {
-            Some(id) => id,
-            None => {
-                // Under the lock: a file that is cut to nothing meanwhile has lost its id.
-                let mut content = node.content.write();
-                let found = match content.id {
-                    None => records::file_id(file)?,
-                    known => known,
-                };
-                let Some(id) = found else { return Ok(None) };
-                if content.id.is_none() {
-                    self.learn_id(node, &mut content, id);
-                    content.tail = Tail::Unknown;
-                }
-                id
-            }
+        let found = match known {
+            // Under the lock: a file that is cut to nothing meanwhile has lost its id.
+            None => self.look_up_id(node, &mut node.content.write(), file)?,
+            known => known,
         };
+        let Some(id) = found else { return Ok(None) };
         if self.keyring.carriers().is_shared(id) {
             log::error!("file {id}: another file in the store has the same id; neither is served");
             return Err(errno(libc::EBADMSG));
         }
         Ok(Some(id))
+    }
+
+    /// The id, read from the header where it is not known yet.
+    pub(super) fn look_up_id(
+        &self,
+        node: &Node,
+        content: &mut Content,
+        file: &dyn OpenFile,
+    ) -> Outcome<Option<FileId>> {
+        if content.id.is_none()
+            && let Some(id) = records::file_id(file)?
+        {
+            self.learn_id(node, content, id);
+            content.tail = Tail::Unknown;
+        }
+        Ok(content.id)
     }
 
     /// A file's content has this id from now on, or was seen to have it.
@@ -60,22 +68,28 @@ impl Fs {
 
     /// The kernel has forgotten an inode that carried this id.
     pub(super) fn forget_id(&self, node: &Node, id: FileId) {
-        let carriers = self.keyring.carriers();
-        carriers.remove(id, node.ino);
-        // It may have been looked up again meanwhile, as another node.
-        let again = self.table.get(node.ino).filter(|again| !std::ptr::eq(&**again, node));
-        if again.is_some_and(|again| again.content.read().id == Some(id)) {
-            carriers.add(id, node.ino);
-        }
+        self.forget_carrier(self.keyring.carriers(), node, id, |again| again.content.read().id);
     }
 
     /// As [`Fs::forget_id`], of a directory.
     pub(super) fn forget_dir_id(&self, node: &Node) {
-        let Some(id) = node.dir_id.get() else { return };
-        self.dir_carriers.remove(*id, node.ino);
+        if let Some(id) = node.dir_id.get() {
+            self.forget_carrier(&self.dir_carriers, node, *id, |again| again.dir_id.get().copied());
+        }
+    }
+
+    fn forget_carrier<Id: Copy + Eq + Hash>(
+        &self,
+        carriers: &Carriers<Id>,
+        node: &Node,
+        id: Id,
+        carried: impl Fn(&Node) -> Option<Id>,
+    ) {
+        carriers.remove(id, node.ino);
+        // It may have been looked up again meanwhile, as another node.
         let again = self.table.get(node.ino).filter(|again| !std::ptr::eq(&**again, node));
-        if again.is_some_and(|again| again.dir_id.get() == Some(id)) {
-            self.dir_carriers.add(*id, node.ino);
+        if again.is_some_and(|again| carried(&again) == Some(id)) {
+            carriers.add(id, node.ino);
         }
     }
 

@@ -5,17 +5,11 @@ use rustix::thread::{
     remove_capability_from_bounding_set, set_capabilities,
 };
 
+use crate::disk::identity::filesystem_capabilities;
+
 /// What a daemon of root's uses.
 fn used() -> CapabilitySet {
-    // To do to the store's files what the mount's permissions have allowed.
-    CapabilitySet::CHOWN
-        | CapabilitySet::DAC_OVERRIDE
-        | CapabilitySet::DAC_READ_SEARCH
-        | CapabilitySet::FOWNER
-        | CapabilitySet::FSETID
-        | CapabilitySet::LINUX_IMMUTABLE
-        | CapabilitySet::MKNOD
-        | CapabilitySet::MAC_OVERRIDE
+    filesystem_capabilities()
         // In the name of its callers.
         | CapabilitySet::SETUID
         | CapabilitySet::SETGID
