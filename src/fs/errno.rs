@@ -22,6 +22,16 @@ pub enum Fail {
     Errno(Errno),
 }
 
+impl Fail {
+    /// What a program is answered where the operation is not run again: EIO for what should be.
+    pub fn errno(self) -> Errno {
+        match self {
+            Self::Errno(errno) => errno,
+            Self::Park(_) | Self::Unfinished => Errno(libc::EIO),
+        }
+    }
+}
+
 /// The result of an operation.
 pub type Outcome<T> = Result<T, Fail>;
 

@@ -6,6 +6,7 @@ use super::errno::Outcome;
 use super::handles::OpenFor;
 use crate::disk::identity::{self, Owners};
 use crate::disk::{FileKind, OpenFile};
+use crate::keys::KeyRequest;
 
 /// Who makes a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,6 +99,18 @@ impl Fs {
     /// EPERM where that cannot be.
     pub fn act_for(&self, who: Who) -> Outcome<()> {
         Ok(identity::assume(self.settings.owners, who.uid, who.gid)?)
+    }
+
+    /// Fetches a key that an operation found missing, where that is as quick as a touch of the
+    /// store, in the daemon's name; see [`Keyring::fetch_here`].
+    ///
+    /// [`Keyring::fetch_here`]: crate::keys::Keyring::fetch_here
+    ///
+    /// # Errors
+    /// EKEYREVOKED, EKEYREJECTED.
+    pub fn fetch_here(&self, request: KeyRequest) -> Option<Outcome<()>> {
+        identity::assume(self.settings.owners, 0, 0).ok()?;
+        self.keyring.fetch_here(request).map(|fetched| Ok(fetched?))
     }
 
     /// As [`Fs::act_for`], of a file's owner: the kernel does not say whose pages it saves.

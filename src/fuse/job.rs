@@ -129,9 +129,22 @@ pub(super) fn settle<'a, J: Job>(
 ) -> Option<Answered<'a, J::Sent>> {
     match progress {
         Progress::Replied(sent) => return Some(Answered { sent, pass }),
-        Progress::Wants(want, job) => {
+        Progress::Wants(want, mut job) => {
             drop(pass);
-            park(shared, want, job, past);
+            scrub_stack();
+            let next = Past { runs: past.runs + 1, ..past };
+            let fetched = match past.runs {
+                MOST_RUNS.. => Some(Err(Fail::Errno(Errno(libc::EKEYEXPIRED)))),
+                _ => shared.fs.fetch_here(want),
+            };
+            match fetched {
+                Some(Ok(())) => return attempt(shared, job, next),
+                Some(Err(fail)) => {
+                    job.gather();
+                    return Some(Answered::of(job.fail(fail.errno())));
+                }
+                None => park(shared, want, job, next),
+            }
         }
         Progress::Unfinished(mut job) => {
             drop(pass);
@@ -148,11 +161,7 @@ pub(super) fn settle<'a, J: Job>(
 /// Parks a job that wants a key.
 fn park<J: Job>(shared: &Arc<Shared>, want: KeyRequest, mut job: J, past: Past) {
     job.gather();
-    let next = Past { runs: past.runs + 1, ..past };
-    let task: Box<dyn Task> = Box::new(Queued { shared: shared.clone(), job, past: next });
-    if past.runs >= MOST_RUNS {
-        return task.refuse(Errno(libc::EKEYEXPIRED));
-    }
+    let task: Box<dyn Task> = Box::new(Queued { shared: shared.clone(), job, past });
     match shared.runner.park(task) {
         Ok(ticket) => shared.fs.keyring().wait_for(want, ticket),
         Err(task) => task.refuse(Errno(libc::EKEYEXPIRED)),

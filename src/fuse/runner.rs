@@ -7,7 +7,8 @@
 //! Who waits for whom:
 //!
 //! - A thread of a ring (a lane's, a bulk worker's) commits its replies itself. It waits for the
-//!   store and for the locks of `fs`, and for no thread of ours.
+//!   store, for the embedded keystore's folder and for the locks of `fs`, and for no thread of
+//!   ours.
 //! - A thread that runs tasks waits for the same, and where a reply goes through a lane, for that
 //!   lane's thread. Waiting takes a [`RunnerThread`], which nothing but this module can make; and
 //!   it holds no lock of `fs` then, for an operation has returned before its reply is sent.
@@ -27,7 +28,7 @@ use std::time::Instant;
 
 use super::pace::Pace;
 use crate::fs::{Errno, Fail};
-use crate::keys::{Answer, Answers, Gate, KeyFail, Purpose, Ticket};
+use crate::keys::{Answer, Answers, Gate, Purpose, Ticket};
 use crate::sync::{Condvar, Mutex};
 use crate::threads::{self, Role};
 
@@ -243,7 +244,7 @@ impl Runner {
                 Answer::GateClosed => self.refuse_queued(),
                 Answer::Outcome(ticket, outcome) => match (self.unpark(ticket), outcome) {
                     (Some(task), Ok(())) => self.push(task, None),
-                    (Some(task), Err(fail)) => task.refuse(errno_of(fail)),
+                    (Some(task), Err(fail)) => task.refuse(Fail::from(fail).errno()),
                     (None, _) => {}
                 },
             }
@@ -292,12 +293,5 @@ impl Runner {
             }
             self.added.wait(&mut queue);
         }
-    }
-}
-
-fn errno_of(fail: KeyFail) -> Errno {
-    match Fail::from(fail) {
-        Fail::Errno(errno) => errno,
-        Fail::Park(_) | Fail::Unfinished => Errno(libc::EIO),
     }
 }

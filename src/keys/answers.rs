@@ -44,8 +44,15 @@ impl Answers {
     }
 
     pub(super) fn add(&self, answers: impl IntoIterator<Item = Answer>) {
-        self.state.lock().queue.extend(answers);
-        self.added.notify_all();
+        let mut state = self.state.lock();
+        let before = state.queue.len();
+        state.queue.extend(answers);
+        let is_more = state.queue.len() > before;
+        drop(state);
+        // Most keys that are fetched ahead have nobody who waits for them.
+        if is_more {
+            self.added.notify_all();
+        }
     }
 
     /// Waits for the next answer; `None` when the queue is closed and empty.

@@ -24,7 +24,7 @@ pub(super) fn threads(keyring: &Keyring) -> usize {
 }
 
 /// How far a fetch came that nothing refused.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fetched<K> {
     /// To the key.
     Key(K),
@@ -37,24 +37,30 @@ pub(super) enum Fetched<K> {
 /// A fetch thread: until the keyring stops.
 pub(super) fn run(keyring: &Keyring) {
     while let Some((file, neighbours)) = keyring.files().next() {
-        let lines = match read(keyring, file.page()) {
-            Ok(lines) => lines,
-            Err(fail) => {
-                finish(keyring, file, Err(fail));
-                continue;
-            }
-        };
-        let follow = match neighbours {
-            Neighbours::Follow => {
-                let several = keyring.service().parallelism() > 1;
-                let fetches = if several { Fetches::SideBySide } else { Fetches::InTurn };
-                keyring.files().look_ahead(file.page(), &lines.all, fetches)
-            }
-            Neighbours::Stay => Vec::new(),
-        };
-        finish(keyring, file, fetch(keyring, &lines, file));
-        all_of(keyring, &lines, follow);
+        // Those who wait were answered.
+        let _ = fetch_claimed(keyring, file, neighbours);
     }
+}
+
+/// Fetches a key that the caller has claimed, and answers those who wait for it; then its
+/// neighbours, where they may follow.
+fn fetch_claimed(
+    keyring: &Keyring,
+    file: FileId,
+    neighbours: Neighbours,
+) -> Result<Fetched<()>, KeyFail> {
+    let lines = read(keyring, file.page()).inspect_err(|fail| finish(keyring, file, Err(*fail)))?;
+    let follow = match neighbours {
+        Neighbours::Follow => {
+            let fetches = Fetches::worth(keyring.service());
+            keyring.files().look_ahead(file.page(), &lines.all, fetches)
+        }
+        Neighbours::Stay => Vec::new(),
+    };
+    let outcome = fetch(keyring, &lines, file);
+    finish(keyring, file, outcome);
+    all_of(keyring, &lines, follow);
+    outcome
 }
 
 /// Has those who wait for a key answered; where another thread's answer is to come first, the
@@ -187,6 +193,25 @@ impl Keyring {
         }
     }
 
+    /// Fetches a file's key on the thread of the request that wants it, where the KMS is a folder
+    /// of this machine: it answers as quickly as the store does, and waking a thread would cost
+    /// more. `None` where the request has to wait for the keyring's threads.
+    ///
+    /// # Errors
+    /// `Closed`, `Rejected`.
+    pub fn fetch_here(&self, request: KeyRequest) -> Option<Result<(), KeyFail>> {
+        let KeyRequest::File(file) = request else { return None };
+        let is_quick = Fetches::worth(self.service()) == Fetches::InTurn && self.rate().is_free();
+        if !is_quick || self.gate().phase() != Phase::Open || !self.files().claim(file) {
+            return None;
+        }
+        match fetch_claimed(self, file, Neighbours::Follow) {
+            Ok(Fetched::Key(())) => Some(Ok(())),
+            Ok(Fetched::Inconclusive | Fetched::Shared(_)) => None,
+            Err(fail) => Some(Err(fail)),
+        }
+    }
+
     /// Fetches what is wanted on the caller's own thread: for offline jobs, which have no
     /// monitor and may wait. A mount never calls it.
     ///
@@ -212,5 +237,80 @@ impl Keyring {
                 Fetched::Shared(branch) => self.branches().wait(branch),
             }
         }
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests {
+    use std::num::NonZeroU32;
+    use std::sync::Arc;
+
+    use super::super::fixture::{close, keyring_over, keyring_with_rate, kms, volume};
+    use super::*;
+    use crate::disk::sim::Sim;
+    use crate::kms::{Generated, KeyService, KmsError, Rewrapped, Unwrapped, Wrapped};
+
+    /// A file with a key on this volume.
+    fn a_file(disk: &Sim) -> FileId {
+        let keyring = keyring_over(disk, kms());
+        keyring.supply(KeyRequest::Fresh).expect("the keystore answers");
+        keyring.fresh().expect("filled").file()
+    }
+
+    /// Each cold file woke four threads in turn, for a key that the keystore gives in microseconds.
+    #[test]
+    fn a_quick_kms_is_asked_by_the_request_itself() {
+        let disk = volume();
+        let file = a_file(&disk);
+        let request = KeyRequest::File(file);
+        let keyring = keyring_over(&disk, kms());
+        assert_eq!(keyring.fetch_here(request), Some(Ok(())));
+        assert!(keyring.cipher(file).is_ok());
+        assert_eq!(keyring.fetch_here(KeyRequest::Fresh), None, "a page is written, and synced");
+
+        // While another thread has it, its answer is waited for; and then it may be had again.
+        let keyring = keyring_over(&disk, kms());
+        keyring.wait_for(request, keyring.answers().ticket());
+        assert_eq!(keyring.fetch_here(request), None);
+        assert_eq!(keyring.files().take_queue(), [file]);
+        assert_eq!(keyring.fetch_here(request), Some(Ok(())));
+        assert_eq!(keyring.answers().take().len(), 1, "who waited is answered by it");
+
+        close(&keyring, Phase::Locked(Reason::Operator));
+        drop(keyring.wipe());
+        assert_eq!(keyring.fetch_here(request), None);
+        assert!(keyring.cipher(file).is_err());
+    }
+
+    #[test]
+    fn a_slow_kms_is_not_asked_by_a_request_and_a_budget_is_not_waited_for() {
+        struct Slow;
+        impl KeyService for Slow {
+            fn parallelism(&self) -> usize {
+                2
+            }
+            fn generate(&self, _: &KeyRef, _: &Context) -> Result<Generated, KmsError> {
+                panic!("it is asked")
+            }
+            fn decrypt(&self, _: &KeyRef, _: &Wrapped, _: &Context) -> Result<Unwrapped, KmsError> {
+                panic!("it is asked")
+            }
+            fn reencrypt(
+                &self,
+                _: &Wrapped,
+                _: (&KeyRef, &Context),
+                _: (&KeyRef, &Context),
+            ) -> Result<Rewrapped, KmsError> {
+                panic!("it is asked")
+            }
+            fn encrypt(&self, _: &KeyRef, _: &Key, _: &Context) -> Result<Rewrapped, KmsError> {
+                panic!("it is asked")
+            }
+        }
+        let disk = volume();
+        let request = KeyRequest::File(a_file(&disk));
+        assert_eq!(keyring_over(&disk, Arc::new(Slow)).fetch_here(request), None);
+        let limited = keyring_with_rate(&disk, kms(), NonZeroU32::new(1000));
+        assert_eq!(limited.fetch_here(request), None);
     }
 }

@@ -15,6 +15,7 @@ use super::request::{KeyFail, KeyRequest, Waiter};
 use crate::clock::Moment;
 use crate::content::ContentCipher;
 use crate::ids::{FileId, PageId};
+use crate::kms::KeyService;
 use crate::store::{Line, WrapKind};
 use crate::sync::{Condvar, Mutex};
 
@@ -41,6 +42,13 @@ pub(super) enum Fetches {
     SideBySide,
     /// One after another: each is quick.
     InTurn,
+}
+
+impl Fetches {
+    /// Of this KMS.
+    pub(super) fn worth(service: &dyn KeyService) -> Self {
+        if service.parallelism() > 1 { Self::SideBySide } else { Self::InTurn }
+    }
 }
 
 struct State {
@@ -155,6 +163,16 @@ impl FileKeys {
                 self.work.notify_one();
             }
         }
+    }
+
+    /// Claims a file for a fetch by the caller; `false` where another thread fetches it.
+    pub(super) fn claim(&self, file: FileId) -> bool {
+        let mut state = self.state.lock();
+        if let Some(at) = state.later.iter().position(|f| *f == file) {
+            state.later.remove(at);
+            return true;
+        }
+        state.in_flight.insert(file)
     }
 
     /// Answers everyone who waits for this key.

@@ -1,6 +1,6 @@
 //! A keyring over a store in memory, for the tests of this folder.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -60,15 +60,32 @@ pub(crate) fn keyring_over(sim: &Sim, service: Arc<dyn KeyService>) -> Arc<Keyri
     opened(sim, service).1
 }
 
+/// As [`keyring_over`], with so many calls of the KMS a second.
+pub(crate) fn keyring_with_rate(
+    sim: &Sim,
+    service: Arc<dyn KeyService>,
+    rate: Option<NonZeroU32>,
+) -> Arc<Keyring> {
+    opened_with_rate(sim, service, rate).1
+}
+
 /// A keyring without its threads, on this volume, and the store that it is in.
 pub(crate) fn opened(sim: &Sim, service: Arc<dyn KeyService>) -> (Arc<Store>, Arc<Keyring>) {
+    opened_with_rate(sim, service, None)
+}
+
+fn opened_with_rate(
+    sim: &Sim,
+    service: Arc<dyn KeyService>,
+    rate: Option<NonZeroU32>,
+) -> (Arc<Store>, Arc<Keyring>) {
     let store = Arc::new(Store::open(sim.root()).expect("made above"));
     let (volume, names) =
         super::open(&store, &*kms(), &Trust::Authenticated).expect("the keystore's own");
     let limits = Limits {
         cache: NonZeroUsize::MIN.saturating_add(63),
         ttl: Duration::from_secs(900),
-        rate: None,
+        rate,
         removed: RemovedKeys::For(Duration::ZERO),
         patience: Duration::MAX,
     };
