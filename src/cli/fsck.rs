@@ -21,13 +21,13 @@ use crate::upkeep::{Checked, Finding, Fsck, FsckError, Repaired};
 pub struct FsckArgs {
     /// The store; not mounted
     store: PathBuf,
-    /// Repair what can be repaired with no loss: no file, name or content is removed
+    /// Repair what can be repaired without loss; no file, name or content is removed
     #[arg(long)]
     repair: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, requires = "repair")]
     yes: bool,
-    /// How to print it
+    /// Output format
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
     #[command(flatten)]

@@ -45,18 +45,19 @@ pub struct Init {
     /// The master key: an id, an ARN or alias/NAME [default: alias/kmsfs, made if absent]
     #[arg(long, value_name = "KEY")]
     master_key: Option<String>,
-    /// Which KMS holds the master key
+    /// The KMS that holds the master key
     #[arg(long, env = "KMSFS_KMS", value_enum, default_value_t = KmsArg::Local)]
     kms: KmsArg,
     #[command(flatten)]
     args: KmsArgs,
-    /// Make the keystore without a passphrase: its keys then lie in clear
+    /// Create the keystore without a passphrase: its keys are then stored unencrypted
     #[arg(long, conflicts_with = "passphrase_file")]
     no_passphrase: bool,
     /// Whether file names are encrypted
     #[arg(long, value_enum, default_value_t = NamesArg::Encrypted)]
     names: NamesArg,
-    /// What wraps data keys: the KMS, one call for each, or branch keys, which the KMS wraps
+    /// What wraps data keys: the KMS itself, one call for each file, or branch keys, which the KMS
+    /// wraps
     #[arg(long, value_enum, default_value_t = DataKeysArg::PerFile)]
     data_keys: DataKeysArg,
     /// Have every mount refuse files under any other master key than the one that new data keys

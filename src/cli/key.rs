@@ -16,12 +16,12 @@ use crate::kms::{KeyAdmin, KeyInfo, KeyRef};
 /// What to do with master keys. KEY is a key id, an ARN or alias/NAME.
 #[derive(Subcommand)]
 pub enum KeyCommand {
-    /// Make a key
+    /// Create a key
     Create {
-        /// What to call it
+        /// A description of the key
         #[arg(long, default_value = "")]
         description: String,
-        /// An alias to point to it
+        /// An alias to create for it
         #[arg(long, value_name = "NAME")]
         alias: Option<String>,
     },
@@ -32,7 +32,7 @@ pub enum KeyCommand {
         /// The key
         key: String,
     },
-    /// Disable a key: what is under it is unreadable within seconds
+    /// Disable a key: mounts under it become unreadable within seconds
     Disable {
         /// The key
         key: String,
@@ -42,23 +42,23 @@ pub enum KeyCommand {
         /// The key
         key: String,
     },
-    /// Give a key new material; the old stays for decryption
+    /// Give a key new material; what it wrapped before can still be unwrapped
     Rotate {
         /// The key
         key: String,
     },
-    /// Delete a key when a window has passed
+    /// Schedule a key's deletion after a waiting period
     ScheduleDeletion {
         /// The key
         key: String,
-        /// The window: 7 to 30 days
+        /// The waiting period in days: 7 to 30
         #[arg(long, default_value_t = 30)]
         pending_window_days: u32,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
     },
-    /// Take a deletion back; the key is then disabled
+    /// Cancel a scheduled deletion; the key is disabled then
     CancelDeletion {
         /// The key
         key: String,
@@ -73,7 +73,7 @@ pub enum KeyCommand {
 /// What to do with aliases.
 #[derive(Subcommand)]
 pub enum AliasCommand {
-    /// Point an alias to a key
+    /// Create an alias, or point it to another key
     Set {
         /// alias/NAME
         name: String,

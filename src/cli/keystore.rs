@@ -18,7 +18,7 @@ pub enum KeystoreCommand {
         /// Read the new passphrase from this file
         #[arg(long, value_name = "FILE")]
         new_passphrase_file: Option<PathBuf>,
-        /// Take the passphrase off: the keys then lie in clear
+        /// Remove the passphrase: the keys are then stored unencrypted
         #[arg(long, conflicts_with = "new_passphrase_file")]
         no_passphrase: bool,
     },

@@ -33,13 +33,14 @@ use crate::console::options::{self, Output};
 use crate::console::printing::{say, tell};
 use crate::{bench, demo, walls};
 
-/// A mounted directory whose files are encrypted on disk under keys of a KMS. Disable the
-/// master key, and the mount is unreadable within seconds.
+/// A directory in which programs work as usual, while each file is encrypted on disk under a data
+/// key of its own, wrapped by a master key in a KMS. Disable the master key, and the mount is
+/// unreadable within seconds.
 #[derive(Parser)]
 #[command(name = "kmsfs", version, max_term_width = 100, args_override_self = true)]
 struct Cli {
-    /// The file to take options from (default: /etc/kmsfs.toml, and for others than root
-    /// ~/.config/kmsfs.toml before it)
+    /// The configuration file (default: /etc/kmsfs.toml; for users other than root,
+    /// ~/.config/kmsfs.toml first)
     // Read by `config`, before anything is parsed.
     #[arg(long = "config", value_name = "FILE", global = true)]
     _config: Option<PathBuf>,
@@ -49,48 +50,48 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Make a store
+    /// Create a store
     Init(init::Init),
     /// Mount a store
     Mount(Box<mount::Mount>),
-    /// Unmount
+    /// Unmount a mount, and wait until its daemon has ended
     #[command(alias = "umount")]
     Unmount(unmount::Unmount),
-    /// Say how a mount, or every mount, stands
+    /// Show the state of one mount, or of every mount
     Status(status::StatusArgs),
-    /// Say what a store's volume.json says; needs no key
+    /// Show what a store's volume.json records; needs no key
     Info {
         /// The store
         store: PathBuf,
-        /// How to print it
+        /// Output format
         #[arg(long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
-    /// Print a file of a store that is not mounted
+    /// Print a file of an unmounted store
     Cat(export::Cat),
-    /// Copy the tree of a store that is not mounted
+    /// Copy the files of an unmounted store, decrypted, to a folder
     Export(export::Export),
-    /// Make a mount unreadable until `unlock`
+    /// Make a mount unreadable until `kmsfs unlock`
     Lock {
         /// The mount
         mountpoint: PathBuf,
     },
-    /// Take a `lock` back
+    /// Make a mount readable again after `lock`
     Unlock {
         /// The mount
         mountpoint: PathBuf,
     },
-    /// Remove files' wrapped keys: their content is lost for good
+    /// Destroy the keys of files, so that their content can never be read again
     Shred(shred::Shred),
-    /// Put every wrapped key of a store under another master key
+    /// Move every wrapped key of a store to another master key
     Rewrap(rewrap::RewrapArgs),
-    /// Check all of a store that is not mounted, and repair what loses nothing
+    /// Check an unmounted store, and repair what can be repaired without loss
     Fsck(fsck::FsckArgs),
-    /// Measure what this machine does: cipher, folder, mount
+    /// Measure this machine: the cipher, a folder, and a mount in it
     Bench(bench::Bench),
     /// Manage master keys
     Key {
-        /// Which KMS
+        /// The KMS that holds the keys
         #[arg(long, env = "KMSFS_KMS", value_enum, default_value_t = options::KmsArg::Local, global = true)]
         kms: options::KmsArg,
         #[command(flatten)]
@@ -98,16 +99,16 @@ enum Verb {
         #[command(subcommand)]
         command: key::KeyCommand,
     },
-    /// Show it all: programs at work on a mount, the key disabled, enabled, and nothing lost
+    /// Show what disabling a key does to programs at work on a mount, and that nothing is lost
     Demo(demo::Demo),
-    /// Print a page of the manual, or write them all
+    /// Print a manual page, or write all of them to a folder
     Man(pages::ManArgs),
-    /// Print what has a shell complete verbs, options and paths
+    /// Print the completion script of a shell
     Completion(pages::CompletionArgs),
     /// A program of the demonstration
     #[command(name = demo::VERB, hide = true)]
     Program(demo::Role),
-    /// Make, check and try key policies
+    /// Generate, check and test key policies
     Policy {
         #[command(flatten)]
         kms: options::KmsArgs,

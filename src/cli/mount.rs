@@ -51,53 +51,54 @@ pub struct Mount {
     foreground: bool,
     #[command(flatten)]
     kms: KmsArgs,
-    /// Only mount this volume, whatever lies at the store's path
+    /// Mount only if the store holds the volume with this id
     #[arg(long, value_name = "ID", value_parser = VolumeId::parse)]
     volume: Option<VolumeId>,
-    /// Only mount if the volume is under this master key, and take new data keys under it alone
+    /// Mount only if the volume is under this master key, and use it for all new data keys
     #[arg(long, value_name = "KEY")]
     master_key: Option<String>,
     /// Refuse files under any other master key than the one that new data keys come under
     #[arg(long)]
     only_current_key: bool,
-    /// Let every user in (the default for root)
+    /// Allow access to every user (the default for root)
     #[arg(long, overrides_with = "no_allow_other")]
     allow_other: bool,
-    /// Keep it to whoever mounts it (the default for others)
+    /// Allow access only to the user who mounts it (the default for other users)
     #[arg(long, overrides_with = "allow_other")]
     no_allow_other: bool,
-    /// How soon after the KMS refuses the key the mount is unreadable, less one second
+    /// Time between heartbeats: once the KMS refuses the key, the mount is unreadable within this
+    /// time and one second
     #[arg(long, env = "KMSFS_HEARTBEAT", value_parser = heartbeat, default_value = "10s")]
     heartbeat: Duration,
-    /// How long a refusal must last before it locks
+    /// How long the KMS must go on refusing the key before the mount locks
     #[arg(long, env = "KMSFS_REVOKE_AFTER", value_parser = duration, default_value = "0s")]
     revoke_after: Duration,
-    /// How long the KMS may be out of reach
+    /// How long the mount works on while the KMS cannot be reached
     #[arg(long, env = "KMSFS_OUTAGE_GRACE", value_parser = duration, default_value = "15m")]
     outage_grace: Duration,
-    /// How long a data key is used before it is fetched again
+    /// How long a data key is cached before it is fetched again
     #[arg(long, env = "KMSFS_KEY_TTL", value_parser = duration, default_value = "15m")]
     key_ttl: Duration,
     /// How long the key of a removed or replaced file stays in the store, in time that it is
     /// mounted: a backup that copies the files first and the keys then needs it
     #[arg(long, env = "KMSFS_REMOVED_KEY_GRACE", value_parser = duration, default_value = "24h")]
     removed_key_grace: Duration,
-    /// How many data keys are cached
+    /// How many data keys the cache holds
     #[arg(long, env = "KMSFS_KEY_CACHE", default_value = "4096")]
     key_cache: NonZeroUsize,
     /// How many calls of the KMS a second, heartbeats aside (default: 1000 with AWS, no limit with the embedded keystore)
     #[arg(long, env = "KMSFS_KMS_RATE", value_name = "N")]
     kms_rate: Option<NonZeroU32>,
-    /// Refuse every change
+    /// Mount read-only
     #[arg(long)]
     read_only: bool,
-    /// Let writes wait in the kernel's cache
+    /// Use the kernel's write-back cache: faster writes, saved a little later
     #[arg(long, overrides_with = "direct_io")]
     writeback: bool,
-    /// Keep content out of the kernel's cache
+    /// Do not keep file content in the kernel's page cache
     #[arg(long, overrides_with = "writeback")]
     direct_io: bool,
-    /// Run this at every change of state, with KMSFS_STATE and KMSFS_MOUNTPOINT set
+    /// Run this command at every change of state, with KMSFS_STATE and KMSFS_MOUNTPOINT set
     #[arg(long, value_name = "CMD")]
     on_lock: Option<String>,
     /// Append a line of JSON to this file for every use of a key

@@ -39,7 +39,7 @@ enum SeverityArg {
 pub struct Generate {
     /// The store, whose volume and key it is for
     store: PathBuf,
-    /// Whose policy
+    /// Which policy to print
     #[arg(long = "for", value_enum, default_value_t = AudienceArg::Key)]
     audience: AudienceArg,
     /// The ARN of the key that it is for. Without it, the volume key has to prove what the store
@@ -55,7 +55,7 @@ pub struct Generate {
     /// The ARN of a role that rewraps it
     #[arg(long, value_name = "ARN")]
     rewrap: Vec<String>,
-    /// The ARN of a role that may look at it
+    /// The ARN of a role that audits it
     #[arg(long, value_name = "ARN")]
     auditor: Vec<String>,
     /// The ARN of the role that alone disables the key and deletes it
@@ -69,16 +69,16 @@ pub struct Lint {
     /// The store, whose key's policy is read
     #[arg(required_unless_present_any = ["key", "file"])]
     store: Option<PathBuf>,
-    /// Read this key's policy
+    /// The key whose policy is read
     #[arg(long, value_name = "KEY", conflicts_with = "file")]
     key: Option<String>,
     /// Read the policy from this file; `-` is stdin
     #[arg(long)]
     file: Option<PathBuf>,
-    /// End with exit code 1 for findings from this severity on
+    /// Exit with code 1 if there are findings of this severity or above
     #[arg(long, value_enum, default_value_t = SeverityArg::Danger)]
     fail_on: SeverityArg,
-    /// How to print it
+    /// Output format
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
@@ -95,9 +95,9 @@ pub struct Test {
 pub enum PolicyCommand {
     /// Print a policy for a volume's key
     Generate(Generate),
-    /// Say what is dangerous in a key's policy
+    /// List what is dangerous in a key's policy
     Lint(Lint),
-    /// Try what this identity may do with a volume's key
+    /// Test what the current AWS identity may do with a volume's key
     Test(Test),
 }
 

@@ -30,7 +30,7 @@ pub struct RewrapArgs {
     /// through this process's memory for a moment, and the store must not be mounted
     #[arg(long, value_enum)]
     to_kms: Option<KmsArg>,
-    /// Say what there is to do and what it costs; one ReEncrypt is tried, nothing is written
+    /// Print what would be done and what it costs; tries one ReEncrypt, and writes nothing
     #[arg(long)]
     dry_run: bool,
     /// How many keys a second (default: 1000 with AWS, no limit with the embedded keystore)

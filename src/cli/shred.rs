@@ -19,7 +19,7 @@ pub struct Shred {
     /// Files in a mount
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
 }

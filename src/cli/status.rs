@@ -23,7 +23,7 @@ pub struct StatusArgs {
     /// Print a line at every change of state
     #[arg(long)]
     watch: bool,
-    /// How to print it
+    /// Output format
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }

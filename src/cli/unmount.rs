@@ -18,7 +18,7 @@ use crate::threads::{Role, spawn};
 pub struct Unmount {
     /// The mount
     mountpoint: PathBuf,
-    /// Detach it now; it ends when the last user lets go
+    /// Detach it at once; the daemon ends when the last open file is closed
     #[arg(long)]
     lazy: bool,
 }

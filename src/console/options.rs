@@ -41,7 +41,7 @@ pub enum Output {
     Json,
 }
 
-/// Which KMS holds the master key.
+/// The KMS that holds the master key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum KmsArg {
     /// The embedded keystore.

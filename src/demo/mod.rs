@@ -29,13 +29,13 @@ use verdict::{Check, Facts, Since};
 /// Arguments of `demo`.
 #[derive(Args)]
 pub struct Demo {
-    /// Where the report is written
+    /// The file to write the report to
     #[arg(long, value_name = "FILE.html", default_value = "kmsfs-demo.html")]
     report: PathBuf,
-    /// Run a PostgreSQL server under pgbench, too
+    /// Also run a PostgreSQL server under pgbench
     #[arg(long)]
     postgres: bool,
-    /// Whose key is disabled: one of a keystore made for this, or your own (--key) in AWS KMS
+    /// The KMS of the key that is disabled: a keystore made for the demo, or AWS KMS (see --key)
     #[arg(long, value_enum, default_value_t = KmsArg::Local)]
     kms: KmsArg,
     /// AWS: the key that is disabled and enabled; use one that nothing else needs
@@ -43,13 +43,13 @@ pub struct Demo {
     key: Option<String>,
     #[command(flatten)]
     aws: AwsArgs,
-    /// Leave the store where it is
+    /// Keep the store after the demo
     #[arg(long)]
     keep: bool,
-    /// The heartbeat of the mount
+    /// Heartbeat of the mount
     #[arg(long, value_parser = duration, default_value = "2s")]
     heartbeat: Duration,
-    /// How many seconds each part is shown: at work, locked, at work again
+    /// Length of each part in seconds: at work, locked, at work again
     #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
 }

@@ -41,9 +41,9 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 /// The keyring's settings.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How many data keys are cached beyond those of files open for writing.
+    /// How many data keys the cache holds beyond those of files open for writing.
     pub cache: NonZeroUsize,
-    /// How long a data key is used before it is fetched again.
+    /// How long a data key is cached before it is fetched again.
     pub ttl: Duration,
     /// How many calls of the KMS a second, heartbeats aside; `None`: as many as is fair there.
     pub rate: Option<NonZeroU32>,
@@ -365,7 +365,7 @@ impl Keyring {
         }
     }
 
-    /// How many data keys are cached, how many lie in the pool, how many were fetched.
+    /// How many data keys the cache holds, how many lie in the pool, how many were fetched.
     pub fn counts(&self) -> (usize, usize, u64) {
         let (cached, fetched) = self.files.counts();
         (cached, self.pool.len(), fetched)

@@ -61,9 +61,9 @@ impl Phase {
 pub struct Timing {
     /// The heartbeat.
     pub heartbeat: Duration,
-    /// How long a refusal must last before it locks.
+    /// How long the KMS must go on refusing the key before the mount locks.
     pub revoke_after: Duration,
-    /// How long the KMS may be out of reach, beyond a heartbeat.
+    /// How long the mount works on while the KMS cannot be reached, beyond a heartbeat.
     pub outage_grace: Duration,
 }
 
