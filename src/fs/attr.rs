@@ -15,6 +15,15 @@ use crate::disk::{Directory, FileKind, OpenFile, Stat, Time, TimeChange};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attr(pub Stat);
 
+/// What a look-up answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The inode's attributes.
+    pub attr: Attr,
+    /// Which of the inodes that have had this number, as far as the kernel remembers them.
+    pub generation: u32,
+}
+
 /// A time to set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetTime {

@@ -2,15 +2,16 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Fs;
-use super::attr::Attr;
+use super::attr::{Attr, Found};
 use super::dirs::Seen;
 use super::errno::{Outcome, errno};
 use super::handles::OpenFor;
 use super::names::{DIR_ID, entry_of, is_absent};
-use super::table::Node;
+use super::table::{Node, Sighting};
 use crate::disk::{Dir, Directory, FileKind, Open, identity};
 use crate::ids::DirId;
 use crate::names::{self, DiskLink, DiskName, LinkText};
@@ -46,17 +47,38 @@ impl Fs {
     ///
     /// # Errors
     /// ENOENT; of the backing filesystem.
-    pub fn lookup(&self, parent: u64, name: &OsStr) -> Outcome<Attr> {
+    pub fn lookup(&self, parent: u64, name: &OsStr) -> Outcome<Found> {
         let parent = self.node(parent)?;
         let disk = self.disk_name(&parent, name)?;
-        self.found(&parent, &*self.dir(parent.ino)?, entry_of(&disk))
+        self.found((&parent, &*self.dir(parent.ino)?), entry_of(&disk), Sighting::There)
     }
 
     /// Counts a lookup of an entry on disk and answers its attributes.
-    pub(super) fn found(&self, parent: &Node, dir: &dyn Directory, entry: &OsStr) -> Outcome<Attr> {
+    fn found(
+        &self,
+        (parent, dir): (&Node, &dyn Directory),
+        entry: &OsStr,
+        sighting: Sighting,
+    ) -> Outcome<Found> {
         let attr = self.attr_of(dir.stat(entry)?, dir, entry)?;
-        self.table.remember(attr.0.ino, attr.0.kind(), Some((parent.ino, entry)));
-        Ok(attr)
+        let node = self.remember(&attr, (parent.ino, entry), sighting);
+        Ok(Found { attr, generation: node.generation })
+    }
+
+    /// Counts a lookup of an inode that was found at `place`.
+    pub(super) fn remember(
+        &self,
+        attr: &Attr,
+        place: (u64, &OsStr),
+        sighting: Sighting,
+    ) -> Arc<Node> {
+        let inode = (attr.0.ino, attr.0.kind());
+        let (node, gone) = self.table.remember(inode, Some(place), sighting);
+        if let Some(gone) = gone {
+            log::debug!("inode {}: removed from the store beneath the mount", gone.ino);
+            self.forgotten(&gone);
+        }
+        node
     }
 
     /// Whether new entries of a directory take their mode from its default ACL.
@@ -110,7 +132,7 @@ impl Fs {
     ///
     /// # Errors
     /// EEXIST; of the backing filesystem.
-    pub fn create(&self, parent: u64, name: &OsStr, mode: u32, caller: Caller) -> Outcome<Attr> {
+    pub fn create(&self, parent: u64, name: &OsStr, mode: u32, caller: Caller) -> Outcome<Found> {
         let parent = self.node(parent)?;
         let (dir, disk) = self.begin(&parent, name, caller)?;
         let entry = entry_of(&disk);
@@ -124,16 +146,22 @@ impl Fs {
         };
         let mut stat = file.stat().inspect_err(|_| self.take_back(&parent, &dir, &disk))?;
         stat.ino = self.map_ino(stat.ino);
-        let node = self.table.remember(stat.ino, FileKind::File, Some((parent.ino, entry)));
+        let node = self.remember(&Attr(stat), (parent.ino, entry), Sighting::New);
         self.count_open(&mut node.content.write(), file, OpenFor::Writing);
-        Ok(Attr(stat))
+        Ok(Found { attr: Attr(stat), generation: node.generation })
     }
 
     /// Makes any other entry.
     ///
     /// # Errors
     /// EEXIST; of the backing filesystem.
-    pub fn make(&self, parent: u64, name: &OsStr, what: Made<'_>, caller: Caller) -> Outcome<Attr> {
+    pub fn make(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        what: Made<'_>,
+        caller: Caller,
+    ) -> Outcome<Found> {
         let parent = self.node(parent)?;
         let (dir, disk) = self.begin(&parent, name, caller)?;
         let entry = entry_of(&disk);
@@ -152,13 +180,12 @@ impl Fs {
             self.drop_record(&*dir, &disk);
             return Err(e);
         }
-        let attr = self.found(&parent, &*dir, entry).inspect_err(|_| {
-            self.take_back(&parent, &dir, &disk);
-        })?;
+        let found = self.found((&parent, &*dir), entry, Sighting::New);
+        let found = found.inspect_err(|_| self.take_back(&parent, &dir, &disk))?;
         if matches!(what, Made::Dir(_)) {
-            parent.fresh_children.lock().add(attr.0.ino);
+            parent.fresh_children.lock().add(found.attr.0.ino);
         }
-        Ok(attr)
+        Ok(found)
     }
 
     /// Removes a new entry whose maker could not be answered: an operation that fails leaves
@@ -273,7 +300,7 @@ impl Fs {
     ///
     /// # Errors
     /// EEXIST; of the backing filesystem.
-    pub fn link(&self, ino: u64, parent: u64, name: &OsStr, caller: Caller) -> Outcome<Attr> {
+    pub fn link(&self, ino: u64, parent: u64, name: &OsStr, caller: Caller) -> Outcome<Found> {
         let (node, parent) = (self.node(ino)?, self.node(parent)?);
         let (to, disk) = self.begin(&parent, name, caller)?;
         let linked = self.link_at(&node, &to, entry_of(&disk));
@@ -281,7 +308,7 @@ impl Fs {
             self.drop_record(&*to, &disk);
             return Err(e);
         }
-        let found = self.found(&parent, &*to, entry_of(&disk));
+        let found = self.found((&parent, &*to), entry_of(&disk), Sighting::There);
         found.inspect_err(|_| self.take_back(&parent, &to, &disk))
     }
 

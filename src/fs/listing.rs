@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::Fs;
-use super::attr::Attr;
+use super::attr::{Attr, Found};
 use super::errno::{Fail, Outcome, errno};
 use super::fresh::Fresh;
 use super::piece::Piece;
-use super::table::ROOT;
+use super::table::{ROOT, Sighting};
 use crate::disk::{Dir, Entry, FileKind};
 
 /// The open listings, by handle.
@@ -33,7 +33,7 @@ pub struct Listed {
     /// The position after it.
     pub next: u64,
     /// Its attributes, where they were asked for; the entry's lookup is then counted.
-    pub attr: Option<Attr>,
+    pub found: Option<Found>,
 }
 
 /// Whether a listing brings attributes, and counts a lookup of each entry.
@@ -112,10 +112,12 @@ impl Fs {
         let listed = dir.list(*from, &mut |entry| {
             let next = entry.next;
             let step = self.listed(&parent, &keys, &dir, entry, detail).map(|listed| {
-                let Some((listed, on_disk)) = listed else { return Visit::LeftOut };
-                let counted = listed.attr.is_some() && !is_dots(&listed.name);
-                if counted {
-                    self.table.remember(listed.ino, listed.kind, Some((ino, &on_disk)));
+                let Some((mut listed, on_disk)) = listed else { return Visit::LeftOut };
+                let mut counted = false;
+                if let Some(found) = listed.found.as_mut().filter(|_| !is_dots(&listed.name)) {
+                    let node = self.remember(&found.attr, (ino, &on_disk), Sighting::There);
+                    found.generation = node.generation;
+                    counted = true;
                 }
                 let visit = visit(&listed);
                 if counted && visit != Visit::Taken {
@@ -168,11 +170,11 @@ impl Fs {
             ino,
             kind: entry.kind.unwrap_or(FileKind::File),
             next: entry.next,
-            attr: None,
+            found: None,
         };
         if dots {
             listed.kind = FileKind::Dir;
-            listed.attr = (detail == Detail::Attributes).then(|| dots_attr(ino));
+            listed.found = (detail == Detail::Attributes).then(|| first_generation(dots_attr(ino)));
         } else if detail == Detail::Attributes || entry.kind.is_none() {
             // Removed since the listing: not there any more.
             let Ok(stat) = dir.stat(&entry.name) else { return Ok(None) };
@@ -182,7 +184,7 @@ impl Fs {
             };
             listed.kind = stat.kind();
             listed.ino = attr.0.ino;
-            listed.attr = (detail == Detail::Attributes).then_some(attr);
+            listed.found = (detail == Detail::Attributes).then(|| first_generation(attr));
         }
         Ok(Some((listed, entry.name)))
     }
@@ -215,6 +217,10 @@ impl Fs {
             None => Ok(self.store.sync()?),
         }
     }
+}
+
+fn first_generation(attr: Attr) -> Found {
+    Found { attr, generation: 0 }
 }
 
 fn is_dots(name: &OsStr) -> bool {

@@ -26,7 +26,7 @@ mod xattrs;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
-pub use attr::{Attr, Change, SetTime};
+pub use attr::{Attr, Change, Found, SetTime};
 pub use data::Reach;
 pub use entries::{Caller, Made};
 pub use errno::{Errno, Fail, Outcome, errno};

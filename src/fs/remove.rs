@@ -186,7 +186,8 @@ impl Fs {
         }
     }
 
-    fn forgotten(&self, node: &Node) {
+    /// What follows when the kernel has forgotten an inode, or it is gone from the store.
+    pub(super) fn forgotten(&self, node: &Node) {
         if node.kind == FileKind::Dir {
             return self.forget_dir_id(node);
         }

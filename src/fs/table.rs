@@ -51,6 +51,8 @@ pub struct Node {
     pub ino: u64,
     /// Its kind.
     pub kind: FileKind,
+    /// Tells it from an inode that had its number before and that the kernel has not forgotten.
+    pub generation: u32,
     links: Mutex<Vec<Link>>,
     /// A directory's id, once read.
     pub dir_id: OnceLock<DirId>,
@@ -109,6 +111,15 @@ impl Node {
     }
 }
 
+/// What is known of an inode that was looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sighting {
+    /// It was made just now: what had its number before is gone.
+    New,
+    /// It was there.
+    There,
+}
+
 #[derive(Debug)]
 struct Known {
     node: Arc<Node>,
@@ -141,7 +152,7 @@ impl Default for Table {
             paged: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
         };
-        let root = table.remember(ROOT, FileKind::Dir, None);
+        let (root, _) = table.remember((ROOT, FileKind::Dir), None, Sighting::There);
         root.dir_id.get_or_init(|| DirId::ROOT);
         table
     }
@@ -157,21 +168,37 @@ impl Table {
         self.shard(ino).lock().get(&ino).map(|k| k.node.clone())
     }
 
-    /// Counts one more lookup of an inode that was found at `place`.
-    pub fn remember(&self, ino: u64, kind: FileKind, place: Option<(u64, &OsStr)>) -> Arc<Node> {
+    /// Counts one more lookup of an inode that was found at `place`. Answers its node, and the
+    /// node that it takes the place of, where the store has given the number of an inode that was
+    /// removed beneath the mount to another. The kernel goes on counting lookups by number.
+    pub fn remember(
+        &self,
+        (ino, kind): (u64, FileKind),
+        place: Option<(u64, &OsStr)>,
+        sighting: Sighting,
+    ) -> (Arc<Node>, Option<Arc<Node>>) {
         let mut shard = self.shard(ino).lock();
         let known = shard.entry(ino).or_insert_with(|| {
             let nodes = self.nodes.fetch_add(1, Ordering::Relaxed) + 1;
             self.most.fetch_max(nodes, Ordering::Relaxed);
-            Known { node: Arc::new(new_node(ino, kind)), lookups: 0 }
+            Known { node: Arc::new(new_node(ino, kind, 0)), lookups: 0 }
+        });
+        let is_another =
+            known.lookups > 0 && (known.node.kind != kind || sighting == Sighting::New);
+        let gone = is_another.then(|| {
+            let next = known.node.generation.wrapping_add(1);
+            std::mem::replace(&mut known.node, Arc::new(new_node(ino, kind, next)))
         });
         known.lookups += 1;
         let node = known.node.clone();
         drop(shard);
+        if gone.as_ref().is_some_and(|gone| gone.paged.load(Ordering::Relaxed)) {
+            self.paged.fetch_sub(1, Ordering::Relaxed);
+        }
         if let Some((parent, name)) = place {
             node.add_link(parent, name);
         }
-        node
+        (node, gone)
     }
 
     /// Takes lookups back; answers the node when the kernel has forgotten it.
@@ -223,10 +250,11 @@ impl Table {
     }
 }
 
-fn new_node(ino: u64, kind: FileKind) -> Node {
+fn new_node(ino: u64, kind: FileKind, generation: u32) -> Node {
     Node {
         ino,
         kind,
+        generation,
         links: Mutex::new(Vec::new()),
         dir_id: OnceLock::new(),
         content: RwLock::new(Content::default()),
@@ -245,8 +273,8 @@ mod tests {
     fn a_node_lives_as_long_as_its_lookups() {
         let table = Table::default();
         let name = OsStr::new("x");
-        table.remember(7, FileKind::File, Some((ROOT, name)));
-        table.remember(7, FileKind::File, Some((ROOT, name)));
+        table.remember((7, FileKind::File), Some((ROOT, name)), Sighting::New);
+        table.remember((7, FileKind::File), Some((ROOT, name)), Sighting::There);
         assert!(table.forget(7, 1).is_none());
         assert!(table.forget(7, 1).is_some());
         assert!(table.get(7).is_none());
@@ -255,12 +283,32 @@ mod tests {
         assert_eq!(table.counts(), (1, 0));
     }
 
+    /// A device was removed beneath a mount, and a file got its number: each use of it was EINVAL.
+    #[test]
+    fn a_number_that_is_given_to_another_inode_is_another_node() {
+        let table = Table::default();
+        let see = |kind, sighting| table.remember((7, kind), None, sighting);
+        let (device, none) = see(FileKind::Char, Sighting::There);
+        assert!(none.is_none());
+        table.mark_paged(&device);
+        let (file, gone) = see(FileKind::File, Sighting::There);
+        assert!(gone.is_some_and(|gone| Arc::ptr_eq(&gone, &device)));
+        assert_eq!((file.kind, file.generation), (FileKind::File, 1));
+        let (same, none) = see(FileKind::File, Sighting::There);
+        assert!(none.is_none() && Arc::ptr_eq(&same, &file));
+        let (made, gone) = see(FileKind::File, Sighting::New);
+        assert!(gone.is_some_and(|gone| Arc::ptr_eq(&gone, &file)) && made.generation == 2);
+        assert_eq!(table.counts(), (2, 0), "the root, and this one without pages");
+        assert!(table.forget(7, 3).is_none(), "the kernel counts by number");
+        assert!(table.forget(7, 1).is_some());
+    }
+
     #[test]
     fn a_large_walk_is_given_back_once() {
         let table = Table::default();
         let many = u64::try_from(MANY).expect("small");
         for ino in 2..many + 10 {
-            table.remember(ino, FileKind::File, None);
+            table.remember((ino, FileKind::File), None, Sighting::There);
         }
         assert!(!table.has_shrunk());
         for ino in 2..many + 10 {

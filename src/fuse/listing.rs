@@ -45,7 +45,7 @@ impl<L: Listing> Job for List<L> {
         let listed = fs.list(self.handle, &mut self.from, detail, &mut |entry| {
             // Without attributes the kernel would take zeros for them: such an entry (a
             // damaged symlink) is looked up on its own, and answers its errno then.
-            if detail == Detail::Attributes && entry.attr.is_none() {
+            if detail == Detail::Attributes && entry.found.is_none() {
                 return Visit::LeftOut;
             }
             if listing.add(entry) { Visit::Taken } else { Visit::NoRoom }

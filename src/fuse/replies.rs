@@ -12,7 +12,7 @@ use super::convert;
 use super::listing::Listing;
 use super::terms::{Attribute, Opened, TTL};
 use crate::disk::FsStat;
-use crate::fs::{Attr, Detail, Errno, Fail, Listed, Outcome};
+use crate::fs::{Attr, Detail, Errno, Fail, Found, Listed, Outcome};
 use crate::secret::wipe;
 
 pub(super) fn fuse_errno(e: Errno) -> fuser::Errno {
@@ -27,18 +27,22 @@ pub(super) fn done(reply: ReplyEmpty, (): ()) {
     reply.ok();
 }
 
-pub(super) fn entry(reply: ReplyEntry, attr: Attr) {
-    reply.entry(&TTL, &convert::attr(&attr), Generation(0));
+pub(super) fn entry(reply: ReplyEntry, found: Found) {
+    reply.entry(&TTL, &convert::attr(&found.attr), generation(&found));
+}
+
+fn generation(found: &Found) -> Generation {
+    Generation(found.generation.into())
 }
 
 pub(super) fn opened(reply: ReplyOpen, opened: Opened) {
     reply.opened(FileHandle(opened.handle), FopenFlags::from_bits_retain(opened.flags));
 }
 
-pub(super) fn create(reply: ReplyCreate, (attr, opened): (Attr, Opened)) {
+pub(super) fn create(reply: ReplyCreate, (found, opened): (Found, Opened)) {
     let flags = FopenFlags::from_bits_retain(opened.flags);
     let handle = FileHandle(opened.handle);
-    reply.created(&TTL, &convert::attr(&attr), Generation(0), handle, flags);
+    reply.created(&TTL, &convert::attr(&found.attr), generation(&found), handle, flags);
 }
 
 pub(super) fn attribute(reply: ReplyXattr, answer: Attribute) {
@@ -121,9 +125,9 @@ impl Listing for ReplyDirectoryPlus {
     }
 
     fn add(&mut self, e: &Listed) -> bool {
-        let Some(attr) = &e.attr else { return true };
-        let attr = convert::attr(attr);
-        !self.add(INodeNo(e.ino), e.next, &e.name, &TTL, &attr, Generation(0))
+        let Some(found) = &e.found else { return true };
+        let attr = convert::attr(&found.attr);
+        !self.add(INodeNo(e.ino), e.next, &e.name, &TTL, &attr, generation(found))
     }
 
     fn send(self) {

@@ -49,7 +49,7 @@ pub fn cat(volume: &Offline, path: &Path, out: &mut dyn Write) -> Result<(), Exp
             Component::RootDir | Component::CurDir => continue,
             _ => return Err(ExportError::Store(path.to_owned(), Errno(libc::EINVAL))),
         };
-        ino = volume.run(|fs| fs.lookup(ino, name)).map_err(of_store(path))?.0.ino;
+        ino = volume.run(|fs| fs.lookup(ino, name)).map_err(of_store(path))?.attr.0.ino;
     }
     copy(volume, ino, path, out, Path::new("stdout"))
 }
@@ -143,8 +143,8 @@ impl Job<'_> {
     fn folder(&mut self, ino: u64, from: &Path, to: &Path) -> Result<(), ExportError> {
         for name in self.names(ino).map_err(of_store(from))? {
             let (from, to) = (from.join(&name), to.join(&name));
-            let attr = self.volume.run(|fs| fs.lookup(ino, &name)).map_err(of_store(&from));
-            if let Err(e) = attr.and_then(|attr| self.entry(&attr, &from, &to)) {
+            let found = self.volume.run(|fs| fs.lookup(ino, &name)).map_err(of_store(&from));
+            if let Err(e) = found.and_then(|found| self.entry(&found.attr, &from, &to)) {
                 match e {
                     ExportError::Store(..) => (self.failed)(&e),
                     ExportError::Dest(..) => return Err(e),

@@ -38,7 +38,7 @@ fn cold_files_give_their_lines_up_when_they_are_forgotten() {
     let volume = Volume::mount(sim).expect("a good volume");
     let lookup = |n: usize| {
         let attr = volume.run(|fs| fs.lookup(ROOT, OsStr::new(&name(n))));
-        attr.expect("there").0.ino
+        attr.expect("there").attr.0.ino
     };
     let inodes: Vec<u64> = (0..MANY).map(lookup).collect();
     // One is in use beyond its last name, and one keeps another name.
@@ -80,9 +80,9 @@ fn empty_files_give_their_lines_up_when_they_are_forgotten() {
 
     // One is written again before it is forgotten, with the key that it had.
     let rewritten = volume.run(|fs| fs.lookup(ROOT, OsStr::new("rewritten"))).expect("there");
-    volume.run(|fs| fs.setattr(rewritten.0.ino, &cut)).expect("cut");
+    volume.run(|fs| fs.setattr(rewritten.attr.0.ino, &cut)).expect("cut");
     volume.write("rewritten", 0, b"again").expect("written");
-    volume.fs().forget(rewritten.0.ino, 1);
+    volume.fs().forget(rewritten.attr.0.ino, 1);
     volume.at("cut", |ino| volume.run(|fs| fs.setattr(ino, &cut))).expect("cut");
     let punch = |ino| volume.run(|fs| fs.zero(ino, &mut 0, 10, Reach::KeepSize));
     volume.opened("punched", punch).expect("punched");

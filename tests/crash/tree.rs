@@ -178,7 +178,7 @@ impl Run {
     fn make(&self, p: usize, what: Made<'_>) -> Result<(), Errno> {
         let v = self.volume();
         let made = v.in_parent(PATHS[p], |dir, name| v.run(|fs| fs.make(dir, name, what, WHO)));
-        made.map(|attr| v.fs().forget(attr.0.ino, 1))
+        made.map(|attr| v.fs().forget(attr.attr.0.ino, 1))
     }
 
     /// The kernel knows what it removes, and forgets it afterwards.
@@ -321,7 +321,7 @@ fn use_all(
     }
     let made = volume
         .in_parent(&folder, |dir, name| volume.run(|fs| fs.make(dir, name, Made::Dir(0o755), WHO)));
-    volume.fs().forget(made.map_err(failed)?.0.ino, 1);
+    volume.fs().forget(made.map_err(failed)?.attr.0.ino, 1);
     for (name, child) in &tree.dirs[&ino] {
         if tree.dirs.contains_key(child) {
             let name = name.to_str().expect("names are ASCII here");

@@ -62,7 +62,7 @@ static STORE: LazyLock<Sim> = LazyLock::new(|| {
     let volume = Volume::new();
     let make = |path: &str, what: Made<'_>| {
         let made = volume.in_parent(path, |dir, name| {
-            let ino = volume.run(|fs| fs.make(dir, name, what, WHO))?.0.ino;
+            let ino = volume.run(|fs| fs.make(dir, name, what, WHO))?.attr.0.ino;
             volume.fs().forget(ino, 1);
             Ok(())
         });
@@ -97,7 +97,7 @@ type Op = Box<dyn Fn(&Fs, &Known) -> Outcome<()>>;
 
 fn made(name: String, what: Made<'static>) -> Op {
     Box::new(move |fs, _| {
-        let ino = fs.make(ROOT, OsStr::new(&name), what, WHO)?.0.ino;
+        let ino = fs.make(ROOT, OsStr::new(&name), what, WHO)?.attr.0.ino;
         fs.forget(ino, 1);
         Ok(())
     })
@@ -105,7 +105,7 @@ fn made(name: String, what: Made<'static>) -> Op {
 
 fn create(name: String) -> Op {
     Box::new(move |fs, _| {
-        let ino = fs.create(ROOT, OsStr::new(&name), 0o640, WHO)?.0.ino;
+        let ino = fs.create(ROOT, OsStr::new(&name), 0o640, WHO)?.attr.0.ino;
         fs.release(ino, OpenFor::Writing)?;
         fs.forget(ino, 1);
         Ok(())
@@ -114,7 +114,7 @@ fn create(name: String) -> Op {
 
 fn link(from: &'static str, to: String) -> Op {
     Box::new(move |fs, known| {
-        let ino = fs.link(known[OsStr::new(from)], ROOT, OsStr::new(&to), WHO)?.0.ino;
+        let ino = fs.link(known[OsStr::new(from)], ROOT, OsStr::new(&to), WHO)?.attr.0.ino;
         fs.forget(ino, 1);
         Ok(())
     })
@@ -220,7 +220,7 @@ fn mounted() -> (Volume, Known) {
         ["empty", "other", "full", "file", "pipe", "link", "far"].map(str::to_owned).into();
     names.extend([long("dir"), long("other"), long("file")]);
     let lookup = |name: String| {
-        let ino = volume.run(|fs| fs.lookup(ROOT, OsStr::new(&name))).expect("there").0.ino;
+        let ino = volume.run(|fs| fs.lookup(ROOT, OsStr::new(&name))).expect("there").attr.0.ino;
         (name.into(), ino)
     };
     let known = names.into_iter().map(lookup).collect();
@@ -324,7 +324,8 @@ fn a_sync_of_a_directory_costs_no_more_for_what_is_gone() {
     };
     for n in 0..200 {
         let name = dir(&format!("d{n}"));
-        let ino = volume.run(|fs| fs.make(ROOT, &name, Made::Dir(0o755), WHO)).expect("made").0.ino;
+        let ino =
+            volume.run(|fs| fs.make(ROOT, &name, Made::Dir(0o755), WHO)).expect("made").attr.0.ino;
         if n % 2 == 0 {
             volume.run(|fs| fs.rmdir(ROOT, &name)).expect("removed");
         } else {
@@ -336,7 +337,8 @@ fn a_sync_of_a_directory_costs_no_more_for_what_is_gone() {
     assert_eq!(syncs(), 2, "the directory that is left, and its parent");
     for n in 0..200 {
         let name = dir(&format!("e{n}"));
-        let ino = volume.run(|fs| fs.make(ROOT, &name, Made::Dir(0o755), WHO)).expect("made").0.ino;
+        let ino =
+            volume.run(|fs| fs.make(ROOT, &name, Made::Dir(0o755), WHO)).expect("made").attr.0.ino;
         volume.fs().forget(ino, 1);
     }
     assert_eq!(syncs(), 2, "the whole filesystem, and the directory");

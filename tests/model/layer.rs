@@ -75,7 +75,7 @@ impl Layer {
     }
 
     fn lookup(&self, parent: u64, name: &OsStr) -> Result<Attr, i32> {
-        Ok(self.know(self.run(|fs| fs.lookup(parent, name))?))
+        Ok(self.know(self.run(|fs| fs.lookup(parent, name))?.attr))
     }
 
     /// The folder of a path, and the name in it, which has been looked up.
@@ -150,7 +150,7 @@ impl Layer {
 
     fn make(&self, path: &Path, what: Made<'_>) -> Result<(), i32> {
         let (parent, name, _) = self.parent(path)?;
-        self.know(self.run(|fs| fs.make(parent, &name, what, WHO))?);
+        self.know(self.run(|fs| fs.make(parent, &name, what, WHO))?.attr);
         Ok(())
     }
 
@@ -216,7 +216,7 @@ impl Layer {
             Op::Symlink(p, len) => self.make(p, Made::Symlink(OsStr::new(&target(*len))))?,
             Op::Create(p, mode) => {
                 let (parent, name, _) = self.parent(p)?;
-                let made = self.know(self.run(|fs| fs.create(parent, &name, *mode, WHO))?);
+                let made = self.know(self.run(|fs| fs.create(parent, &name, *mode, WHO))?.attr);
                 self.run(|fs| fs.release(made.0.ino, OpenFor::Writing))?;
             }
             Op::Readlink(p) => {
@@ -230,7 +230,7 @@ impl Layer {
             Op::Link(a, b) => {
                 let ino = self.find(a)?.0.ino;
                 let (parent, name, _) = self.parent(b)?;
-                self.know(self.run(|fs| fs.link(ino, parent, &name, WHO))?);
+                self.know(self.run(|fs| fs.link(ino, parent, &name, WHO))?.attr);
             }
             Op::Unlink(p) => {
                 let (parent, name, _) = self.parent(p)?;

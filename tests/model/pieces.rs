@@ -38,7 +38,7 @@ fn in_pieces<T>(v: &Volume, what: &str, mut op: impl FnMut(&Fs) -> Outcome<T>) -
 }
 
 fn ino(v: &Volume, parent: u64, name: &str) -> u64 {
-    in_pieces(v, "lookup", |fs| fs.lookup(parent, OsStr::new(name))).0.0.ino
+    in_pieces(v, "lookup", |fs| fs.lookup(parent, OsStr::new(name))).0.attr.0.ino
 }
 
 #[test]

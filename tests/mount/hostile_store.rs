@@ -106,6 +106,65 @@ fn whoever_changes_the_tree_beneath_a_mount_leads_it_nowhere() {
     assert_eq!(state(&mount.at("others")), before[1]);
 }
 
+/// Something was removed beneath a mount, and the store gave its inode number to what was made next:
+/// a file in place of a device was EINVAL, and names in a new folder were sealed for the old one.
+#[test]
+fn an_inode_number_that_the_store_gives_again_is_another_inode() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&[]);
+    let backing = |ino: u64| -> PathBuf {
+        let tree = fs::read_dir(store.tree()).expect("listed").flatten().map(|e| e.path());
+        let mut all: Vec<_> = tree.collect();
+        all.retain(|path| fs::symlink_metadata(path).is_ok_and(|meta| meta.ino() == ino));
+        all.pop().expect("it is in the store's tree")
+    };
+    type Make = fn(&Path);
+    let fifo: Make =
+        |path| mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("made");
+    let folder: Make = |path| fs::create_dir(path).expect("made");
+    let file: Make = |path| fs::write(path, "content").expect("made");
+    let mut made = Vec::new();
+    for (n, (first, second)) in
+        [(fifo, file), (folder, folder), (file, folder), (folder, file), (file, file)]
+            .iter()
+            .enumerate()
+    {
+        let (old, new) = (mount.at(&format!("old-{n}")), mount.at(&format!("new-{n}")));
+        first(&old);
+        let ino = fs::symlink_metadata(&old).expect("there").ino();
+        let held = File::options()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
+            .open(&old)
+            .expect("held");
+        let beneath = backing(ino);
+        if beneath.is_dir() {
+            fs::remove_dir_all(&beneath).expect("removed");
+        } else {
+            fs::remove_file(&beneath).expect("removed");
+        }
+        second(&new);
+        let again = fs::symlink_metadata(&new).expect("there").ino() == ino;
+        eprintln!("{n}: the number was given again: {again}");
+        if new.is_dir() {
+            fs::write(new.join("below"), "content").expect("written");
+        }
+        made.push((new, again));
+        drop(held);
+    }
+    assert!(made.iter().any(|(_, again)| *again), "no number was given again: nothing was tried");
+    let read = |(path, _): &(PathBuf, bool)| {
+        fs::read(if path.is_dir() { path.join("below") } else { path.clone() })
+    };
+    assert!(made.iter().all(|made| read(made).expect("readable") == b"content"));
+    mount.unmount();
+    let _mount = store.mount(&[]);
+    assert!(made.iter().all(|made| read(made).expect("readable") == b"content"));
+}
+
 /// Not a test: the process that the test starts.
 #[test]
 #[ignore = "a process that another test starts"]

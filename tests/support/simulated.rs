@@ -156,7 +156,7 @@ impl Volume {
                 done = Err(Errno(libc::ENOTDIR));
                 break;
             }
-            done = self.run(|fs| fs.lookup(parent, OsStr::new(name))).map(|attr| attr.0.ino);
+            done = self.run(|fs| fs.lookup(parent, OsStr::new(name))).map(|attr| attr.attr.0.ino);
             match done {
                 Ok(ino) => known.push(ino),
                 Err(_) => break,
@@ -196,7 +196,7 @@ impl Volume {
 
     pub fn create(&self, path: &str) -> Result<(), Errno> {
         let ino = self.in_parent(path, |dir, name| {
-            Ok(self.run(|fs| fs.create(dir, name, 0o644, WHO))?.0.ino)
+            Ok(self.run(|fs| fs.create(dir, name, 0o644, WHO))?.attr.0.ino)
         })?;
         let done = self.run(|fs| fs.release(ino, OpenFor::Writing));
         self.fs().forget(ino, 1);
@@ -250,7 +250,7 @@ impl Volume {
         }
         for (name, ino) in &names {
             let attr = self.run(|fs| fs.lookup(dir, name));
-            let kind = attr.map_err(|e| format!("{name:?} is not found: {e:?}"))?.0.kind();
+            let kind = attr.map_err(|e| format!("{name:?} is not found: {e:?}"))?.attr.0.kind();
             match kind {
                 FileKind::Dir => {
                     let below = raw.open_dir(&on_disk[ino]).map_err(|e| e.to_string())?;

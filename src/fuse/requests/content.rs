@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 
 use super::{Asked, Soon};
-use crate::fs::{Attr, Fs, OpenFor, Reach, Sought, SyncWhat, errno};
+use crate::fs::{Found, Fs, OpenFor, Reach, Sought, SyncWhat, errno};
 use crate::fuse::content::{Copied, Kill, Read, Sink, Source, Write, write};
 use crate::fuse::job::go;
 use crate::fuse::reply::Reply;
@@ -31,7 +31,7 @@ impl<'a> Asked<'a> {
     }
 
     /// `flags` are those of open(2).
-    pub(in crate::fuse) fn create<R: Reply<(Attr, Opened)>>(
+    pub(in crate::fuse) fn create<R: Reply<(Found, Opened)>>(
         self,
         (parent, name): (u64, &OsStr),
         (mode, umask, flags): (u32, u32, i32),
@@ -43,20 +43,20 @@ impl<'a> Asked<'a> {
             Opened { handle: WRITING, flags: self.requests.cache.open_flags(OpenFor::Writing) };
         let op = move |fs: &Fs| {
             let made = fs.create(parent, &name, mode, by);
-            let attr = match made {
+            let found = match made {
                 // Made by somebody else since the kernel looked.
                 Err(e) if e == errno(libc::EEXIST) && flags & libc::O_EXCL == 0 => {
-                    let attr = fs.lookup(parent, &name)?;
-                    if let Err(e) = fs.open(attr.0.ino, OpenFor::Writing) {
-                        fs.forget(attr.0.ino, 1);
+                    let found = fs.lookup(parent, &name)?;
+                    if let Err(e) = fs.open(found.attr.0.ino, OpenFor::Writing) {
+                        fs.forget(found.attr.0.ino, 1);
                         return Err(e);
                     }
-                    attr
+                    found
                 }
                 other => other?,
             };
-            fs.table().mark_paged(&*fs.node(attr.0.ino)?);
-            Ok((attr, opened))
+            fs.table().mark_paged(&*fs.node(found.attr.0.ino)?);
+            Ok((found, opened))
         };
         self.watched(watch, op, reply)
     }

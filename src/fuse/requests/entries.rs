@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 
 use super::{Asked, Soon};
 use crate::disk::{FsStat, XattrHow};
-use crate::fs::{Attr, Change, Fs, Made, RenameHow};
+use crate::fs::{Attr, Change, Found, Fs, Made, RenameHow};
 use crate::fuse::job::go;
 use crate::fuse::listing::{List, Listing};
 use crate::fuse::reply::Reply;
@@ -15,7 +15,7 @@ use crate::keys::audit::Operation;
 const ACCESS_ACL: &str = "system.posix_acl_access";
 
 impl<'a> Asked<'a> {
-    pub(in crate::fuse) fn lookup<R: Reply<Attr>>(
+    pub(in crate::fuse) fn lookup<R: Reply<Found>>(
         self,
         parent: u64,
         name: &OsStr,
@@ -53,7 +53,7 @@ impl<'a> Asked<'a> {
     }
 
     /// `rdev` is a device number as stat(2) gives it.
-    pub(in crate::fuse) fn mknod<R: Reply<Attr>>(
+    pub(in crate::fuse) fn mknod<R: Reply<Found>>(
         self,
         (parent, name): (u64, &OsStr),
         (mode, umask, rdev): (u32, u32, u64),
@@ -63,7 +63,7 @@ impl<'a> Asked<'a> {
         self.answer(move |fs| fs.make(parent, &name, Made::Node(mode, rdev), by), reply)
     }
 
-    pub(in crate::fuse) fn mkdir<R: Reply<Attr>>(
+    pub(in crate::fuse) fn mkdir<R: Reply<Found>>(
         self,
         (parent, name): (u64, &OsStr),
         (mode, umask): (u32, u32),
@@ -73,7 +73,7 @@ impl<'a> Asked<'a> {
         self.answer(move |fs| fs.make(parent, &name, Made::Dir(mode), by), reply)
     }
 
-    pub(in crate::fuse) fn symlink<R: Reply<Attr>>(
+    pub(in crate::fuse) fn symlink<R: Reply<Found>>(
         self,
         (parent, name): (u64, &OsStr),
         target: &OsStr,
@@ -121,7 +121,7 @@ impl<'a> Asked<'a> {
         self.change(move |fs| fs.rename((parent, &name), (to_parent, &to_name), how), reply)
     }
 
-    pub(in crate::fuse) fn link<R: Reply<Attr>>(
+    pub(in crate::fuse) fn link<R: Reply<Found>>(
         self,
         ino: u64,
         (parent, name): (u64, &OsStr),

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::disk::{FileKind, FsStat, Time};
-use crate::fs::{Attr, Change, Errno, Listed, SetTime, Who};
+use crate::fs::{Attr, Change, Errno, Found, Listed, SetTime, Who};
 use crate::fuse::convert;
 use crate::fuse::terms::{Opened, TTL};
 
@@ -213,9 +213,10 @@ impl<'a> Out<'a> {
     }
 
     /// `struct fuse_entry_out`.
-    pub(super) fn entry(&mut self, attr: &Attr) {
-        [attr.0.ino, 0, TTL.as_secs(), TTL.as_secs(), 0].into_iter().for_each(|n| self.u64(n));
-        self.attr(attr);
+    pub(super) fn entry(&mut self, found: &Found) {
+        let (ino, generation) = (found.attr.0.ino, found.generation.into());
+        [ino, generation, TTL.as_secs(), TTL.as_secs(), 0].into_iter().for_each(|n| self.u64(n));
+        self.attr(&found.attr);
     }
 
     /// `struct fuse_open_out`.
@@ -233,17 +234,17 @@ impl<'a> Out<'a> {
         (0..7).for_each(|_| self.u32(0));
     }
 
-    /// `struct fuse_dirent`, padded, behind a `struct fuse_entry_out` where `attr` is given;
+    /// `struct fuse_dirent`, padded, behind a `struct fuse_entry_out` where `found` is given;
     /// `false` where it finds no room of `limit`.
-    pub(super) fn listed(&mut self, e: &Listed, attr: Option<&Attr>, limit: usize) -> bool {
-        let (name, head) = (e.name.as_bytes(), if attr.is_some() { 128 } else { 0 });
+    pub(super) fn listed(&mut self, e: &Listed, found: Option<&Found>, limit: usize) -> bool {
+        let (name, head) = (e.name.as_bytes(), if found.is_some() { 128 } else { 0 });
         let size = head + (24 + name.len()).next_multiple_of(8);
         if self.len + size > limit.min(self.room.len()) {
             return false;
         }
         let end = self.len + size;
-        if let Some(attr) = attr {
-            self.entry(attr);
+        if let Some(found) = found {
+            self.entry(found);
         }
         self.u64(e.ino);
         self.u64(e.next);

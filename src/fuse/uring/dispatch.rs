@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::abi::{self, Head, Out};
 use super::slot::{Page, RingReply, Slot};
-use crate::fs::{Attr, Detail, SyncWhat};
+use crate::fs::{Attr, Detail, Found, SyncWhat};
 use crate::fuse::content::Kill;
 use crate::fuse::convert;
 use crate::fuse::job::{Answered, Start};
@@ -137,8 +137,8 @@ fn list(asked: Asked<'_>, slot: Slot, detail: Detail) -> Soon<'_, RingReply> {
     asked.list(handle, from, Page { slot, detail, limit, len: 0 })
 }
 
-fn entry(out: &mut Out, attr: Attr) {
-    out.entry(&attr);
+fn entry(out: &mut Out, found: Found) {
+    out.entry(&found);
 }
 
 fn attributes(out: &mut Out, attr: Attr) {
@@ -193,8 +193,8 @@ fn by_name<'a>(asked: Asked<'a>, slot: Slot, brought: &[u8]) -> Soon<'a, RingRep
         op::LINK => asked.link(head.u64(0), (node, name), to!(slot, entry)),
         op::CREATE => {
             let how = (head.u32(4), head.u32(8), head.i32(0));
-            let fill = |out: &mut Out, (attr, opened): (Attr, _)| {
-                out.entry(&attr);
+            let fill = |out: &mut Out, (found, opened): (Found, _)| {
+                out.entry(&found);
                 out.opened(opened);
             };
             asked.create((node, name), how, to!(slot, fill))

@@ -226,13 +226,13 @@ impl Listing for Page {
     }
 
     fn add(&mut self, e: &Listed) -> bool {
-        let attr = match self.detail {
+        let found = match self.detail {
             Detail::Names => None,
-            Detail::Attributes => e.attr.as_ref(),
+            Detail::Attributes => e.found.as_ref(),
         };
         let (len, limit) = (self.len, self.limit);
         let mut out = Out::new(&mut self.slot.room()[len..]);
-        let added = out.listed(e, attr, limit.saturating_sub(len));
+        let added = out.listed(e, found, limit.saturating_sub(len));
         self.len += out.len();
         added
     }

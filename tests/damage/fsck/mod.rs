@@ -35,7 +35,7 @@ struct Furnished {
 fn make(volume: &Volume, path: &str, what: Made<'_>) {
     let by = Caller { umask: 0, ..WHO };
     let made = volume.in_parent(path, |dir, name| volume.run(|fs| fs.make(dir, name, what, by)));
-    volume.fs().forget(made.unwrap_or_else(|e| panic!("{path}: {e:?}")).0.ino, 1);
+    volume.fs().forget(made.unwrap_or_else(|e| panic!("{path}: {e:?}")).attr.0.ino, 1);
 }
 
 fn furnish(volume: &Volume) -> Vec<String> {

@@ -22,7 +22,7 @@ impl Layer {
     pub(super) fn walk(&self, dir: u64, at: &str, tree: &mut Tree) -> Result<(), i32> {
         for name in self.list(dir)? {
             let path = format!("{at}/{name}");
-            let attr = self.run(|fs| fs.lookup(dir, OsStr::new(&name)))?;
+            let attr = self.run(|fs| fs.lookup(dir, OsStr::new(&name)))?.attr;
             let ino = attr.0.ino;
             let mut xattrs = BTreeMap::new();
             for name in self.xattrs(ino)? {
