@@ -1,5 +1,6 @@
 //! Real programs, living in a mount: git, cargo, SQLite, PostgreSQL.
 
+mod attackers;
 #[path = "../support/mod.rs"]
 mod support;
 
