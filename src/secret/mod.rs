@@ -2,6 +2,7 @@
 
 mod heap;
 mod locked;
+mod scrub;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -10,6 +11,7 @@ use zeroize::Zeroize;
 
 pub use heap::{WipingHeap, give_back, wipe};
 pub use locked::{Locked, lock_failures};
+pub use scrub::scrub_stack;
 
 /// `N` bytes from the kernel's random number generator (getrandom(2)).
 pub fn random_bytes<const N: usize>() -> [u8; N] {
@@ -40,19 +42,6 @@ pub fn random_nonce() -> [u8; 12] {
         // Taken out: no later call can see it.
         ahead.pop().unwrap_or_else(random_bytes)
     })
-}
-
-/// How deep the stack is wiped. The deepest path through a cipher, measured in a debug build,
-/// leaves residue within 9 KiB.
-const SCRUBBED: usize = 16 << 10;
-
-/// Wipes the stack below the caller: what ciphers and key derivations left there in frames that
-/// have returned. It does not reach the caller's own frame, nor registers.
-#[inline(never)]
-pub fn scrub_stack() {
-    let mut below = [0u8; SCRUBBED];
-    wipe(&mut below);
-    std::hint::black_box(&below);
 }
 
 /// A 256-bit key. It lies in locked memory, is wiped on drop, and never prints itself.
