@@ -49,7 +49,11 @@ fn fetch_claimed(
     file: FileId,
     neighbours: Neighbours,
 ) -> Result<Fetched<()>, KeyFail> {
-    let lines = read(keyring, file.page()).inspect_err(|fail| finish(keyring, file, Err(*fail)))?;
+    let read = {
+        let _at_store = keyring.files().at_store(KeyRequest::File(file));
+        read(keyring, file.page())
+    };
+    let lines = read.inspect_err(|fail| finish(keyring, file, Err(*fail)))?;
     let follow = match neighbours {
         Neighbours::Follow => {
             let fetches = Fetches::worth(keyring.service());
@@ -245,6 +249,7 @@ mod tests {
     use std::num::NonZeroU32;
     use std::sync::Arc;
 
+    use super::super::answers::Answer;
     use super::super::fixture::{close, keyring_over, keyring_with_rate, kms, volume};
     use super::*;
     use crate::disk::sim::Sim;
@@ -280,6 +285,26 @@ mod tests {
         drop(keyring.wipe());
         assert_eq!(keyring.fetch_here(request), None);
         assert!(keyring.cipher(file).is_err());
+    }
+
+    /// A disk that took five seconds for a page of new keys was EKEYEXPIRED to whoever made a file.
+    #[test]
+    fn nobody_is_late_while_the_store_is_slow() {
+        let keyring = keyring_over(&volume(), kms());
+        let late = [KeyRequest::Fresh, KeyRequest::File(a_file(&volume()))].map(|request| {
+            let ticket = keyring.answers().ticket();
+            keyring.wait_for(request, ticket);
+            let answers_after = |seconds| {
+                keyring.tick(Moment::now() + Duration::from_secs(seconds));
+                keyring.answers().take()
+            };
+            let at_store = keyring.files().at_store(request);
+            assert_eq!(answers_after(60), []);
+            drop(at_store);
+            assert_eq!(answers_after(3), [], "the KMS has its time");
+            answers_after(5) == [Answer::Outcome(ticket, Err(KeyFail::Late))]
+        });
+        assert_eq!(late, [true; 2]);
     }
 
     #[test]

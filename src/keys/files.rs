@@ -19,7 +19,7 @@ use crate::kms::KeyService;
 use crate::store::{Line, WrapKind};
 use crate::sync::{Condvar, Mutex};
 
-/// How long a request waits for its key.
+/// How long a request waits for its key, beside the time that the store takes.
 const PARKED_FOR: Duration = Duration::from_secs(4);
 /// From reading a line to the KMS's answer: a fetch waits for its turn and for three tries.
 const LONGEST_FETCH: Duration = Duration::from_secs(600);
@@ -54,6 +54,8 @@ impl Fetches {
 struct State {
     cache: Cache,
     waiting: HashMap<KeyRequest, Vec<Waiter>>,
+    /// For these the store is read or written just now.
+    at_store: HashSet<KeyRequest>,
     /// Files whose key someone waits for.
     queue: VecDeque<FileId>,
     /// Files whose key may be wanted next; after the others.
@@ -92,6 +94,7 @@ impl FileKeys {
         let state = State {
             cache: Cache::new(cache, ttl),
             waiting: HashMap::new(),
+            at_store: HashSet::new(),
             queue: VecDeque::new(),
             later: VecDeque::new(),
             ahead: Ahead::default(),
@@ -175,6 +178,13 @@ impl FileKeys {
         state.in_flight.insert(file)
     }
 
+    /// Says that the store is read or written for a key, until the answer is dropped. Nobody who
+    /// waits for the key is late meanwhile: a slow disk makes programs wait, as it does natively.
+    pub(super) fn at_store(&self, request: KeyRequest) -> AtStore<'_> {
+        self.state.lock().at_store.insert(request);
+        AtStore { files: self, request }
+    }
+
     /// Answers everyone who waits for this key.
     pub(super) fn answer(&self, request: KeyRequest, outcome: Result<(), KeyFail>) {
         let waiters = self.state.lock().waiting.remove(&request).unwrap_or_default();
@@ -199,10 +209,12 @@ impl FileKeys {
         let mut late = Vec::new();
         {
             let mut state = self.state.lock();
-            let State { waiting, queue, in_flight, cache, retry_after, .. } = &mut *state;
+            let State { waiting, at_store, queue, in_flight, cache, retry_after, .. } = &mut *state;
             let again = now >= *retry_after;
             waiting.retain(|request, waiters| {
-                late.extend(waiters.extract_if(.., |w| now >= w.deadline));
+                if !at_store.contains(request) {
+                    late.extend(waiters.extract_if(.., |w| now >= w.deadline));
+                }
                 if let KeyRequest::File(file) = request
                     && !waiters.is_empty()
                     && again
@@ -345,5 +357,23 @@ impl FileKeys {
         let mut state = self.state.lock();
         state.in_flight.clear();
         state.queue.drain(..).collect()
+    }
+}
+
+/// The store is read or written for a key; see [`FileKeys::at_store`]. Whoever waits for the key
+/// has the whole time for the KMS from then on.
+pub(super) struct AtStore<'a> {
+    files: &'a FileKeys,
+    request: KeyRequest,
+}
+
+impl Drop for AtStore<'_> {
+    fn drop(&mut self) {
+        let mut state = self.files.state.lock();
+        let State { waiting, at_store, .. } = &mut *state;
+        at_store.remove(&self.request);
+        let deadline = Moment::now() + PARKED_FOR;
+        let waiters = waiting.get_mut(&self.request).into_iter().flatten();
+        waiters.for_each(|waiter| waiter.deadline = deadline);
     }
 }

@@ -232,6 +232,7 @@ fn make_page(keyring: &Keyring, n: usize) -> Result<Vec<Arc<ContentCipher>>, NoK
     }
     let (mut lines, ciphers): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
     lines.sort_by_key(|line: &Line| line.slot);
+    let _at_store = keyring.files().at_store(KeyRequest::Fresh);
     keyring.store().add_page(page, &Page::of(&lines)).map_err(NoKeys::Disk)?;
     Ok(ciphers)
 }
