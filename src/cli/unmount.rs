@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use rustix::mount::UnmountFlags;
@@ -44,7 +45,7 @@ pub fn run(args: &Unmount) -> Result<(), Failure> {
         let daemon = target.process();
         let flags = if args.lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
         match (&target, &daemon) {
-            (Target::Here(mount), _) => unmount(&mount.mountpoint, flags)?,
+            (Target::Here(mount), _) => once_free(&mount.mountpoint, flags)?,
             (Target::Elsewhere { mountpoint, .. }, daemon) => from_within(mountpoint, daemon)?,
         }
         if let (Some(daemon), false) = (daemon, args.lazy)
@@ -54,6 +55,23 @@ pub fn run(args: &Unmount) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// A program between fork(2) and execve(2) still has the open files of the one that starts it: a
+/// mount that is busy is tried again for so long.
+const LINGERING: Duration = Duration::from_secs(2);
+
+/// Unmounts, as soon as nobody uses the mount.
+fn once_free(at: &Path, flags: UnmountFlags) -> Result<(), Failure> {
+    let limit = Instant::now() + LINGERING;
+    loop {
+        match unmount(at, flags) {
+            Err(e) if e.exit == Exit::Busy && Instant::now() < limit => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            done => return done,
+        }
+    }
 }
 
 /// A mount in another mount namespace is reached by its daemon alone, which a signal has unmount.
@@ -92,12 +110,18 @@ fn busy(at: &Path) -> Failure {
 
 fn as_user(at: &Path, flags: UnmountFlags) -> Result<(), Failure> {
     let option = if flags.contains(UnmountFlags::DETACH) { "-uz" } else { "-u" };
-    let status = Command::new("fusermount3")
+    let output = Command::new("fusermount3")
         .arg(option)
         .arg(at)
-        .status()
+        .env("LC_ALL", "C")
+        .output()
         .map_err(|e| Failure::new(Exit::Helper, format!("fusermount3: {e}")))?;
-    if status.success() { Ok(()) } else { Err(busy(at)) }
+    let said = String::from_utf8_lossy(&output.stderr);
+    match output.status.success() {
+        true => Ok(()),
+        false if said.contains("busy") => Err(busy(at)),
+        false => Err(Failure::new(Exit::Failed, said.trim().to_owned())),
+    }
 }
 
 /// SIGTERM and SIGINT unmount; a busy mount is detached and ends with its last user. SIGHUP is
