@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::server::{Rules, Server, credentials, new_key};
-use crate::support::{EKEYEXPIRED, EKEYREVOKED, Mount, Store, errno, fails, kmsfs, run, skipped};
+use crate::support::{
+    EKEYEXPIRED, EKEYREVOKED, Mount, PATIENCE, Store, errno, fails, kmsfs, run, skipped,
+};
 
-const SOON: Duration = Duration::from_secs(20);
 /// A request waits four seconds for its key; the rest is this machine's.
 const BOUND: Duration = Duration::from_secs(7);
 
@@ -102,12 +103,12 @@ fn is_an_outage(server: &Server, key: &str, said: &str, fault: &Fault) {
     assert_eq!(mount.state(), "open", "{fault:?}: within the grace");
     let mut byte = [0];
     cached.read_at(&mut byte, 0).unwrap_or_else(|e| panic!("{fault:?}: {e}"));
-    mount.wait_state("unreachable", SOON);
+    mount.wait_state("unreachable", PATIENCE);
     assert_eq!(errno(cached.read_at(&mut byte, 0)), Some(EKEYEXPIRED), "{fault:?}");
     let told = last_error(&mount);
     assert!(told.contains(said), "{fault:?}: {told}");
     proxy.set(Fault::None);
-    mount.wait_state("open", SOON);
+    mount.wait_state("open", PATIENCE);
     let cold = fs::read(mount.at("cold")).unwrap_or_else(|e| panic!("{fault:?}: {e}"));
     assert_eq!(cold, b"its key is not");
 }
@@ -129,11 +130,11 @@ fn a_definite_no_is_a_refusal_whichever_call_gets_it() {
     let mount = store.mount(&["--heartbeat", "1s", "--outage-grace", "1h"]);
     for (code, operation) in refusals.iter().zip(["", "GenerateDataKey", "Decrypt", "Decrypt"]) {
         bench.proxy.set_for(operation, Fault::error(code, "because"));
-        mount.wait_state("revoked", SOON);
+        mount.wait_state("revoked", PATIENCE);
         assert_eq!(errno(File::open(mount.at("cached"))), Some(EKEYREVOKED), "{code}");
         assert!(last_error(&mount).contains(code), "{}", last_error(&mount));
         bench.proxy.set(Fault::None);
-        mount.wait_state("open", SOON);
+        mount.wait_state("open", PATIENCE);
     }
 }
 
@@ -151,7 +152,7 @@ fn a_hanging_kms_stalls_nothing_that_has_its_key() {
     let beats = bench.proxy.calls("GenerateDataKey");
     bench.proxy.set(Fault::Hang);
     // Long enough that each key's time is up, and several beats hang.
-    crate::support::wait_for("hanging beats", SOON, || {
+    crate::support::wait_for("hanging beats", PATIENCE, || {
         bench.proxy.calls("GenerateDataKey") >= beats + 3
     });
     let start = Instant::now();
@@ -184,7 +185,7 @@ fn latency_changes_nothing_but_time() {
         fs::write(mount.at(&format!("new-{n}")), b"text").expect("written");
     }
     assert_eq!(fs::read(mount.at("cold")).expect("readable"), b"its key is not");
-    crate::support::wait_for("five beats", SOON, || bench.proxy.calls("Decrypt") >= beats + 10);
+    crate::support::wait_for("five beats", PATIENCE, || bench.proxy.calls("Decrypt") >= beats + 10);
     assert_eq!(mount.state(), "open");
 }
 
@@ -256,7 +257,7 @@ fn the_keys_of_neighbours_are_fetched_ahead() {
     let mut read = names.iter().map(|n| fs::read_to_string(mount.at(n)).expect("readable") == *n);
     assert!(read.by_ref().take(4).all(|same| same));
     // They may lie on two pages: the pool's first was begun by the mount that made the store.
-    crate::support::wait_for("quiet", SOON, || {
+    crate::support::wait_for("quiet", PATIENCE, || {
         let before = bench.proxy.calls("Decrypt");
         std::thread::sleep(Duration::from_millis(300));
         bench.proxy.calls("Decrypt") == before

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::server::{Rules, Server, credentials, new_key};
-use crate::support::{Mount, Store, run};
+use crate::support::{Mount, PATIENCE, Store, run};
 
 const FILES: usize = 5000;
 
@@ -140,7 +140,7 @@ fn work_on_cached_keys_while_the_kms_hangs() {
     });
     let pair = |n: usize| {
         proxy.set(Fault::None);
-        mount.wait_state("open", Duration::from_secs(20));
+        mount.wait_state("open", PATIENCE);
         let well = rate(&mount);
         proxy.set(Fault::Hang);
         let hanging = std::thread::scope(|scope| {

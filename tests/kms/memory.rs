@@ -2,14 +2,13 @@
 
 use std::fs::{self, File};
 use std::process::Command;
-use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use kmsfs::kms::aws::{AwsKms, Place, PlainHttp};
 
 use crate::support::scan::{found, keys_by, memory_of};
 use crate::support::server::{REGION, Rules, Server, credentials, key, new_key};
-use crate::support::{Store, run, skipped, wait_for};
+use crate::support::{PATIENCE, Store, run, skipped, wait_for};
 
 /// Unwraps all keys of a store in a child: the SDK takes credentials from the environment, which
 /// a process with threads must not change.
@@ -74,11 +73,11 @@ fn a_locked_daemon_holds_no_key_that_aws_gave() {
         let held = found(&memory_of(mount.pid()), &keys);
         assert!(!held.is_empty(), "an open daemon holds keys, and this search finds them");
         run(key(&server).args(["disable", "alias/kmsfs"]));
-        mount.wait_state("revoked", Duration::from_secs(15));
+        mount.wait_state("revoked", PATIENCE);
         drop(open_file);
         let left = found(&memory_of(mount.pid()), &keys);
         assert!(left.is_empty(), "{data_keys}: {} of {}: {left:#?}", left.len(), keys.len());
         run(key(&server).args(["enable", "alias/kmsfs"]));
-        wait_for("open", Duration::from_secs(15), || mount.state() == "open");
+        wait_for("open", PATIENCE, || mount.state() == "open");
     }
 }

@@ -3,14 +3,12 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek};
 use std::path::Path;
-use std::time::Duration;
 
 use crate::support::server::{Rules, Server, credentials, key, new_key};
 use crate::support::{
-    EKEYEXPIRED, EKEYREJECTED, EKEYREVOKED, Mount, Store, errno, fails, kmsfs, run, skipped,
+    EKEYEXPIRED, EKEYREJECTED, EKEYREVOKED, Mount, PATIENCE, Store, errno, fails, kmsfs, run,
+    skipped,
 };
-
-const SOON: Duration = Duration::from_secs(15);
 
 fn skip() -> bool {
     skipped("fuse") || skipped("ministack")
@@ -44,14 +42,14 @@ fn a_key_disabled_or_pending_deletion_locks_the_mount_until_it_is_enabled() {
     let mount = store.mount(&["--heartbeat", "1s"]);
     let mut file = written(&mount, "file", b"what RDS does");
     let locked = |file: &mut File| {
-        mount.wait_state("revoked", SOON);
+        mount.wait_state("revoked", PATIENCE);
         assert_eq!(errno(reread(file)), Some(EKEYREVOKED));
         assert_eq!(errno(File::open(mount.at("file"))), Some(EKEYREVOKED));
         assert_eq!(errno(fs::read_dir(mount.root())), Some(EKEYREVOKED));
     };
     let opens = |file: &mut File| {
         run(key(&server).args(["enable", "alias/kmsfs"]));
-        mount.wait_state("open", SOON);
+        mount.wait_state("open", PATIENCE);
         assert_eq!(reread(file).expect("the same descriptor"), b"what RDS does");
     };
     run(key(&server).args(["disable", "alias/kmsfs"]));
@@ -94,14 +92,14 @@ print(made['AccessKeyId'], made['SecretAccessKey'], arn)"
     assert_eq!(mount.state(), "open");
 
     server.python("iam.delete_user_policy(UserName='daemon', PolicyName='use')");
-    mount.wait_state("revoked", SOON);
+    mount.wait_state("revoked", PATIENCE);
     assert_eq!(errno(reread(&mut file)), Some(EKEYREVOKED));
     server.python(
         "allow = {'Version': '2012-10-17', 'Statement': [{'Effect': 'Allow', 'Resource': '*',
     'Action': ['kms:GenerateDataKey', 'kms:Decrypt']}]}
 iam.put_user_policy(UserName='daemon', PolicyName='use', PolicyDocument=json.dumps(allow))",
     );
-    mount.wait_state("open", SOON);
+    mount.wait_state("open", PATIENCE);
     assert_eq!(reread(&mut file).expect("the same descriptor"), b"least privilege");
 }
 
@@ -143,10 +141,10 @@ iam.put_user_policy(UserName='daemon', PolicyName='use', PolicyDocument=json.dum
     let mount = store.mount(&["--heartbeat", "1s", "--outage-grace", "2s"]);
     let mut file = written(&mount, "file", b"still there");
     server.python(&format!("iam.delete_access_key(UserName='daemon', AccessKeyId='{first}')"));
-    mount.wait_state("unreachable", SOON);
+    mount.wait_state("unreachable", PATIENCE);
     assert_eq!(errno(reread(&mut file)), Some(EKEYEXPIRED));
     new_credentials(profile.path());
-    mount.wait_state("open", SOON);
+    mount.wait_state("open", PATIENCE);
     assert_eq!(reread(&mut file).expect("the same descriptor"), b"still there");
 }
 
@@ -211,10 +209,10 @@ fn branch_keys_cost_few_calls() {
     let beats = 1 + mount.report()["beats"].as_u64().expect("a number");
     assert!(calls < 20 + 3 * beats, "{calls} calls, {beats} beats");
     run(key(&server).args(["disable", &id]));
-    mount.wait_state("revoked", SOON);
+    mount.wait_state("revoked", PATIENCE);
     assert_eq!(errno(fs::read(mount.at("file7"))), Some(EKEYREVOKED));
     run(key(&server).args(["enable", &id]));
-    mount.wait_state("open", SOON);
+    mount.wait_state("open", PATIENCE);
     assert_eq!(fs::read(mount.at("file7")).expect("readable"), b"file7");
 }
 

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use crate::support::mapping::Map;
 use crate::support::{
-    EKEYREJECTED, EKEYREVOKED, Store, errno, fails, files, kmsfs, run, skipped, two_keys, wait_for,
+    EKEYREJECTED, EKEYREVOKED, PATIENCE, Store, errno, fails, files, kmsfs, run, skipped, two_keys,
+    wait_for,
 };
-
-const SOON: Duration = Duration::from_secs(10);
 
 /// The alias is pointed to a disabled key: no new data keys can be had, so the mount locks; it
 /// opens when the alias points to a key in use again, or that key is enabled.
@@ -25,18 +24,18 @@ fn an_alias_that_points_to_a_disabled_key_locks() {
     let mount = store.mount(&["--heartbeat", "1s"]);
     fs::write(mount.at("file"), b"content").expect("written");
     let locked = || {
-        mount.wait_state("revoked", SOON);
+        mount.wait_state("revoked", PATIENCE);
         assert_eq!(errno(fs::read(mount.at("file"))), Some(EKEYREVOKED));
     };
     store.key(&["alias", "set", "alias/kmsfs", &other]);
     locked();
     store.key(&["alias", "set", "alias/kmsfs", &first]);
-    mount.wait_state("open", SOON);
+    mount.wait_state("open", PATIENCE);
     assert_eq!(fs::read(mount.at("file")).expect("readable"), b"content");
     store.key(&["alias", "set", "alias/kmsfs", &other]);
     locked();
     store.key(&["enable", &other]);
-    mount.wait_state("open", SOON);
+    mount.wait_state("open", PATIENCE);
     assert_eq!(fs::read(mount.at("file")).expect("readable"), b"content");
 }
 
@@ -119,7 +118,7 @@ fn cut_off(store: &Store) {
     map.set(0, b'x');
 
     store.key(&["alias", "set", "alias/kmsfs", &other]);
-    wait_for("the cached page is gone", SOON, || errno(reread()) == Some(EKEYREJECTED));
+    wait_for("the cached page is gone", PATIENCE, || errno(reread()) == Some(EKEYREJECTED));
     assert_eq!(errno(fs::read(mount.at("old"))), Some(EKEYREJECTED));
     assert_eq!(mount.state(), "open");
     fs::write(mount.at("new"), b"under the second").expect("written");
@@ -129,17 +128,21 @@ fn cut_off(store: &Store) {
     assert!(report["master_key"].as_str().expect("an ARN").ends_with(&first), "{report}");
 
     store.key(&["alias", "set", "alias/kmsfs", &first]);
-    wait_for("what was cut off", SOON, || reread().is_ok_and(|text| text == b"under the first"));
+    wait_for("what was cut off", PATIENCE, || {
+        reread().is_ok_and(|text| text == b"under the first")
+    });
     let saved = fs::read(mount.at("mapped")).expect("readable");
     assert_eq!(saved[0], b'x', "a dirty page was saved before its key was dropped");
     // What is under the alias's key again may be readable a moment before the rest is cut off.
     let new = || errno(fs::read(mount.at("new")));
-    wait_for("what is now under the old one", SOON, || new() == Some(EKEYREJECTED));
+    wait_for("what is now under the old one", PATIENCE, || new() == Some(EKEYREJECTED));
 
     store.key(&["alias", "set", "alias/kmsfs", &other]);
-    wait_for("the other way again", SOON, || errno(reread()) == Some(EKEYREJECTED));
+    wait_for("the other way again", PATIENCE, || errno(reread()) == Some(EKEYREJECTED));
     run(kmsfs().arg("rewrap").arg(store.path()).args(["--to", "alias/kmsfs"]));
-    wait_for("what was rewrapped", SOON, || reread().is_ok_and(|text| text == b"under the first"));
+    wait_for("what was rewrapped", PATIENCE, || {
+        reread().is_ok_and(|text| text == b"under the first")
+    });
     store.key(&["disable", &first]);
     drop((map, dirty, open));
     mount.unmount();
@@ -201,7 +204,7 @@ fn cut_off_third(store: &Store) {
         store.key(&["alias", "set", "alias/kmsfs", key]);
         let is_target =
             || mount.report()["key_target"].as_str().is_some_and(|target| target.ends_with(key));
-        wait_for("the alias's new key", SOON, is_target);
+        wait_for("the alias's new key", PATIENCE, is_target);
     };
     target(&second);
     let two = File::create_new(mount.at("two")).expect("made");
@@ -228,7 +231,7 @@ fn cut_off_third(store: &Store) {
         assert_eq!(fs::read_to_string(mount.at(name)).expect("readable"), text);
     }
     store.key(&["enable", &second]);
-    wait_for("it is back", SOON, || reread().is_ok_and(|text| text == b"under the second"));
+    wait_for("it is back", PATIENCE, || reread().is_ok_and(|text| text == b"under the second"));
     two.write_all_at(b"U", 0).expect("its writer goes on");
     drop((map, file, writer, two));
     mount.unmount();

@@ -5,15 +5,14 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::scan::{forms, keys_of};
-use crate::support::{EKEYREVOKED, Mount, Store, Tmpfs, errno, fails, kmsfs, nobody, run, skipped};
+use crate::support::{
+    EKEYREVOKED, Mount, PATIENCE, Store, Tmpfs, errno, fails, kmsfs, nobody, run, skipped,
+};
 use crate::support::{files, wait_for};
-
-const SOON: Duration = Duration::from_secs(10);
 
 /// The whole lines of a log.
 fn entries(log: &Path) -> Vec<Value> {
@@ -26,7 +25,7 @@ fn entries(log: &Path) -> Vec<Value> {
 fn entry(log: &Path, wanted: &Value) -> Value {
     let has = |e: &Value| wanted.as_object().expect("fields").iter().all(|(k, v)| e[k] == *v);
     let mut found = None;
-    wait_for(&wanted.to_string(), SOON, || {
+    wait_for(&wanted.to_string(), PATIENCE, || {
         found = entries(log).into_iter().find(has);
         found.is_some()
     });
@@ -99,7 +98,7 @@ fn it_says_what_was_refused_and_what_an_operator_did() {
     fs::create_dir(mount.at("d")).expect("made");
     fs::write(mount.at("d/file"), b"content").expect("written");
     store.key(&["disable", "alias/kmsfs"]);
-    mount.wait_state("revoked", SOON);
+    mount.wait_state("revoked", PATIENCE);
     assert_eq!(errno(File::open(mount.at("d/file"))), Some(EKEYREVOKED));
     entry(&log, &json!({ "operation": "state", "state": "revoked", "code": "DisabledException" }));
     let refused = json!({ "operation": "Decrypt", "by": "daemon", "purpose": "heartbeat",
@@ -111,7 +110,7 @@ fn it_says_what_was_refused_and_what_an_operator_did() {
     assert_eq!(refused["uid"], 0);
 
     store.key(&["enable", "alias/kmsfs"]);
-    mount.wait_state("open", SOON);
+    mount.wait_state("open", PATIENCE);
     run(kmsfs().args(["shred", "--yes"]).arg(mount.at("d/file")));
     run(kmsfs().arg("lock").arg(mount.root()));
     run(kmsfs().arg("unlock").arg(mount.root()));
@@ -282,7 +281,7 @@ fn a_full_disk_costs_entries_and_nothing_else() {
     while file.write_all(&[0; 4096]).is_ok() {}
     drop(file);
     let lost = || mount.report()["audit"]["lost"].as_u64().expect("a count");
-    wait_for("a lost entry", SOON, || {
+    wait_for("a lost entry", PATIENCE, || {
         assert_eq!(fs::read(mount.at("file")).expect("it is served"), b"content");
         lost() > 2
     });
@@ -291,7 +290,7 @@ fn a_full_disk_costs_entries_and_nothing_else() {
 
     fs::remove_file(&ballast).expect("removed");
     // Every entry is whole, and the log says how many it lacks.
-    wait_for("the count of what was lost", SOON, || {
+    wait_for("the count of what was lost", PATIENCE, || {
         fs::read(mount.at("file")).expect("it is served");
         let told = entries(&log);
         let told =
@@ -299,6 +298,6 @@ fn a_full_disk_costs_entries_and_nothing_else() {
         told.sum::<u64>() == lost()
     });
     let last = fs::read(mount.at("file")).map(|_| entries(&log).len()).expect("readable");
-    wait_for("entries after it", SOON, || entries(&log).len() > last);
+    wait_for("entries after it", PATIENCE, || entries(&log).len() > last);
     mount.unmount();
 }

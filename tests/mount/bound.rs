@@ -12,7 +12,7 @@ use crate::support::mapping::Map;
 use crate::support::role::{self, Role, Stamps, micros};
 #[cfg(feature = "aws")]
 use crate::support::server::{Rules, Server};
-use crate::support::{Store, full_size, skipped, wait_for};
+use crate::support::{PATIENCE, Store, full_size, skipped, wait_for};
 
 /// The kinds of access that are probed; each leaves the time of its last success, and how often
 /// it has failed since, in a file that the test reads.
@@ -175,12 +175,10 @@ pub fn lock_once(store: &Store, root: &Path, stamps_at: &Path) -> (u64, Vec<Dura
     let _probe = Role::start(ROLES, "probe", root, stamps_at);
     let mut mapper = Role::start(ROLES, "map", root, stamps_at);
     let all = |f: &dyn Fn(usize) -> bool| (0..KINDS.len()).all(f);
-    wait_for("a success of each kind", Duration::from_secs(20), || {
-        all(&|k| stamps.last_success(k) > 0)
-    });
+    wait_for("a success of each kind", PATIENCE, || all(&|k| stamps.last_success(k) > 0));
     let disabled = micros();
     store.key(&["disable", "alias/kmsfs"]);
-    wait_for("failures of every kind", Duration::from_secs(20), || {
+    wait_for("failures of every kind", PATIENCE, || {
         (0..MAP).all(|k| stamps.failures(k) >= 3) && mapper.ended()
     });
     let since = |k| Duration::from_micros(stamps.last_success(k).saturating_sub(disabled));
@@ -245,11 +243,11 @@ fn check_bound(size: &Size, store: &Store) {
             assert!(*last <= HEARTBEAT + Duration::from_secs(1), "{kind}: {last:?}, round {round}");
             worst = worst.max(*last);
         }
-        mount.wait_state("revoked", Duration::from_secs(10));
+        mount.wait_state("revoked", PATIENCE);
         let left: usize = maps.iter().map(|(m, _)| m.resident()).sum();
         assert_eq!(left, 0, "pages that mincore(2) finds after the lock");
         store.key(&["enable", "alias/kmsfs"]);
-        mount.wait_state("open", Duration::from_secs(10));
+        mount.wait_state("open", PATIENCE);
     }
     let Size { files, bytes, rounds, .. } = size;
     let bound = HEARTBEAT + Duration::from_secs(1);
@@ -276,11 +274,11 @@ fn dirty_maps_do_not_hold_the_lock_up() {
     assert_eq!(map.resident(), length.div_ceil(4096));
     let disabled = micros();
     store.key(&["disable", "alias/kmsfs"]);
-    mount.wait_state("revoked", Duration::from_secs(20));
+    mount.wait_state("revoked", PATIENCE);
     let took = Duration::from_micros(micros() - disabled);
     assert!(took <= HEARTBEAT + Duration::from_secs(1), "locked after {took:?}");
     assert_eq!(map.resident(), 0);
     store.key(&["enable", "alias/kmsfs"]);
-    mount.wait_state("open", Duration::from_secs(10));
+    mount.wait_state("open", PATIENCE);
     println!("{} MB of dirty map, locked after {took:?}", length >> 20);
 }

@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::support::{
-    EKEYREJECTED, EKEYREVOKED, Mount, Store, errno, fails, files, kmsfs, run, skipped,
+    EKEYREJECTED, EKEYREVOKED, Mount, PATIENCE, Store, errno, fails, files, kmsfs, run, skipped,
 };
 
 const FILES: usize = 400;
@@ -79,11 +78,11 @@ fn a_disabled_key_locks_and_an_enabled_one_opens() {
     let mount = store.mount(&["--heartbeat", "1s"]);
     write_all(&mount, 0..5);
     store.key(&["disable", "alias/kmsfs"]);
-    mount.wait_state("revoked", Duration::from_secs(10));
+    mount.wait_state("revoked", PATIENCE);
     assert_eq!(errno(read(&mount, 1)), Some(EKEYREVOKED));
     assert_eq!(errno(fs::write(mount.at("new"), b"x")), Some(EKEYREVOKED));
     store.key(&["enable", "alias/kmsfs"]);
-    mount.wait_state("open", Duration::from_secs(10));
+    mount.wait_state("open", PATIENCE);
     write_all(&mount, 5..10);
     for n in 0..10 {
         assert_eq!(read(&mount, n).expect("readable"), content(n));
@@ -140,7 +139,7 @@ fn an_alias_that_moves_begins_another_branch_key() {
     store.key(&["alias", "set", "alias/kmsfs", &other]);
     // Keys that were made before are used up; each round looks at what wraps the next ones.
     let mut n = 1;
-    crate::support::wait_for("another branch key", Duration::from_secs(20), || {
+    crate::support::wait_for("another branch key", PATIENCE, || {
         write_all(&mount, n..n + 8);
         n += 8;
         branch_files(&store).len() > 1

@@ -7,13 +7,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use kmsfs::disk::DeviceNumber;
 
-use crate::support::{Store, errno, fails, kmsfs, run, skipped, two_keys, wait_for};
-
-const SOON: Duration = Duration::from_secs(20);
+use crate::support::{PATIENCE, Store, errno, fails, kmsfs, run, skipped, two_keys, wait_for};
 
 /// The exit code of `status`.
 fn status(at: &Path) -> Option<i32> {
@@ -176,7 +173,7 @@ fn a_hangup_does_not_unmount() {
     let hangup = rustix::process::Signal::HUP;
     rustix::process::kill_process(pid.expect("a process"), hangup).expect("it is ours");
     let said = || fs::read_to_string(&log).is_ok_and(|l| l.contains("SIGHUP does nothing"));
-    wait_for("a line in the log", SOON, said);
+    wait_for("a line in the log", PATIENCE, said);
     assert_eq!(fs::read(mount.at("file")).expect("readable"), b"content");
 }
 
@@ -209,7 +206,7 @@ fn a_daemon_without_descriptors_answers_later() {
         let log = fs::read_to_string(&log).unwrap_or_default();
         log.lines().filter(|l| l.contains("cannot accept connections")).count()
     };
-    wait_for("a line in the log", SOON, || lines() > 0);
+    wait_for("a line in the log", PATIENCE, || lines() > 0);
     limit(before.trim());
     let answer = asking.expect("started").wait_with_output().expect("ended");
     assert!(answer.status.success());
@@ -300,7 +297,7 @@ fn a_command_of_a_later_version_is_followed() {
         serde_json::from_str::<serde_json::Value>(&answer).expect("JSON")
     };
     assert_eq!(say(r#"{"version":7,"ask":"lock","because":{"of":[1]}}"#)["answer"], "done");
-    mount.wait_state("locked", SOON);
+    mount.wait_state("locked", PATIENCE);
     let report = &say(r#"{"ask":"status"}"#)["report"];
     for field in ["state", "mountpoint", "store", "volume"] {
         assert!(report[field].is_string(), "{field} is part of what does not change");
@@ -309,7 +306,7 @@ fn a_command_of_a_later_version_is_followed() {
     assert_eq!(dance["answer"], "failed");
     assert!(dance["why"].as_str().is_some_and(|why| why.contains(env!("CARGO_PKG_VERSION"))));
     assert_eq!(say(r#"{"version":7,"ask":"unlock"}"#)["answer"], "done");
-    mount.wait_state("open", SOON);
+    mount.wait_state("open", PATIENCE);
 }
 
 /// With another volume's `volume.json` in its place, a locked mount opened as that volume.
@@ -330,7 +327,7 @@ fn a_locked_mount_opens_as_no_other_volume() {
     let unlocking = kmsfs().arg("unlock").arg(mount.root()).spawn();
     let log = format!("/run/kmsfs/{}.log", mount.report()["volume"].as_str().expect("an id"));
     let said = || fs::read_to_string(&log).is_ok_and(|l| l.contains("that of another volume"));
-    wait_for("a line in the log", SOON, said);
+    wait_for("a line in the log", PATIENCE, said);
     assert!(mount.state() != "open" && fs::read(mount.at("file")).is_err());
     fs::copy(&copy, &own).expect("restored");
     assert!(unlocking.expect("started").wait().expect("ended").success());
@@ -415,7 +412,7 @@ fn a_pinned_master_key_stays_pinned() {
     let mut unlocking = kmsfs().arg("unlock").arg(mount.root()).spawn().expect("started");
     let log = format!("/run/kmsfs/{}.log", mount.report()["volume"].as_str().expect("an id"));
     let said = || fs::read_to_string(&log).is_ok_and(|l| l.contains("which --master-key names"));
-    wait_for("a line in the log", SOON, said);
+    wait_for("a line in the log", PATIENCE, said);
     assert!(mount.state() != "open");
     let _ = unlocking.kill();
     let _ = unlocking.wait();

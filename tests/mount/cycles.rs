@@ -6,13 +6,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
 
 use crate::support::mapping::Map;
 use crate::support::role::{self, Role, Stamps};
 #[cfg(feature = "aws")]
 use crate::support::server::{Rules, Server};
-use crate::support::{Store, full_size, skipped, wait_for};
+use crate::support::{PATIENCE, Store, full_size, skipped, wait_for};
 
 const ROLES: &str = "cycles::a_role";
 const PAGES: usize = 64;
@@ -99,16 +98,14 @@ fn cycles(store: &Store, options: &[&str]) {
     for cycle in 0..cycles {
         let (lines, pages) = (stamps.get(LOGGED), stamps.get(MAPPED));
         let mut writers = ["append", "map"].map(|r| Role::start(ROLES, r, &root, &at));
-        wait_for("a line and a page", Duration::from_secs(20), || {
+        wait_for("a line and a page", PATIENCE, || {
             stamps.get(LOGGED) > lines && stamps.get(MAPPED) > pages
         });
         store.key(&["disable", "alias/kmsfs"]);
-        mount.wait_state("revoked", Duration::from_secs(10));
-        wait_for("the end of both writers", Duration::from_secs(10), || {
-            writers.iter_mut().all(Role::ended)
-        });
+        mount.wait_state("revoked", PATIENCE);
+        wait_for("the end of both writers", PATIENCE, || writers.iter_mut().all(Role::ended));
         store.key(&["enable", "alias/kmsfs"]);
-        mount.wait_state("open", Duration::from_secs(10));
+        mount.wait_state("open", PATIENCE);
         check(&root, &stamps, cycle);
     }
     println!("{cycles} cycles: {} lines, {} pages", stamps.get(LOGGED), stamps.get(MAPPED));

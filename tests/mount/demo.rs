@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use crate::support::demo::{Demo, assert_kept, number_after};
 use crate::support::device::OpenDevice;
-use crate::support::{kmsfs, nobody, run, skipped, wait_for};
+use crate::support::{PATIENCE, kmsfs, nobody, run, skipped, wait_for};
 
 #[test]
 fn the_demo_keeps_its_promises_and_leaves_nothing() {
@@ -75,7 +74,7 @@ fn an_interrupted_demo_takes_everything_down() {
         let stage = fs::read_dir(root).ok()?.flatten().next()?;
         fs::metadata(stage.path().join("mnt/lines")).ok().map(|m| m.len())
     };
-    wait_for("a written line", Duration::from_secs(60), || lines(demo.temporary()) > Some(0));
+    wait_for("a written line", PATIENCE, || lines(demo.temporary()) > Some(0));
     let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a process");
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
     assert_eq!(child.wait().expect("it ends").code(), Some(1));
@@ -87,7 +86,8 @@ fn an_interrupted_demo_takes_everything_down() {
 fn a_report_that_cannot_be_written_is_told_before_anything_is_made() {
     let demo = Demo::new();
     let output = kmsfs()
-        .args(["demo", "--report", "/nonexistent/report.html"])
+        .args(["demo", "--report"])
+        .arg(demo.temporary().join("absent/report.html"))
         .env("TMPDIR", demo.temporary())
         .output()
         .expect("started");

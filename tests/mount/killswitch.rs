@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{EKEYREVOKED, ENOKEY, Store, errno, fails, kmsfs, run, skipped};
+use crate::support::{EKEYREVOKED, ENOKEY, PATIENCE, Store, errno, fails, kmsfs, run, skipped};
 
 /// A second process that has a file mapped, and reads a byte of the map for each line it gets.
 struct Mapper {
@@ -75,7 +75,7 @@ fn a_disabled_key_makes_everything_unreadable_and_an_enabled_one_readable_again(
     assert_eq!(map.byte().as_deref(), Some((5000 % 251).to_string().as_str()));
 
     store.key(&["disable", "alias/kmsfs"]);
-    let took = mount.wait_state("revoked", Duration::from_secs(10));
+    let took = mount.wait_state("revoked", PATIENCE);
     assert!(took < Duration::from_secs(3), "locked after {took:?}");
     open.rewind().expect("no request");
     assert_eq!(errno(open.read(&mut back)), Some(EKEYREVOKED));
@@ -90,7 +90,7 @@ fn a_disabled_key_makes_everything_unreadable_and_an_enabled_one_readable_again(
     fails(kmsfs().arg("status").arg(mount.root()), 5);
 
     store.key(&["enable", "alias/kmsfs"]);
-    mount.wait_state("open", Duration::from_secs(10));
+    mount.wait_state("open", PATIENCE);
     open.rewind().expect("no request");
     let mut again = Vec::new();
     open.read_to_end(&mut again).expect("the same descriptor reads again");
@@ -121,12 +121,12 @@ fn a_key_scheduled_for_deletion_locks_and_a_cancelled_deletion_opens() {
     let mount = store.mount(&["--heartbeat", "1s"]);
     fs::write(mount.at("file"), b"content").expect("written");
     store.key(&["schedule-deletion", "alias/kmsfs", "--pending-window-days", "7", "--yes"]);
-    mount.wait_state("revoked", Duration::from_secs(10));
+    mount.wait_state("revoked", PATIENCE);
     assert_eq!(errno(fs::read(mount.at("file"))), Some(EKEYREVOKED));
     store.key(&["cancel-deletion", "alias/kmsfs"]);
     // A cancelled deletion leaves the key disabled.
     store.key(&["enable", "alias/kmsfs"]);
-    mount.wait_state("open", Duration::from_secs(10));
+    mount.wait_state("open", PATIENCE);
     assert_eq!(fs::read(mount.at("file")).expect("readable"), b"content");
 }
 
@@ -148,7 +148,7 @@ fn a_stopped_daemon_asks_before_it_serves_again() {
     for (state, wanted) in [("disable", Some(EKEYREVOKED)), ("enable", None)] {
         signal(rustix::process::Signal::STOP);
         // Each thread stops when it next gets a processor; one that has not may still answer.
-        crate::support::wait_for("every thread to stop", Duration::from_secs(10), || {
+        crate::support::wait_for("every thread to stop", PATIENCE, || {
             let threads =
                 fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).expect("it is there");
             threads.flatten().all(|thread| {
@@ -167,9 +167,9 @@ fn a_stopped_daemon_asks_before_it_serves_again() {
         let answer = errno(waiting.join().expect("it ends"));
         if state == "disable" {
             assert_eq!(answer, wanted);
-            mount.wait_state("revoked", Duration::from_secs(10));
+            mount.wait_state("revoked", PATIENCE);
         } else {
-            mount.wait_state("open", Duration::from_secs(10));
+            mount.wait_state("open", PATIENCE);
             assert_eq!(fs::read(&path).expect("readable"), b"content");
         }
     }

@@ -2,10 +2,9 @@
 //! docs/THREATS.md says so.
 
 use std::fs::{self, File};
-use std::time::Duration;
 
 use crate::support::scan::{Pages, count, found, keys_of, memory_of, places};
-use crate::support::{Store, kmsfs, run, skipped};
+use crate::support::{PATIENCE, Store, kmsfs, run, skipped};
 
 const MARK: &[u8] = b"<a mark in the plaintext of a file>";
 
@@ -53,7 +52,7 @@ fn look_into_a_locked_daemon(data_keys: &str) {
         .arg("--keystore")
         .arg(store.keystore())
         .args(["disable", "alias/kmsfs"]));
-    mount.wait_state("revoked", Duration::from_secs(10));
+    mount.wait_state("revoked", PATIENCE);
     let mut locked = memory_of(mount.pid());
     let left = found(&locked, &keys);
     assert!(left.is_empty(), "in a locked daemon's memory: {left:#?}");

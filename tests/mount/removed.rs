@@ -4,11 +4,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
-use crate::support::{EKEYREJECTED, Store, errno, files, kmsfs, run, skipped, wait_for};
-
-const SOON: Duration = Duration::from_secs(120);
+use crate::support::{EKEYREJECTED, PATIENCE, Store, errno, files, kmsfs, run, skipped, wait_for};
 
 /// Sidecar lines and bodies of links in the store.
 fn kept(store: &Store) -> (usize, usize) {
@@ -89,8 +86,8 @@ fn a_grace_ends_in_mounted_time_and_at_once_where_there_is_none() {
     furnish(&mount.root());
     take_away(&mount.root());
     let journal = || files(&store.path().join("keys/removed"));
-    wait_for("an entry in the journal", SOON, || !journal().is_empty());
-    wait_for("the end of the grace", SOON, || {
+    wait_for("an entry in the journal", PATIENCE, || !journal().is_empty());
+    wait_for("the end of the grace", PATIENCE, || {
         let is_over = journal().iter().all(|path| path.ends_with("clock"));
         is_over && kept(&store).1 == 0
     });

@@ -13,12 +13,11 @@ use kmsfs::secret::random_bytes;
 
 use crate::support::role::{self, Role, Stamps};
 use crate::support::{
-    EKEYREJECTED, EKEYREVOKED, Mount, Store, errno, fails, files, full_size, kmsfs, run, skipped,
-    two_keys, wait_for,
+    EKEYREJECTED, EKEYREVOKED, Mount, PATIENCE, Store, errno, fails, files, full_size, kmsfs, run,
+    skipped, two_keys, wait_for,
 };
 
 const ROLES: &str = "rewrap::a_role";
-const SOON: Duration = Duration::from_secs(15);
 const DONE: usize = 0;
 
 fn rewrap(store: &Store, to: &str) -> Command {
@@ -119,17 +118,17 @@ fn a_mounted_store_is_rewrapped_beside_its_users() {
     let (beats, report) = ("beats", mount.report());
     assert!(report["master_key"].as_str().expect("an ARN").ends_with(&new), "{report}");
     let seen = report[beats].as_u64().expect("a count");
-    wait_for("two more beats", SOON, || mount.report()[beats].as_u64() > Some(seen + 2));
+    wait_for("two more beats", PATIENCE, || mount.report()[beats].as_u64() > Some(seen + 2));
     assert_eq!(mount.state(), "open");
     let mut text = Vec::new();
     open.read_to_end(&mut text).expect("still readable");
     check(&mount, 0..200);
     assert_eq!(under(&store, &old), 0);
     store.key(&["disable", &new]);
-    mount.wait_state("revoked", SOON);
+    mount.wait_state("revoked", PATIENCE);
     assert_eq!(errno(File::open(mount.at("f-7"))), Some(EKEYREVOKED));
     store.key(&["enable", &new]);
-    mount.wait_state("open", SOON);
+    mount.wait_state("open", PATIENCE);
     drop(open);
     mount.unmount();
     check(&store.mount(&[]), 0..200);
@@ -172,7 +171,7 @@ fn a_rewrap_killed_anywhere_loses_nothing_and_can_be_finished() {
     let stamps = store.outside("stamps");
     let mut role = Role::start(ROLES, "churn", &mount.root(), &stamps);
     let done = || Stamps::open(&stamps).get(DONE);
-    wait_for("the first files", SOON, || done() > 200);
+    wait_for("the first files", PATIENCE, || done() > 200);
     let (mut to, mut cut) = (&second, 0);
     for _ in 0..if full_size() { 50 } else { 6 } {
         let began = done();
@@ -188,7 +187,7 @@ fn a_rewrap_killed_anywhere_loses_nothing_and_can_be_finished() {
             to = if *to == first { &second } else { &first };
         }
         assert!(!role.ended(), "the mount went on");
-        wait_for("more files", SOON, || done() > began + 20);
+        wait_for("more files", PATIENCE, || done() > began + 20);
     }
     eprintln!("{cut} rewraps were cut short, {} files", done());
     let (old, new) = if *to == first { (&second, &first) } else { (&first, &second) };
@@ -201,7 +200,7 @@ fn a_rewrap_killed_anywhere_loses_nothing_and_can_be_finished() {
         let tried = kmsfs().arg("unmount").arg(mount.root()).output().expect("started");
         tried.status.success()
     };
-    wait_for("the end of its last user", SOON, unmounted);
+    wait_for("the end of its last user", PATIENCE, unmounted);
     drop(mount);
     assert_eq!(under(&store, old), 0);
     let temporary = |f: &Path| f.to_string_lossy().contains(".tmp-");
@@ -219,7 +218,7 @@ fn a_rewrap_killed_anywhere_loses_nothing_and_can_be_finished() {
         }
     }
     assert!(shredded > 3, "{shredded}");
-    wait_for("the sweep of what the killed ones left", SOON, || {
+    wait_for("the sweep of what the killed ones left", PATIENCE, || {
         !files(&store.path()).iter().any(|f| temporary(f))
     });
 }
@@ -240,16 +239,16 @@ fn a_disable_in_the_middle_of_a_rewrap_locks_and_loses_nothing() {
         .stderr(Stdio::null())
         .spawn()
         .expect("it starts");
-    wait_for("the first lines", SOON, || under(&store, &new) > 8);
+    wait_for("the first lines", PATIENCE, || under(&store, &new) > 8);
     store.key(&["disable", &new]);
-    mount.wait_state("revoked", SOON);
+    mount.wait_state("revoked", PATIENCE);
     let status = child.wait().expect("it is ours");
     // It may have been done before the key was disabled.
     assert!([Some(0), Some(5)].contains(&status.code()), "{status}");
     let said = fails(&mut rewrap(&store, &new), 5);
     assert!(said.contains("Disabled"), "{said}");
     store.key(&["enable", &new]);
-    mount.wait_state("open", SOON);
+    mount.wait_state("open", PATIENCE);
     check(&mount, 0..600);
     run(&mut rewrap(&store, &new));
     store.key(&["disable", &old]);
@@ -273,7 +272,7 @@ fn a_volume_file_of_another_volume_is_not_followed() {
     let saved = fs::read(&own).expect("readable");
     fs::copy(other.path().join("volume.json"), &own).expect("replaced");
     let seen = mount.report()["beats"].as_u64().expect("a count");
-    wait_for("two more beats", SOON, || mount.report()["beats"].as_u64() > Some(seen + 2));
+    wait_for("two more beats", PATIENCE, || mount.report()["beats"].as_u64() > Some(seen + 2));
     assert_eq!((mount.state().as_str(), &mount.report()["master_key"]), ("open", &before));
     fill(&mount, 3..6);
     check(&mount, 0..6);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Store, kmsfs, run, skipped, wait_for};
+use crate::support::{PATIENCE, Store, kmsfs, run, skipped, wait_for};
 
 /// The daemon in the foreground, killed when dropped.
 struct Foreground(Child);
@@ -16,9 +16,7 @@ impl Foreground {
     fn terminate(&mut self) -> Option<i32> {
         let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw).expect("a process");
         kill_process(pid, Signal::TERM).expect("it is ours");
-        wait_for("its end", Duration::from_secs(30), || {
-            self.0.try_wait().expect("a child").is_some()
-        });
+        wait_for("its end", PATIENCE, || self.0.try_wait().expect("a child").is_some());
         self.0.wait().expect("ended").code()
     }
 }

@@ -16,7 +16,7 @@ use rustix::fs::{
 use crate::bound::{HEARTBEAT, KINDS as PROBES, lock_once, make_small_tree};
 use crate::support::role::{self, Role, Stamps, micros};
 use crate::support::slow::{self, SlowDisk};
-use crate::support::{Store, files, full_size, skipped, wait_for};
+use crate::support::{PATIENCE, Store, files, full_size, skipped, wait_for};
 
 const ROLES: &str = "slow_store::a_role";
 const SLOW: Duration = Duration::from_millis(50);
@@ -180,7 +180,7 @@ fn no_request_outlasts_the_bound(io_uring: &str) {
             .iter()
             .map(|kind| Role::start(ROLES, &kind.to_string(), &root, &stamps_at))
             .collect();
-        wait_for("a success of each kind", Duration::from_secs(120), || {
+        wait_for("a success of each kind", PATIENCE, || {
             kinds.iter().all(|kind| stamps.get(FIRST + kind) > 0)
         });
         let (disabled, probed) = lock_once(&store, &root, &stamps_at);
@@ -193,10 +193,10 @@ fn no_request_outlasts_the_bound(io_uring: &str) {
             let bound = HEARTBEAT + Duration::from_secs(1);
             assert!(last <= bound, "{name}: {last:?}, beside {together:?}");
         }
-        mount.wait_state("revoked", Duration::from_secs(10));
+        mount.wait_state("revoked", PATIENCE);
         disk.set_delay(Duration::ZERO);
         store.key(&["enable", "alias/kmsfs"]);
-        mount.wait_state("open", Duration::from_secs(10));
+        mount.wait_state("open", PATIENCE);
     }
 }
 
@@ -238,11 +238,11 @@ fn a_program_in_a_long_request_dies_when_it_is_killed() {
     let stamps_at = store.outside("stamps");
     let stamps = Stamps::open(&stamps_at);
     let mut writer = Role::start(ROLES, "one write", &mount.root(), &stamps_at);
-    wait_for("the write to begin", Duration::from_secs(20), || stamps.get(0) > 0);
+    wait_for("the write to begin", PATIENCE, || stamps.get(0) > 0);
     // It takes a minute; a second is enough to be in it, and none is needed for what is tested.
     std::thread::sleep(Duration::from_secs(1));
     assert!(!writer.ended(), "it is still being looked at");
     writer.kill();
-    wait_for("its end", Duration::from_secs(10), || writer.ended());
+    wait_for("its end", PATIENCE, || writer.ended());
     assert_eq!(stamps.get(1), 0, "it did not end by itself");
 }

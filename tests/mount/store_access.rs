@@ -5,14 +5,13 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use libc::EBADMSG;
 use serde_json::Value;
 
-use crate::support::{Store, errno, fails, files, kmsfs, run, skipped, two_keys, wait_for};
-
-const SOON: Duration = Duration::from_secs(15);
+use crate::support::{
+    PATIENCE, Store, errno, fails, files, kmsfs, run, skipped, two_keys, wait_for,
+};
 
 fn mounting(store: &Store) -> Command {
     let mut command = store.kmsfs();
@@ -138,11 +137,11 @@ fn an_edited_volume_json_redirects_no_data_key() {
     redirect(&store, &theirs, 2);
     let report = |name: &str| mount.report()[name].clone();
     let (asked, beats) = (report("key_target"), report("beats").as_u64().expect("a count"));
-    wait_for("more beats", SOON, || report("beats").as_u64() > Some(beats + 2));
+    wait_for("more beats", PATIENCE, || report("beats").as_u64() > Some(beats + 2));
     run(kmsfs().arg("lock").arg(mount.root()));
-    mount.wait_state("locked", SOON);
+    mount.wait_state("locked", PATIENCE);
     run(kmsfs().arg("unlock").arg(mount.root()));
-    mount.wait_state("open", SOON);
+    mount.wait_state("open", PATIENCE);
     // More than a pool holds.
     for n in 0..200 {
         fs::write(mount.at(&format!("f{n}")), "secret").expect("written");
@@ -183,11 +182,11 @@ fn a_volume_json_of_before_a_rewrap_is_not_taken() {
     assert_eq!(source(&store).1["generation"], 2);
     put_back();
     let beats = mount.report()["beats"].as_u64().expect("a count");
-    wait_for("more beats", SOON, || mount.report()["beats"].as_u64() > Some(beats + 2));
+    wait_for("more beats", PATIENCE, || mount.report()["beats"].as_u64() > Some(beats + 2));
     store.key(&["disable", &new]);
-    mount.wait_state("revoked", SOON);
+    mount.wait_state("revoked", PATIENCE);
     store.key(&["enable", &new]);
-    mount.wait_state("open", SOON);
+    mount.wait_state("open", PATIENCE);
     mount.unmount();
     let said = fails(&mut mounting(&store), 3);
     assert!(said.contains("generation 1") && said.contains("generation 2"), "{said}");

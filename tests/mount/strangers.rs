@@ -15,7 +15,7 @@ use std::time::Duration;
 use kmsfs::disk::DeviceNumber;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::support::{Store, kmsfs, run, skipped, two_keys, wait_for};
+use crate::support::{PATIENCE, Store, kmsfs, run, skipped, two_keys, wait_for};
 
 /// Anybody but root.
 const STRANGER: u32 = 65_534;
@@ -127,7 +127,7 @@ fn temporary(store: &Store) -> (PathBuf, PathBuf) {
 fn ended(command: &mut Command) -> (Option<i32>, String, String) {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
     let mut child = Killed(child);
-    wait_for("its end", Duration::from_secs(60), || child.0.try_wait().expect("a child").is_some());
+    wait_for("its end", PATIENCE, || child.0.try_wait().expect("a child").is_some());
     let text = |from: Option<&mut dyn std::io::Read>| {
         let mut text = String::new();
         from.expect("piped").read_to_string(&mut text).expect("text");

@@ -4,9 +4,8 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
-use crate::support::{Store, fails, kmsfs, skipped, wait_for};
+use crate::support::{PATIENCE, Store, fails, kmsfs, skipped, wait_for};
 
 /// Runs `kmsfs` at a terminal of its own, answering its prompts in turn; answers the exit code
 /// and all that was shown.
@@ -34,7 +33,7 @@ fn at_a_terminal(store: &Store, args: &[&str], answers: &[&str]) -> (i32, String
         let prompts = [&b"passphrase: "[..], b"again: "];
         if shown.len() > seen && prompts.iter().any(|prompt| shown.ends_with(prompt)) {
             seen = shown.len();
-            wait_for("silence", Duration::from_secs(10), || !echoes(&child));
+            wait_for("silence", PATIENCE, || !echoes(&child));
             let answer = answers.next().unwrap_or_else(|| panic!("one prompt more: {shown:?}"));
             input.write_all(format!("{answer}\n").as_bytes()).expect("it reads");
         }

@@ -3,11 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
-use crate::support::{Ordinary, Store, kmsfs, nobody, run, skipped, wait_for};
+use crate::support::{Ordinary, PATIENCE, Store, kmsfs, nobody, run, skipped, wait_for};
 
 /// A knob of the kernel's, set back when dropped.
 struct Knob(&'static str, String);
@@ -68,7 +67,7 @@ fn a_daemon_stays_undumpable_after_it_acted_for_others() {
     let mut sleep = Command::new("setpriv");
     sleep.args(["--bounding-set", "-sys_ptrace", "sleep", "600"]);
     let sleep = Killed(sleep.spawn().expect("started"));
-    wait_for("exec", Duration::from_secs(20), || is_dumpable(sleep.0.id().into()));
+    wait_for("exec", PATIENCE, || is_dumpable(sleep.0.id().into()));
     let _knob = Knob::set("/proc/sys/fs/suid_dumpable", "1");
     for transport in ["auto", "off"] {
         let store = Store::new(&[]);
@@ -119,7 +118,7 @@ fn every_thread_has_a_filter_and_few_capabilities() {
         let pid = rustix::process::Pid::from_raw(i32::try_from(mount.pid()).expect("a pid"));
         let signal = rustix::process::Signal::TERM;
         rustix::process::kill_process(pid.expect("a pid"), signal).expect("it runs");
-        wait_for("its end", Duration::from_secs(20), || !mount.at("f1").exists());
+        wait_for("its end", PATIENCE, || !mount.at("f1").exists());
     }
 }
 
@@ -139,7 +138,7 @@ fn a_hook_is_an_ordinary_program() {
     let mount = store.mount(&["--heartbeat", "1s", "--on-lock", &script]);
     let told = |state: &str| {
         let file = store.outside(&format!("hook.out.{state}"));
-        wait_for("the hook", Duration::from_secs(20), || file.exists());
+        wait_for("the hook", PATIENCE, || file.exists());
         fs::read_to_string(file).expect("readable")
     };
     run(kmsfs().arg("lock").arg(mount.root()));
@@ -184,7 +183,7 @@ fn no_verb_is_dumpable() {
             fs::read_to_string(format!("/proc/{pid}/wchan"))
                 .is_ok_and(|at| at.contains("fifo") || at.contains("wait_for_partner"))
         };
-        wait_for("the question", Duration::from_secs(20), waits);
+        wait_for("the question", PATIENCE, waits);
         // proc(5): the files of what is not dumpable are root's.
         let owner = fs::metadata(format!("/proc/{pid}/status")).expect("it runs").uid();
         assert_eq!(owner, 0, "{verb}");

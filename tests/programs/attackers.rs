@@ -17,7 +17,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::role::{self, Stamps};
-use crate::support::{Mount, Store, files, full_size, kmsfs, run, skipped, wait_for};
+use crate::support::{Mount, PATIENCE, Store, files, full_size, kmsfs, run, skipped, wait_for};
 use crate::{Postgres, as_postgres, initdb, pg, root};
 
 const ENTRY: &str = "attackers::a_role";
@@ -187,8 +187,7 @@ impl Attacker {
     }
 
     fn finish(&mut self) {
-        let limit = Duration::from_secs(60);
-        wait_for("an attacker's end", limit, || self.0.try_wait().expect("ours").is_some());
+        wait_for("an attacker's end", PATIENCE, || self.0.try_wait().expect("ours").is_some());
         assert!(self.0.wait().expect("it has ended").success(), "an attacker fails at an attack");
     }
 }
@@ -249,7 +248,7 @@ impl Attack {
 
     fn kmsfs(&self, args: &[&str], at: &Path) -> bool {
         let mut command = kmsfs();
-        command.env("XDG_STATE_HOME", "/nonexistent").args(args).arg(at);
+        command.env("XDG_STATE_HOME", self.folder.join("state")).args(args).arg(at);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     }

@@ -7,9 +7,8 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use support::{Mount, Store, run, skipped};
+use support::{Mount, PATIENCE, Store, run, skipped};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -225,9 +224,9 @@ fn postgresql_loses_no_committed_row_to_a_disabled_key() {
         }
         committed += 1;
     }
-    mount.wait_state("revoked", Duration::from_secs(10));
+    mount.wait_state("revoked", PATIENCE);
     store.key(&["enable", "alias/kmsfs"]);
-    mount.wait_state("open", Duration::from_secs(10));
+    mount.wait_state("open", PATIENCE);
     server.control("stop");
     server.control("start");
     let rows = run(&mut server.client("psql", &["-At", "-c", "SELECT count(DISTINCT n) FROM t"]));

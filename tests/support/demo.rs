@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
 
-use super::{kmsfs, run, wait_for};
+use super::{PATIENCE, kmsfs, run, wait_for};
 
 /// A demo whose temporary folder is its own, so that all it leaves behind is found.
 pub struct Demo(pub tempfile::TempDir);
@@ -46,7 +45,7 @@ impl Demo {
         let left: Vec<_> = fs::read_dir(&here).expect("listed").flatten().collect();
         assert!(left.is_empty(), "{left:?}");
         // The daemon may still be ending, and a killed program be waited for by init.
-        wait_for("the end of every process", Duration::from_secs(20), || !anybody(&here));
+        wait_for("the end of every process", PATIENCE, || !anybody(&here));
     }
 }
 

@@ -98,6 +98,10 @@ pub fn full_size() -> bool {
     std::env::var_os("KMSFS_TEST_FULL").is_some()
 }
 
+/// How long a test waits for what is sure to come. It says nothing of how quick the mount is, for
+/// other tests may have the processors: where that is tested, times are compared.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
 /// Waits for a condition, and fails loudly when it does not come.
 pub fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
@@ -357,7 +361,7 @@ impl Mount<'_> {
     /// Its lines by master key, as JSON text, once they have been counted.
     pub fn lines(&self) -> String {
         let mut lines = serde_json::Value::Null;
-        wait_for("a count of lines", Duration::from_secs(30), || {
+        wait_for("a count of lines", PATIENCE, || {
             lines = self.report()["lines"].take();
             !lines.is_null()
         });
@@ -378,8 +382,20 @@ impl Mount<'_> {
     }
 
     /// Unmounts it; the daemon has ended then.
+    ///
+    /// Programs that other tests start have this test's open files too, from fork(2) to execve(2):
+    /// for so long it is busy.
     pub fn unmount(self) {
-        run(kmsfs().arg("unmount").arg(self.root()));
+        const BUSY: i32 = 9;
+        let mut told = None;
+        wait_for("an unmount", PATIENCE, || {
+            let output = kmsfs().arg("unmount").arg(self.root()).output().expect("started");
+            let is_over = output.status.code() != Some(BUSY);
+            told = Some(output);
+            is_over
+        });
+        let told = told.expect("it was tried");
+        assert!(told.status.success(), "{}", text(&told));
         std::mem::forget(self);
     }
 }

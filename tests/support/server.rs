@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::{kmsfs, run, wait_for};
+use super::{PATIENCE, kmsfs, run, wait_for};
 
 /// The region that every test uses.
 pub const REGION: &str = "us-east-1";
@@ -93,7 +93,7 @@ impl Server {
             .spawn()
             .unwrap_or_else(|e| panic!("{tool}: {e}"));
         let server = Self { child, port, tool, _folder: folder };
-        wait_for(tool, Duration::from_secs(90), || server.answers());
+        wait_for(tool, PATIENCE, || server.answers());
         server
     }
 

@@ -546,7 +546,7 @@ impl SlowDisk {
         let before = device(folder.path()).expect("there");
         let server = Role::start(entry, "slow", &beneath, &stamps);
         let disk = Self { delay: Stamps::open(&stamps), folder, _server: server };
-        super::wait_for("the slow disk", Duration::from_secs(20), || {
+        super::wait_for("the slow disk", super::PATIENCE, || {
             device(&disk.path()).is_ok_and(|device| device != before)
         });
         disk
