@@ -22,8 +22,8 @@ use crate::fuse::{self, Adapter, MountError, PageCache, Shared};
 use crate::ids::VolumeId;
 use crate::keys::audit::{By, Log, LogError, Operation};
 use crate::keys::{
-    self, Accepted, Keyring, Limits, Monitor, OpenError, Phase, Reason, Services, Timing, Trust,
-    Word,
+    self, Accepted, Identity, Keyring, Limits, Monitor, OpenError, Phase, Reason, Services, Timing,
+    Trust, Word,
 };
 use crate::kms::{Counters, KeyArn};
 use crate::secret::scrub_stack;
@@ -60,17 +60,6 @@ pub struct Settings {
     pub on_lock: Option<Arc<Hook>>,
     /// Where every use of a key is told, if anywhere.
     pub audit_log: Option<PathBuf>,
-}
-
-/// What a volume is remembered by.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// Its id, in hex.
-    pub volume: String,
-    /// The fingerprint of its volume key.
-    pub fingerprint: String,
-    /// How often where its data keys come from has changed.
-    pub generation: u64,
 }
 
 /// Why a volume is not to be trusted: what happened, and the next command to type.
@@ -145,13 +134,7 @@ impl Daemon {
             let hint = "see what it says: kmsfs info STORE".to_owned();
             return Err(Unknown { why, hint }.into());
         }
-        let (id, fingerprint) = (volume.id().to_string(), names.fingerprint());
-        let identity = move |generation| Identity {
-            volume: id.clone(),
-            fingerprint: fingerprint.clone(),
-            generation,
-        };
-        (settings.known)(&identity(volume.generation()))?;
+        (settings.known)(&volume.identity())?;
         volume.take_named(&store, &names)?;
         let beneath = store.tree().statfs().map_err(io("statfs of the store"))?;
         let device = device::probe(store.device(), &beneath);
@@ -161,8 +144,8 @@ impl Daemon {
         let keyring =
             Arc::new(Keyring::new(volume, names, store.clone(), services, settings.limits));
         let known = settings.known;
-        keyring.on_new_generation(move |generation| {
-            if let Err(e) = known(&identity(generation)) {
+        keyring.on_new_generation(move |identity| {
+            if let Err(e) = known(identity) {
                 log::warn!("{e}");
             }
         });

@@ -9,7 +9,6 @@ use super::{known, provider};
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::KmsArgs;
 use crate::console::printing::tell;
-use crate::daemon::Identity;
 use crate::fs::Access;
 use crate::upkeep::{self, ExportError, LeftBehind, Offline, Privileged};
 
@@ -43,13 +42,7 @@ fn open(store: &Path, args: &KmsArgs) -> Result<Offline, Failure> {
     let kms = provider::open_for(store, args)?;
     let opened = Offline::open(store, kms.services, Access::ReadOnly);
     let opened = opened.map_err(|e| Failure::open(store, &e))?;
-    let volume = opened.fs().keyring().volume();
-    let identity = Identity {
-        volume: volume.id().to_string(),
-        fingerprint: volume.fingerprint().to_owned(),
-        generation: volume.generation(),
-    };
-    match known::compare(&identity) {
+    match known::compare(&opened.fs().keyring().volume().identity()) {
         Ok(_) => Ok(opened),
         Err(e) => Err(Failure::new(Exit::BadVolume, e.to_string()).hint(e.hint)),
     }

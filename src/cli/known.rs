@@ -10,12 +10,17 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use crate::daemon::{Identity, Unknown};
+use crate::daemon::Unknown;
+use crate::keys::Identity;
 use crate::{disk, durable, xdg};
 
 fn folder() -> PathBuf {
     let state = xdg::folder_or("XDG_STATE_HOME", ".local/state");
     state.unwrap_or_else(|| PathBuf::from("/var/lib")).join("kmsfs/volumes")
+}
+
+fn path_of(identity: &Identity) -> PathBuf {
+    folder().join(identity.volume.to_string())
 }
 
 /// Compares a volume with what is remembered of it. The first is remembered, and so is a newer
@@ -27,7 +32,7 @@ pub(super) fn check(identity: &Identity) -> Result<(), Unknown> {
     match compare(identity)? {
         Known::AsItIs => Ok(()),
         Known::NotYet => {
-            let path = folder().join(&identity.volume);
+            let path = path_of(identity);
             remember(&path, identity).map_err(|e| unusable(&path, &e))
         }
     }
@@ -47,8 +52,7 @@ pub(super) enum Known {
 /// # Errors
 /// As [`check`].
 pub(super) fn compare(identity: &Identity) -> Result<Known, Unknown> {
-    let path = folder().join(&identity.volume);
-    let volume = &identity.volume;
+    let (path, volume) = (path_of(identity), identity.volume);
     let known = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Known::NotYet),

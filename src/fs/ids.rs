@@ -24,7 +24,6 @@ impl Fs {
         };
         let Some(id) = found else { return Ok(None) };
         if self.keyring.carriers().is_shared(id) {
-            log::error!("file {id}: another file in the store has the same id; neither is served");
             return Err(errno(libc::EBADMSG));
         }
         Ok(Some(id))
@@ -49,7 +48,9 @@ impl Fs {
     /// A file's content has this id from now on, or was seen to have it.
     pub(super) fn learn_id(&self, node: &Node, content: &mut Content, id: FileId) {
         content.id = Some(id);
-        self.keyring.carriers().add(id, node.ino);
+        if self.keyring.carriers().add(id, node.ino) {
+            log::error!("file {id}: another file in the store has the same id; neither is served");
+        }
         if content.writers > 0 {
             self.keyring.hold(id);
         }
@@ -89,7 +90,8 @@ impl Fs {
         // It may have been looked up again meanwhile, as another node.
         let again = self.table.get(node.ino).filter(|again| !std::ptr::eq(&**again, node));
         if again.is_some_and(|again| carried(&again) == Some(id)) {
-            carriers.add(id, node.ino);
+            // Where another carries it too, that was said when it was first seen.
+            let _ = carriers.add(id, node.ino);
         }
     }
 
@@ -113,7 +115,9 @@ impl Fs {
             return Err(errno(libc::EBADMSG));
         }
         let id = *node.dir_id.get_or_init(|| id);
-        self.dir_carriers.add(id, node.ino);
+        if self.dir_carriers.add(id, node.ino) {
+            log::error!("directory id {id} is that of two directories; neither is served");
+        }
         Ok(id)
     }
 
@@ -123,7 +127,6 @@ impl Fs {
     /// EBADMSG.
     pub(super) fn own_dir_id(&self, node: &Node, id: DirId) -> Outcome<DirId> {
         if self.dir_carriers.is_shared(id) {
-            log::error!("directory id {id} is that of two directories; neither is served");
             return Err(errno(libc::EBADMSG));
         }
         debug_assert!(node.dir_id.get() == Some(&id), "an id is told of whom it is of");

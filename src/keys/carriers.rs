@@ -40,21 +40,25 @@ impl<Id: Copy + Eq + Hash> Carriers<Id> {
         &self.shards[(self.hasher.hash_one(id) % SHARDS as u64) as usize]
     }
 
-    /// An inode was seen to carry an id.
-    pub fn add(&self, id: Id, ino: u64) {
+    /// An inode was seen to carry an id. Answers whether another one carries it and this was not
+    /// known.
+    pub fn add(&self, id: Id, ino: u64) -> bool {
         let mut shard = self.shard(id).lock();
         match shard.entry(id) {
             Entry::Vacant(free) => {
                 free.insert(ino);
+                false
             }
-            Entry::Occupied(first) if *first.get() == ino => {}
+            Entry::Occupied(first) if *first.get() == ino => false,
             Entry::Occupied(first) => {
                 let mut shared = self.shared.lock();
                 let all = shared.entry(id).or_insert_with(|| vec![*first.get()]);
-                if !all.contains(&ino) {
+                let is_new = !all.contains(&ino);
+                if is_new {
                     all.push(ino);
                 }
                 self.count.store(shared.len(), Ordering::Release);
+                is_new
             }
         }
     }
@@ -96,12 +100,11 @@ mod tests {
     fn an_id_is_shared_while_two_carry_it() {
         let carriers = Carriers::<u8>::default();
         assert!(!carriers.is_carried(7));
-        carriers.add(7, 100);
-        carriers.add(7, 100);
+        assert!(!carriers.add(7, 100) && !carriers.add(7, 100));
         assert!(carriers.is_carried(7) && !carriers.is_shared(7));
-        carriers.add(7, 101);
-        carriers.add(7, 102);
-        carriers.add(8, 200);
+        assert!(carriers.add(7, 101) && carriers.add(7, 102));
+        assert!(!carriers.add(7, 101), "known");
+        assert!(!carriers.add(8, 200));
         assert!(carriers.is_shared(7) && !carriers.is_shared(8));
         carriers.remove(7, 100);
         carriers.remove(7, 999);

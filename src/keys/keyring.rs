@@ -28,7 +28,7 @@ use super::pool::Pool;
 use super::rate::Rate;
 use super::request::{KeyFail, KeyRequest};
 use super::services::Services;
-use super::volume::Volume;
+use super::volume::{Identity, Volume};
 use crate::clock::Moment;
 use crate::content::ContentCipher;
 use crate::ids::{FileId, LinkId};
@@ -53,6 +53,9 @@ pub struct Limits {
     pub patience: Duration,
 }
 
+/// Called with what a volume is remembered by.
+type Tell = Box<dyn Fn(&Identity) + Send + Sync>;
+
 /// The keyring; see above.
 pub struct Keyring {
     volume: Volume,
@@ -71,7 +74,7 @@ pub struct Keyring {
     masters: Masters,
     beats: AskedBeats,
     /// Told of each new generation of `volume.json`.
-    new_generation: OnceLock<Box<dyn Fn(u64) + Send + Sync>>,
+    new_generation: OnceLock<Tell>,
     /// The KMS is out of reach.
     outage: AtomicBool,
     stopping: AtomicBool,
@@ -292,15 +295,15 @@ impl Keyring {
         self.branches.origins().tell_to(audit_queue);
     }
 
-    /// Has `tell` called with each generation of `volume.json` that is taken over from now on.
-    pub fn on_new_generation(&self, tell: impl Fn(u64) + Send + Sync + 'static) {
+    /// Has `tell` called whenever a generation of `volume.json` has been taken over.
+    pub fn on_new_generation(&self, tell: impl Fn(&Identity) + Send + Sync + 'static) {
         // The first one stays: a keyring is of one mount.
         let _ = self.new_generation.set(Box::new(tell));
     }
 
     pub(super) fn tell_generation(&self) {
         if let Some(tell) = self.new_generation.get() {
-            tell(self.volume.generation());
+            tell(&self.volume.identity());
         }
     }
 

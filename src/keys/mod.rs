@@ -46,4 +46,4 @@ pub use rate::Rate;
 pub use request::{KeyFail, KeyRequest};
 pub use services::Services;
 pub use source::{Word, is_proven, source_mac};
-pub use volume::{Accepted, OpenError, Trust, Volume, create, open, open_file};
+pub use volume::{Accepted, Identity, OpenError, Trust, Volume, create, open, open_file};

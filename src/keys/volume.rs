@@ -30,6 +30,17 @@ pub enum Trust {
     ToRead,
 }
 
+/// What a volume is remembered by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its id.
+    pub volume: VolumeId,
+    /// The fingerprint of its volume key, which says nothing of the key.
+    pub fingerprint: String,
+    /// How often where its data keys come from has changed.
+    pub generation: u64,
+}
+
 /// A volume's settings and its present wrap. It holds no key.
 #[derive(Clone)]
 pub struct Volume {
@@ -157,9 +168,13 @@ impl Volume {
         &self.settings
     }
 
-    /// What a machine remembers the volume key by. It says nothing of the key.
-    pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
+    /// What a machine remembers it by, as it is now.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            volume: self.id(),
+            fingerprint: self.fingerprint.clone(),
+            generation: self.generation(),
+        }
     }
 
     /// The key that `init` was asked for: an alias, an id or an ARN. New data keys come from it.
