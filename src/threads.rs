@@ -140,13 +140,17 @@ enum Urgency {
 
 /// Has this thread run before all programs, in the lowest of the real-time priorities (SCHED_RR,
 /// sched(7)). What it starts does not inherit that. It takes CAP_SYS_NICE; where that is missing,
-/// an ordinary user's daemon or a container, the thread waits its turn.
+/// an ordinary user's daemon or a container, the thread waits its turn. Under a policy that whoever
+/// started the daemon chose it stays.
 #[allow(unsafe_code)]
 fn take_precedence() {
     let lowest = libc::sched_param { sched_priority: 1 };
-    // SAFETY: the structure outlives the call, and 0 is the calling thread.
+    // SAFETY: the structure outlives the calls, and 0 is the calling thread.
     unsafe {
-        libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &raw const lowest)
+        if libc::sched_getscheduler(0) == libc::SCHED_OTHER {
+            let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
+            libc::sched_setscheduler(0, policy, &raw const lowest);
+        }
     };
 }
 
