@@ -74,7 +74,7 @@ fn a_keyring() -> Keyring {
     keys::create(&store, &kms, provider, KeyRef(master.id), settings).expect("made");
     let (volume, names) = keys::open(&store, &kms, &keys::Trust::Authenticated).expect("just made");
     let limits = Limits {
-        removed: keys::RemovedKeys::Keep,
+        store_use: keys::StoreUse::Writes { removed_keys: Duration::ZERO },
         cache: NonZeroUsize::new(4096).expect("not zero"),
         ttl: Duration::from_secs(900),
         rate: None,

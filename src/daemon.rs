@@ -22,12 +22,13 @@ use crate::fuse::{self, Adapter, MountError, PageCache, Shared};
 use crate::ids::VolumeId;
 use crate::keys::audit::{By, Log, LogError, Operation};
 use crate::keys::{
-    self, Accepted, Identity, Keyring, Limits, Monitor, OpenError, Phase, Reason, Services, Timing,
+    self, Accepted, Identity, Keyring, Limits, Monitor, OpenError, Phase, Reason, Services, StoreUse,
+    Timing,
     Trust, Word,
 };
 use crate::kms::{Counters, KeyArn};
 use crate::secret::scrub_stack;
-use crate::store::{Counts, Store, StoreError};
+use crate::store::{CopyState, Counts, Store, StoreError};
 use crate::threads::{Role, spawn};
 use crate::upkeep::Counting;
 
@@ -115,8 +116,16 @@ impl Daemon {
         let store = Arc::new(Store::open_path(&settings.store)?);
         store.check_private(rustix::process::geteuid().as_raw())?;
         let lock = store.lock()?;
-        // What a killed daemon left may be in the page cache only.
-        store.sync().map_err(io("syncfs of the store"))?;
+        if settings.limits.store_use != StoreUse::Reads {
+            // What a killed daemon left may be in the page cache only.
+            store.sync().map_err(io("syncfs of the store"))?;
+        }
+        if store.copy_state().is_some_and(|(_, state)| state == CopyState::Incomplete) {
+            log::warn!(
+                "{}: it is a copy that is not whole, for `kmsfs backup` was cut short",
+                settings.store.display()
+            );
+        }
         let log = audit::open(&settings, &store)?;
         let audit_queue = log.as_ref().map(|log| log.audit_queue().clone());
         let (started, calls) = (Moment::now(), Arc::new(Counters::default()));
@@ -128,14 +137,18 @@ impl Daemon {
         if let Some(accepted) = settings.accepted {
             volume.accept(accepted);
         }
-        volume.preflight(&*services.work)?;
+        volume.preflight(&*services.work, settings.limits.store_use)?;
         if let Some(wanted) = settings.volume.filter(|wanted| *wanted != volume.id()) {
             let why = format!("it is volume {}, not {wanted}, which --volume names", volume.id());
             let hint = "see what it says: kmsfs info STORE".to_owned();
             return Err(Unknown { why, hint }.into());
         }
         (settings.known)(&volume.identity())?;
-        volume.take_named(&store, &names)?;
+        if settings.limits.store_use != StoreUse::Reads {
+            volume.take_named(&store, &names)?;
+            // It goes its own way now: no backup is to overwrite it.
+            store.end_copy().map_err(io("the store"))?;
+        }
         let beneath = store.tree().statfs().map_err(io("statfs of the store"))?;
         let device = device::probe(store.device(), &beneath);
         if let Some(why) = &device.tearing {
@@ -219,7 +232,10 @@ impl Daemon {
         if let Some(log) = &self.log {
             log.audit_queue().note(By::Daemon, Operation::Unmount);
         }
-        self.store.sync()?;
+        match self.control.settings.limits.store_use {
+            StoreUse::Reads => {}
+            StoreUse::Writes { .. } => self.store.sync()?,
+        }
         served
     }
 }
@@ -280,6 +296,7 @@ impl Host for Control {
             key_target: keyring.volume().target().0,
             pinned_key: self.settings.master.as_ref().map(|key| key.0.clone()),
             only_current_key: keyring.volume().accepted() == Accepted::Target,
+            read_only: self.settings.fs.access == Access::ReadOnly,
             lines_damaged: counts.as_ref().map(|c| c.damaged),
             lines: counts.map(|c| lines_under(&c)),
             heartbeat_ms: millis(self.settings.timing.heartbeat),

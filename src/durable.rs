@@ -16,9 +16,7 @@ const SUFFIX: &str = ".tmp-";
 /// # Errors
 /// The first failing step's; the temporary file is then removed and the old file still whole.
 pub fn replace(dir: &dyn Directory, name: &OsStr, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut temp = name.to_owned();
-    temp.push(SUFFIX);
-    temp.push(HEXLOWER.encode(&random_bytes::<6>()));
+    let temp = temporary(name);
     let old = dir.stat(name).ok();
     let written = write_synced(dir, &temp, bytes, mode, old.as_ref())
         .and_then(|()| dir.rename(&temp, dir, name, Replace::Over));
@@ -28,6 +26,27 @@ pub fn replace(dir: &dyn Directory, name: &OsStr, bytes: &[u8], mode: u32) -> io
         return Err(e);
     }
     dir.sync()
+}
+
+/// Writes a temporary file of `len` bytes to the disk, and removes it.
+///
+/// # Errors
+/// Of the backing filesystem.
+pub fn try_writing(dir: &dyn Directory, len: usize, mode: u32) -> io::Result<()> {
+    let name = temporary(OsStr::new("trial"));
+    if let Err(e) = write_synced(dir, &name, &vec![0; len], mode, None) {
+        let _ = dir.unlink(&name);
+        return Err(e);
+    }
+    dir.unlink(&name)
+}
+
+/// A name for a temporary file beside `name`, which no other has.
+fn temporary(name: &OsStr) -> OsString {
+    let mut temp = name.to_owned();
+    temp.push(SUFFIX);
+    temp.push(HEXLOWER.encode(&random_bytes::<6>()));
+    temp
 }
 
 fn write_synced(

@@ -5,11 +5,8 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgAction, Command};
-use rustix::mount::MountFlags;
-
 use crate::console::failure::{Exit, Failure};
-use crate::fuse::flags_of;
+use clap::{Arg, ArgAction, Command};
 
 /// The names by which mount(8) looks for a helper: of the type `kmsfs`, and of `fuse.kmsfs`, as the
 /// kernel lists it.
@@ -44,6 +41,8 @@ const FOR_OTHERS: &[&str] = &[
 ];
 /// As these begin, too.
 const FOR_OTHERS_WITH_VALUE: &[&str] = &["x-", "X-", "comment=", "helper=", "uhelper="];
+/// What the kernel lists of a mount that is there, which mount(8) says again for a remount.
+const LISTED: &[&str] = &["user_id=", "group_id=", "max_read=", "blksize="];
 
 /// What `kmsfs mount -o` knows.
 const FLAGS: &[&str] =
@@ -57,6 +56,16 @@ pub(super) fn is_called_as(program: &OsStr) -> bool {
     Path::new(program).file_name().is_some_and(|name| NAMES.iter().any(|n| name == *n))
 }
 
+/// What becomes of flags that a remount does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// They stay.
+    #[default]
+    Stays,
+    /// They are off: mount(8) has said all that the kernel lists, and what is changed.
+    Off,
+}
+
 /// What mount(8) wants.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Call {
@@ -68,8 +77,10 @@ pub(super) enum Call {
     Remount {
         /// Where.
         at: PathBuf,
-        /// All of them.
-        flags: MountFlags,
+        /// Those that are said.
+        words: Vec<String>,
+        /// What becomes of the others.
+        rest: Rest,
     },
     /// How it is called.
     Help,
@@ -83,7 +94,9 @@ impl fmt::Display for Call {
                 let words: Vec<_> = line.iter().map(|word| word.to_string_lossy()).collect();
                 f.write_str(&words.join(" "))
             }
-            Self::Remount { at, flags } => write!(f, "remount {} {flags:?}", at.display()),
+            Self::Remount { at, words, .. } => {
+                write!(f, "remount {} {}", at.display(), words.join(","))
+            }
             Self::Help => f.write_str("help"),
         }
     }
@@ -105,6 +118,7 @@ struct Said {
     /// Options of `kmsfs mount`, as typed there.
     own: Vec<OsString>,
     remount: bool,
+    rest: Rest,
 }
 
 /// Reads what mount(8) said, without the program's name; `verb` is `kmsfs mount`.
@@ -153,8 +167,8 @@ pub(super) fn read(verb: &Command, words: &[OsString]) -> Result<(Call, bool), F
     let mut said = Said::default();
     lists.iter().try_for_each(|list| said.add(verb, list, unknown))?;
     if said.remount {
-        let flags = flags_of(&said.flags).map_err(|e| usage(&e.to_string()))?;
-        return Ok((Call::Remount { at: at.into(), flags }, is_verbose));
+        let call = Call::Remount { at: at.into(), words: said.flags, rest: said.rest };
+        return Ok((call, is_verbose));
     }
     let mut line: Vec<OsString> = vec!["kmsfs".into(), "mount".into()];
     line.extend(said.flags.iter().map(|flag| format!("-o={flag}").into()));
@@ -166,6 +180,7 @@ pub(super) fn read(verb: &Command, words: &[OsString]) -> Result<(Call, bool), F
 
 impl Said {
     fn add(&mut self, verb: &Command, list: &str, unknown: Unknown) -> Result<(), Failure> {
+        self.remount |= split(list).any(|word| word == "remount");
         for word in split(list) {
             let (name, value) = match word.split_once('=') {
                 Some((name, value)) => (name, Some(unquoted(value))),
@@ -174,7 +189,8 @@ impl Said {
             let for_others = FOR_OTHERS.contains(&word)
                 || FOR_OTHERS_WITH_VALUE.iter().any(|begin| word.starts_with(begin));
             match (name, value) {
-                ("remount", None) => self.remount = true,
+                ("remount", None) => {}
+                (_, Some(_)) if self.remount && is_listed(word) => self.rest = Rest::Off,
                 // Whoever may mount it is no reason for more than they have.
                 ("user" | "users", _) => self.flags(&["nosuid", "nodev", "noexec"]),
                 ("owner" | "group", None) => self.flags(&["nosuid", "nodev"]),
@@ -201,6 +217,10 @@ impl Said {
     fn flags(&mut self, words: &[&str]) {
         self.flags.extend(words.iter().map(|word| (*word).to_owned()));
     }
+}
+
+fn is_listed(word: &str) -> bool {
+    LISTED.iter().any(|begin| word.starts_with(begin))
 }
 
 fn has_selinux() -> bool {
@@ -315,9 +335,13 @@ mod tests {
         assert!(matches!(fake, Ok(Call::Pretend(words)) if words.len() == 5));
         let sloppy = said(&["-s", "/s", "/m", "-o", "size=7,ro"]);
         assert!(matches!(sloppy, Ok(Call::Mount(words)) if words.contains(&"-o=ro".into())));
-        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-        let again = said(&["/s", "/m", "-o", "remount,ro,heartbeat=5s"]);
-        assert_eq!(again, Ok(Call::Remount { at: "/m".into(), flags }));
+        let listed = "ro,relatime,remount,user_id=0,group_id=0,default_permissions,allow_other";
+        for (list, rest) in [(listed, Rest::Off), ("remount,ro,heartbeat=5s", Rest::Stays)] {
+            let again = said(&["/s", "/m", "-o", list]);
+            let words = vec!["ro".to_owned()];
+            assert_eq!(again, Ok(Call::Remount { at: "/m".into(), words, rest }));
+        }
+        assert!(said(&["/s", "/m", "-o", "user_id=0"]).is_err(), "it is no option of a mount");
         assert!(is_called_as(OsStr::new("/sbin/mount.kmsfs")));
         assert!(!is_called_as(OsStr::new("/usr/bin/kmsfs")));
     }

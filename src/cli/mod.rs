@@ -11,12 +11,15 @@ mod init;
 mod key;
 mod keystore;
 mod known;
+mod log_file;
 mod logging;
 mod mount;
 mod pages;
 mod place;
 mod policy;
 mod provider;
+mod remount;
+mod repeats;
 mod rewrap;
 mod shred;
 mod status;
@@ -207,7 +210,7 @@ fn help_mount(words: &[OsString]) -> Result<(), Failure> {
             say!("{}", helper::USAGE);
             return Ok(());
         }
-        helper::Call::Remount { at, flags } => return mount::remount(&at, flags),
+        helper::Call::Remount { at, words, rest } => return remount::run(&at, &words, rest),
         helper::Call::Mount(line) => (line, true),
         helper::Call::Pretend(line) => (line, false),
     };

@@ -21,7 +21,7 @@ use crate::disk::identity::Owners;
 use crate::fs::{Access, FsSettings};
 use crate::fuse::{Exposure, Options, PageCache, Transport};
 use crate::ids::VolumeId;
-use crate::keys::{Accepted, Limits, RemovedKeys, Timing};
+use crate::keys::{Accepted, Limits, StoreUse, Timing};
 use crate::kms::KeyArn;
 use crate::kms::local::LocalKms;
 use crate::secret::Passphrase;
@@ -141,21 +141,6 @@ pub(super) fn rehearse(args: &Mount) -> Result<(), Failure> {
     store.read_volume().map(drop).map_err(|e| Failure::store(&args.store, &e))
 }
 
-/// Gives a mount other flags; its daemon is not asked.
-///
-/// # Errors
-/// [`Failure`].
-pub(super) fn remount(at: &Path, flags: MountFlags) -> Result<(), Failure> {
-    let at = place::as_mounted(&std::path::absolute(at).map_err(|e| Failure::io(at, &e))?);
-    let known = control::mounts().map_err(|e| Failure::io(&at, &e))?;
-    if !known.iter().any(|mount| mount.mountpoint == at) {
-        let text = format!("{}: no kmsfs store is mounted here", at.display());
-        return Err(Failure::new(Exit::NotMounted, text));
-    }
-    rustix::mount::mount_remount(&at, flags, "")
-        .map_err(|e| Failure::new(Exit::Failed, format!("{}: {e}", at.display())))
-}
-
 fn absolute(args: &Mount) -> Result<Mount, Failure> {
     let full = |p: &Path| std::path::absolute(p).map_err(|e| Failure::io(p, &e));
     Ok(Mount {
@@ -245,7 +230,8 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     drop(passphrase);
     let wanted = args.master_key.as_deref();
     let master = wanted.map(|key| provider::master_key(key, &kms)).transpose()?;
-    let daemon = Daemon::start(settings(args, master, hook), kms.services)
+    let access = access(args)?;
+    let daemon = Daemon::start(settings(args, access, master, hook), kms.services)
         .map_err(|e| Failure::daemon(&args.store, &args.mountpoint, &e))?;
     let host = daemon.host();
     let control = Server::start(&args.mountpoint, host).map_err(|e| {
@@ -299,7 +285,30 @@ fn harden() {
     walls::give_up_capabilities();
 }
 
-fn settings(args: &Mount, master: Option<KeyArn>, on_lock: Option<Hook>) -> Settings {
+/// Whether the store is changed: not where it is not to be, nor where it cannot be.
+fn access(args: &Mount) -> Result<Access, Failure> {
+    let last = args.o.iter().rfind(|word| *word == "ro" || *word == "rw");
+    if args.read_only || last.is_some_and(|word| word == "ro") {
+        return Ok(Access::ReadOnly);
+    }
+    let store = Store::open_path(&args.store).map_err(|e| Failure::store(&args.store, &e))?;
+    match store.is_read_only() {
+        Ok(true) => {
+            let shown = args.store.display();
+            tell!("kmsfs: {shown} lies on a read-only filesystem: mounted read-only");
+            Ok(Access::ReadOnly)
+        }
+        Ok(false) => Ok(Access::ReadWrite),
+        Err(e) => Err(Failure::store(&args.store, &e)),
+    }
+}
+
+fn settings(
+    args: &Mount,
+    access: Access,
+    master: Option<KeyArn>,
+    on_lock: Option<Hook>,
+) -> Settings {
     let root = rustix::process::geteuid().is_root();
     let everyone = args.allow_other || (root && !args.no_allow_other);
     let cache = match (args.writeback, args.direct_io) {
@@ -307,8 +316,10 @@ fn settings(args: &Mount, master: Option<KeyArn>, on_lock: Option<Hook>) -> Sett
         (_, true) => PageCache::Direct,
         _ => PageCache::WriteThrough,
     };
-    let last = args.o.iter().rfind(|word| *word == "ro" || *word == "rw");
-    let read_only = args.read_only || last.is_some_and(|word| word == "ro");
+    let mut flags = args.o.clone();
+    if access == Access::ReadOnly {
+        flags.push("ro".to_owned());
+    }
     Settings {
         store: args.store.clone(),
         mountpoint: args.mountpoint.clone(),
@@ -320,21 +331,22 @@ fn settings(args: &Mount, master: Option<KeyArn>, on_lock: Option<Hook>) -> Sett
                 IoUring::On => Transport::Uring,
                 IoUring::Off => Transport::Device,
             },
-            flags: args.o.clone(),
+            flags,
         },
         cache,
         fs: FsSettings {
-            access: if read_only { Access::ReadOnly } else { Access::ReadWrite },
+            access,
             owners: Owners::detect(),
             directories: directories(),
+            handles: handles(),
         },
         limits: Limits {
             cache: args.key_cache,
             ttl: args.key_ttl,
             rate: args.kms_rate,
-            removed: match read_only {
-                true => RemovedKeys::Keep,
-                false => RemovedKeys::For(args.removed_key_grace),
+            store_use: match access {
+                Access::ReadOnly => StoreUse::Reads,
+                Access::ReadWrite => StoreUse::Writes { removed_keys: args.removed_key_grace },
             },
             patience: args.heartbeat,
         },

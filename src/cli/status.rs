@@ -209,6 +209,9 @@ fn print(target: &Target, report: &Report, output: Output) {
     print_daemon(target, report);
     say!("  store       {}", report.store);
     say!("  volume      {}", report.volume);
+    if report.read_only {
+        say!("  access      read-only: nothing is written to the store");
+    }
     print_keys(report);
     say!(
         "  heartbeat   {} ms, last good {} ms ago, {} of {} failed",

@@ -50,6 +50,8 @@ pub struct Report {
     pub pinned_key: Option<String>,
     /// Whether files under any other master key than `key_target` are refused.
     pub only_current_key: bool,
+    /// Whether the daemon may change nothing, whatever flags the mount is given.
+    pub read_only: bool,
     /// How many files' wrapped keys are under which master key; `None` while they are counted.
     pub lines: Option<Vec<LinesUnder>>,
     /// Sidecar lines that cannot be read; `None` while lines are counted.

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use rustix::mount::MountFlags;
 use rustix::process::Uid;
 
 use crate::disk::DeviceNumber;
@@ -21,7 +22,19 @@ pub struct Mount {
     pub device: DeviceNumber,
     /// Who mounted it: whose process answers for it.
     pub owner: Uid,
+    /// What it allows.
+    pub flags: MountFlags,
 }
+
+/// The words of mountinfo for flags.
+const FLAGS: [(&str, MountFlags); 6] = [
+    ("ro", MountFlags::RDONLY),
+    ("nosuid", MountFlags::NOSUID),
+    ("nodev", MountFlags::NODEV),
+    ("noexec", MountFlags::NOEXEC),
+    ("noatime", MountFlags::NOATIME),
+    ("nodiratime", MountFlags::NODIRATIME),
+];
 
 /// Every kmsfs mount of this mount namespace, from /proc/self/mountinfo (proc(5)).
 ///
@@ -40,7 +53,11 @@ fn parse_mount(line: &[u8]) -> Option<Mount> {
     }
     let options = std::str::from_utf8(fields.get(dash + 3)?).ok()?;
     let owner = options.split(',').find_map(|o| o.strip_prefix("user_id=")?.parse().ok())?;
+    let own = std::str::from_utf8(fields.get(5)?).ok()?;
+    let words = || own.split(',').chain(options.split(','));
+    let flags = FLAGS.iter().filter(|(word, _)| words().any(|said| said == *word));
     Some(Mount {
+        flags: flags.map(|(_, flag)| *flag).collect(),
         mountpoint: unescape(fields.get(4)?),
         store: unescape(fields.get(dash + 2)?),
         device: DeviceNumber::parse(std::str::from_utf8(fields.get(2)?).ok()?)?,
@@ -80,6 +97,10 @@ mod tests {
         assert_eq!(mount.mountpoint, PathBuf::from(OsString::from_vec(b"/mnt/a b\xff".to_vec())));
         assert_eq!(mount.store, PathBuf::from("/st\\ore"));
         assert_eq!((mount.owner, mount.device.to_string()), (Uid::ROOT, "0:44".to_owned()));
+        assert_eq!(mount.flags, MountFlags::empty());
+        let line = b"51 1 0:44 / /m rw,nosuid,noatime shared:1 - fuse.kmsfs /s ro,user_id=7";
+        let flags = parse_mount(line).expect("a kmsfs mount").flags;
+        assert_eq!(flags, MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NOATIME);
         assert!(parse_mount(b"51 1 0:44 / /x rw - ext4 /dev/vda rw").is_none());
     }
 }

@@ -59,50 +59,6 @@ pub fn open_parent(path: &Path) -> io::Result<(Dir, OsString)> {
     Ok((open_dir(parent)?, name.to_owned()))
 }
 
-pub(super) fn stat_of(s: &rfs::Stat) -> Stat {
-    let time = |secs: i64, nanos: u64| Time { secs, nanos: u32::try_from(nanos).unwrap_or(0) };
-    Stat {
-        dev: s.st_dev,
-        ino: s.st_ino,
-        mode: s.st_mode,
-        nlink: s.st_nlink,
-        uid: s.st_uid,
-        gid: s.st_gid,
-        rdev: s.st_rdev,
-        size: s.st_size.unsigned_abs(),
-        blocks: s.st_blocks.unsigned_abs(),
-        blksize: u32::try_from(s.st_blksize).unwrap_or(4096),
-        atime: time(s.st_atime, s.st_atime_nsec),
-        mtime: time(s.st_mtime, s.st_mtime_nsec),
-        ctime: time(s.st_ctime, s.st_ctime_nsec),
-    }
-}
-
-pub(super) fn timestamps(atime: TimeChange, mtime: TimeChange) -> Timestamps {
-    let one = |t| match t {
-        TimeChange::Keep => Timespec { tv_sec: 0, tv_nsec: rfs::UTIME_OMIT },
-        TimeChange::Now => Timespec { tv_sec: 0, tv_nsec: rfs::UTIME_NOW },
-        TimeChange::To(t) => Timespec { tv_sec: t.secs, tv_nsec: i64::from(t.nanos) },
-    };
-    Timestamps { last_access: one(atime), last_modification: one(mtime) }
-}
-
-pub(super) fn owner(id: Option<u32>) -> Option<rfs::Uid> {
-    id.map(rfs::Uid::from_raw)
-}
-
-pub(super) fn group(id: Option<u32>) -> Option<rfs::Gid> {
-    id.map(rfs::Gid::from_raw)
-}
-
-pub(super) fn xattr_flags(how: XattrHow) -> XattrFlags {
-    match how {
-        XattrHow::Any => XattrFlags::empty(),
-        XattrHow::Create => XattrFlags::CREATE,
-        XattrHow::Replace => XattrFlags::REPLACE,
-    }
-}
-
 impl OpenFile for RealFile {
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
         let mut done = 0;
@@ -380,6 +336,8 @@ impl Directory for RealDir {
             files: s.f_files,
             ffree: s.f_ffree,
             namemax: s.f_namelen.unsigned_abs(),
+            // statfs(2), f_flags: ST_RDONLY.
+            is_read_only: s.f_flags & 1 != 0,
         })
     }
 

@@ -127,4 +127,6 @@ pub struct FsStat {
     pub ffree: u64,
     /// The longest name.
     pub namemax: u64,
+    /// Whether it is mounted read-only.
+    pub is_read_only: bool,
 }

@@ -21,7 +21,7 @@ impl Fs {
     pub(super) fn dir_id(&self, node: &Node) -> Outcome<DirId> {
         let id = match node.dir_id.get() {
             Some(id) => *id,
-            None => self.learn_dir_id(node, read_dir_id(&*self.dir(node.ino)?)?)?,
+            None => self.learn_dir_id(node, self.read_dir_id(&*self.dir(node.ino)?)?)?,
         };
         self.own_dir_id(node, id)
     }
@@ -62,12 +62,22 @@ impl Fs {
             names::decrypt(keys, id, bytes).ok()
         };
         if clear.is_none() {
-            log::warn!(
-                "directory {}: the entry {entry:?} is not a name of this volume",
-                parent.ino
-            );
+            self.strangers.found(|| self.place_in_store(parent, entry), parent);
         }
         Ok(clear.map(OsString::from_vec))
+    }
+
+    /// Reads a directory's id; a fresh, empty directory without one gets none: it is damaged only
+    /// when it has entries, and shows none either way.
+    fn read_dir_id(&self, dir: &dyn Directory) -> Outcome<DirId> {
+        let bad = errno(libc::EBADMSG);
+        match dir.readlink(OsStr::new(DIR_ID)) {
+            Ok(text) => text.to_str().and_then(|t| DirId::parse(t).ok()).ok_or(bad),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+                adopt_fresh(dir, self.settings.access)
+            }
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// The clear name of an entry, for dentries to be invalidated by.
@@ -77,22 +87,16 @@ impl Fs {
     }
 }
 
-/// Reads a directory's id; a fresh, empty directory without one gets none: it is damaged only
-/// when it has entries, and shows none either way.
-fn read_dir_id(dir: &dyn Directory) -> Outcome<DirId> {
-    match dir.readlink(OsStr::new(DIR_ID)) {
-        Ok(text) => text.to_str().and_then(|t| DirId::parse(t).ok()).ok_or(errno(libc::EBADMSG)),
-        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => adopt_fresh(dir),
-        Err(e) => Err(e.into()),
-    }
-}
-
-/// A power cut may leave a folder whose id did not reach the disk: an empty one gets a new id.
-fn adopt_fresh(dir: &dyn Directory) -> Outcome<DirId> {
+/// A power cut may leave a folder whose id did not reach the disk: an empty one gets a new id. Where
+/// nothing may be written the id is not kept: no name is ever made with it.
+fn adopt_fresh(dir: &dyn Directory, access: Access) -> Outcome<DirId> {
     if !crate::disk::names(dir)?.is_empty() {
         return Err(errno(libc::EBADMSG));
     }
     let id = DirId::random();
+    if access == Access::ReadOnly {
+        return Ok(id);
+    }
     match dir.symlink(OsStr::new(DIR_ID), OsStr::new(&id.to_string())) {
         Ok(()) => Ok(id),
         // Another request was first.

@@ -22,6 +22,6 @@ mod uring;
 mod watch;
 
 pub use adapter::Adapter;
-pub use mountpoint::{Exposure, MountError, Mounted, Options, Transport, flags_of, mount};
+pub use mountpoint::{Exposure, MountError, Mounted, Options, Transport, changed_flags, mount};
 pub use shared::Shared;
 pub use terms::PageCache;

@@ -196,19 +196,21 @@ fn mount_as_root(source: &Path, at: &Path, options: &Options) -> Result<OwnedFd,
         let _ = write!(data, ",allow_other");
     }
     let data = CString::new(data).expect("digits and letters hold no NUL");
-    let flags = flags_of(&options.flags)?;
+    let flags = changed_flags(UNPRIVILEGED, &options.flags)?;
     rustix::mount::mount(source, at, "fuse.kmsfs", flags, data.as_c_str())
         .map_err(|e| MountError::Kernel("mount(2)", e.into()))?;
     Ok(device.into())
 }
 
-/// nosuid and nodev unless they are taken back: owners, modes and device numbers are what whoever
+/// What a new mount has unless it is taken back: owners, modes and device numbers are what whoever
 /// can write the store makes them.
+const UNPRIVILEGED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+
+/// These flags, as the words of `-o` change them.
 ///
 /// # Errors
 /// A word that is not known.
-pub fn flags_of(words: &[String]) -> Result<MountFlags, MountError> {
-    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+pub fn changed_flags(mut flags: MountFlags, words: &[String]) -> Result<MountFlags, MountError> {
     for word in words {
         match meaning(word)? {
             Meaning::Sets(flag) => flags |= flag,
@@ -298,7 +300,7 @@ mod tests {
     fn the_last_word_counts_and_set_id_bits_and_devices_are_off() {
         let flags = |words: &str| {
             let words: Vec<_> = words.split_whitespace().map(str::to_owned).collect();
-            flags_of(&words).map_err(|e| e.to_string())
+            changed_flags(UNPRIVILEGED, &words).map_err(|e| e.to_string())
         };
         let off = MountFlags::NOSUID | MountFlags::NODEV;
         assert_eq!(flags(""), Ok(off));

@@ -30,7 +30,7 @@ impl Running {
         let (store, keyring) = opened(&volume(), kms());
         let device = Device { writeback: Writeback::Stable, tearing: None };
         let access = Access::ReadWrite;
-        let settings = FsSettings { access, owners: Owners::Daemon, directories: 8 };
+        let settings = FsSettings { access, owners: Owners::Daemon, directories: 8, handles: 64 };
         let fs = Fs::new(store, keyring, &device, settings).expect("a simulated disk");
         let shared = Shared::new(fs, None);
         shared.start(threads).expect("threads");

@@ -1,4 +1,5 @@
-//! One heartbeat: GenerateDataKey, Decrypt of what came back, and Decrypt of the canary.
+//! One heartbeat: GenerateDataKey, Decrypt of what came back, and Decrypt of the canary. Where no
+//! data keys are made, it is Decrypt of the canary alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -82,6 +83,9 @@ fn beat(keyring: &Keyring, events: &Sender<Message>) {
         for canary in &others {
             // With no thread to be had, the next beat asks.
             let _ = spawn_in(scope, Role::Canary, || ask_other(keyring, canary));
+        }
+        if !keyring.store_use().asks_for_data_keys(keyring.volume().accepted()) {
+            return (None, ask_canary());
         }
         let canary = spawn_in(scope, Role::Canary, ask_canary);
         let pair = look(generate_and_decrypt(keyring));

@@ -4,7 +4,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use super::{Keyring, Limits, Phase, RemovedKeys, Services, Trust};
+use super::{Keyring, Limits, Phase, Services, StoreUse, Trust};
 use crate::disk::sim::Sim;
 use crate::ids::VolumeId;
 use crate::kms::local::{LocalKms, Sealing};
@@ -86,7 +86,7 @@ fn opened_with_rate(
         cache: NonZeroUsize::MIN.saturating_add(63),
         ttl: Duration::from_secs(900),
         rate,
-        removed: RemovedKeys::For(Duration::ZERO),
+        store_use: StoreUse::Writes { removed_keys: Duration::ZERO },
         patience: Duration::MAX,
     };
     let services = Services { work: service.clone(), beats: service };

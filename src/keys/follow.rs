@@ -112,7 +112,8 @@ impl Keyring {
         if self.gate().phase() != Phase::Open {
             return Err(FollowError::Locked);
         }
-        let followed = self.volume().follow(self.store(), self.beat_service(), word);
+        let followed =
+            self.volume().follow(self.store(), self.beat_service(), (self.store_use(), word));
         scrub_stack();
         if let Some(target) = followed? {
             self.tell_generation();

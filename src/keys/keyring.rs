@@ -21,13 +21,14 @@ use super::carriers::Carriers;
 use super::files::FileKeys;
 use super::follow::Following;
 use super::gate::{Gate, Pass, Purpose, Shut};
-use super::lines::{PendingRemovals, RemovedKeys};
+use super::lines::PendingRemovals;
 use super::machine::{Phase, Reason};
 use super::masters::Masters;
 use super::pool::Pool;
 use super::rate::Rate;
 use super::request::{KeyFail, KeyRequest};
 use super::services::Services;
+use super::store_use::StoreUse;
 use super::volume::{Identity, Volume};
 use crate::clock::Moment;
 use crate::content::ContentCipher;
@@ -47,8 +48,8 @@ pub struct Limits {
     pub ttl: Duration,
     /// How many calls of the KMS a second, heartbeats aside; `None`: as many as is fair there.
     pub rate: Option<NonZeroU32>,
-    /// What becomes of keys of removed files.
-    pub removed: RemovedKeys,
+    /// What may be done to the store.
+    pub store_use: StoreUse,
     /// How long the gate trusts a silent monitor.
     pub patience: Duration,
 }
@@ -60,6 +61,7 @@ type Tell = Box<dyn Fn(&Identity) + Send + Sync>;
 pub struct Keyring {
     volume: Volume,
     store: Arc<Store>,
+    store_use: StoreUse,
     services: Services,
     rate: Rate,
     gate: Arc<Gate>,
@@ -96,6 +98,7 @@ impl Keyring {
         Self {
             volume,
             store,
+            store_use: limits.store_use,
             services,
             rate,
             gate,
@@ -105,7 +108,7 @@ impl Keyring {
             pool: Pool::default(),
             branches: Branches::new(limits.ttl),
             following: Following::default(),
-            dead: PendingRemovals::new(limits.removed),
+            dead: PendingRemovals::new(limits.store_use),
             carriers: Carriers::default(),
             masters: Masters::default(),
             beats: AskedBeats::default(),
@@ -132,6 +135,11 @@ impl Keyring {
 
     pub(super) fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// What may be done to the store.
+    pub(super) fn store_use(&self) -> StoreUse {
+        self.store_use
     }
 
     /// The KMS for data keys.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::carriers::Carriers;
+use super::store_use::StoreUse;
 use crate::clock::Moment;
 use crate::ids::{FileId, PageId};
 use crate::store::{Removed, Store};
@@ -24,18 +25,9 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// longer.
 const CLOCK_EVERY: Duration = Duration::from_secs(300);
 
-/// What becomes of keys of removed files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RemovedKeys {
-    /// They stay so long, in time that the volume is mounted.
-    For(Duration),
-    /// They stay, and no time is counted: nothing of the store may be changed.
-    Keep,
-}
-
 /// What waits for its removal.
 pub(super) struct PendingRemovals {
-    keys: RemovedKeys,
+    store_use: StoreUse,
     pending: Mutex<Pending>,
     /// The volume's clock; `None` before its first use. Held while the journal is worked on.
     clock: Mutex<Option<Clock>>,
@@ -63,22 +55,36 @@ impl Clock {
 }
 
 impl PendingRemovals {
-    pub(super) fn new(keys: RemovedKeys) -> Self {
-        Self { keys, pending: Mutex::default(), clock: Mutex::default() }
+    pub(super) fn new(store_use: StoreUse) -> Self {
+        Self { store_use, pending: Mutex::default(), clock: Mutex::default() }
+    }
+
+    /// How long keys stay; `None` where nothing is ever removed.
+    fn grace(&self) -> Option<Duration> {
+        match self.store_use {
+            StoreUse::Reads => None,
+            StoreUse::Writes { removed_keys } => Some(removed_keys),
+        }
     }
 
     pub(super) fn add(&self, removed: Removed) {
+        if self.grace().is_none() {
+            return;
+        }
         self.pending.lock().removed.push(removed);
     }
 
     pub(super) fn add_unused(&self, file: FileId) {
+        if self.grace().is_none() {
+            return;
+        }
         self.pending.lock().unused.push(file);
     }
 
     /// How far apart sweeps are to be at most, so that a short grace is not made much longer.
     pub(super) fn apart(&self, usual: Duration) -> Duration {
-        match self.keys {
-            RemovedKeys::For(grace) if !grace.is_zero() => usual.min(period(grace)),
+        match self.grace() {
+            Some(grace) if !grace.is_zero() => usual.min(period(grace)),
             _ => usual,
         }
     }
@@ -94,10 +100,10 @@ impl PendingRemovals {
     /// # Errors
     /// Of the syncfs or the journal, and then what waits goes on waiting; or of a page.
     pub(super) fn sweep(&self, store: &Store, carriers: &Carriers<FileId>) -> io::Result<()> {
+        let Some(grace) = self.grace() else { return Ok(()) };
         let mut clock = self.clock.lock();
         let clock = self.started(&mut clock, store)?;
-        self.journal(store, clock)?;
-        let RemovedKeys::For(grace) = self.keys else { return Ok(()) };
+        self.journal(store, clock, grace)?;
         let limit = clock.now().saturating_sub(grace.as_secs());
         let done = remove_until(store, carriers, limit);
         if Moment::now().since(clock.written) >= CLOCK_EVERY {
@@ -111,9 +117,10 @@ impl PendingRemovals {
     /// # Errors
     /// As [`PendingRemovals::sweep`].
     pub(super) fn end_grace(&self, store: &Store, carriers: &Carriers<FileId>) -> io::Result<()> {
+        let Some(grace) = self.grace() else { return Ok(()) };
         let mut clock = self.clock.lock();
         let clock = self.started(&mut clock, store)?;
-        self.journal(store, clock)?;
+        self.journal(store, clock, grace)?;
         remove_until(store, carriers, u64::MAX)
     }
 
@@ -146,21 +153,17 @@ impl PendingRemovals {
     /// Without anything in its grace there is nothing to count for.
     fn write_clock(&self, store: &Store, clock: &mut Clock) -> io::Result<()> {
         clock.written = Moment::now();
-        if self.keys == RemovedKeys::Keep || store.removed_periods()?.is_empty() {
+        if store.removed_periods()?.is_empty() {
             return Ok(());
         }
         store.write_mounted_seconds(clock.now())
     }
 
-    fn journal(&self, store: &Store, clock: &Clock) -> io::Result<()> {
+    fn journal(&self, store: &Store, clock: &Clock, grace: Duration) -> io::Result<()> {
         let batch = std::mem::take(&mut *self.pending.lock());
         if batch.removed.is_empty() && batch.unused.is_empty() {
             return Ok(());
         }
-        let grace = match self.keys {
-            RemovedKeys::For(grace) => grace,
-            RemovedKeys::Keep => Duration::MAX,
-        };
         let written = store.sync().and_then(|()| {
             if grace.is_zero() || batch.removed.is_empty() {
                 return Ok(());

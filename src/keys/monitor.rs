@@ -11,6 +11,7 @@ use super::cache::Expiry;
 use super::keyring::Keyring;
 use super::machine::{Effect, Event, Machine, Phase, Reason, Timing};
 use super::request::KeyRequest;
+use super::store_use::StoreUse;
 use super::volume::OpenError;
 use super::{beat, fetch, follow, pool};
 use crate::clock::Moment;
@@ -108,8 +109,10 @@ impl Monitor {
         for _ in 0..fetch::threads(keyring) {
             threads.push(start(Role::Fetch, keyring, |k| fetch::run(&k))?);
         }
-        threads.push(start(Role::Pool, keyring, |k| pool::run(&k))?);
-        threads.push(start(Role::Lines, keyring, |k| sweep_lines(&k))?);
+        if keyring.store_use() != StoreUse::Reads {
+            threads.push(start(Role::Pool, keyring, |k| pool::run(&k))?);
+            threads.push(start(Role::Lines, keyring, |k| sweep_lines(&k))?);
+        }
         let work = Loop {
             keyring: keyring.clone(),
             effects,

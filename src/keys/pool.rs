@@ -153,14 +153,15 @@ impl From<NoNewKey> for NoKeys {
 
 /// The thread that keeps the pool full, until the keyring stops.
 pub(super) fn run(keyring: &Keyring) {
-    let mut pause = PAUSE;
+    let (mut pause, mut disk) = (PAUSE, Disk::Works);
     while let Some(wanted) = keyring.pool().next_order(|| open(keyring)) {
         // After a failure one key is tried: many at once would only burden who is in trouble.
         let wanted = if pause > PAUSE { 1 } else { wanted };
-        let Err(e) = fill(keyring, wanted) else {
-            pause = PAUSE;
+        let Err(e) = fill_on(keyring, wanted, disk) else {
+            (pause, disk) = (PAUSE, Disk::Works);
             continue;
         };
+        disk = if matches!(e, NoKeys::Disk(_)) { Disk::Failed } else { Disk::Works };
         refuse(keyring, e);
         keyring.pool().pause(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -195,6 +196,21 @@ fn fail_of(keyring: &Keyring, why: NoKeys) -> Option<KeyFail> {
 /// Fills the pool on the caller's own thread, for offline jobs.
 pub(super) fn supply(keyring: &Keyring) -> Result<(), KeyFail> {
     fill(keyring, SMALLEST).map_err(|e| fail_of(keyring, e).unwrap_or(KeyFail::Late))
+}
+
+/// How the disk took the last page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Disk {
+    Works,
+    Failed,
+}
+
+/// A disk that failed is tried before the KMS is asked: its calls would be for nothing.
+pub(super) fn fill_on(keyring: &Keyring, wanted: usize, disk: Disk) -> Result<(), NoKeys> {
+    if disk == Disk::Failed {
+        keyring.store().try_writing().map_err(NoKeys::Disk)?;
+    }
+    fill(keyring, wanted)
 }
 
 fn fill(keyring: &Keyring, mut wanted: usize) -> Result<(), NoKeys> {

@@ -4,6 +4,7 @@
 //! of it, the source, has a MAC under the volume key, and a generation that only grows. What has
 //! no MAC is taken over on an operator's word alone.
 
+use super::store_use::StoreUse;
 use super::volume::{OpenError, Volume, check_master, unlock};
 use crate::kms::{KeyArn, KeyRef, KeyService};
 use crate::names::VolumeKeys;
@@ -33,7 +34,7 @@ impl Volume {
         &self,
         store: &Store,
         service: &dyn KeyService,
-        word: Option<&Word>,
+        (store_use, word): (StoreUse, Option<&Word>),
     ) -> Result<Option<KeyArn>, OpenError> {
         let mut file = store.read_volume()?;
         if file.wrap == *self.wrap.lock() {
@@ -49,8 +50,8 @@ impl Volume {
             return Err(unproven(&file));
         }
         let followed = Self::of(file.clone(), &keys, self.pinned.clone());
-        followed.preflight(service)?;
-        if !is_proven {
+        followed.preflight(service, store_use)?;
+        if !is_proven && store_use != StoreUse::Reads {
             file = prove(store, file, &keys)?;
         }
         let master = &file.wrap.source.master;
@@ -152,6 +153,8 @@ mod tests {
     use crate::kms::KeyAdmin;
     use crate::store::{DataKeys, Names, Provider};
 
+    const WRITES: StoreUse = StoreUse::Writes { removed_keys: std::time::Duration::ZERO };
+
     fn own() -> Store {
         Store::open(fixture::volume().root()).expect("made")
     }
@@ -201,13 +204,13 @@ mod tests {
                     file.wrap.source_mac = mac;
                 });
                 assert!(is_unproven(open(&store, &Trust::Authenticated)));
-                assert!(volume.follow(&store, &*kms, None).is_err());
+                assert!(volume.follow(&store, &*kms, (WRITES, None)).is_err());
                 volume.unlock(&store, &*kms).expect("the volume key is the same");
                 assert_eq!((volume.asked(), volume.target()), (asked.clone(), target.clone()));
                 // The volume key is under the key that is named, new data keys are not.
                 let trust = Trust::Named(volume.master());
                 let (named, _) = open(&store, &trust).expect("under the key that is named");
-                let got = named.preflight(&*kms);
+                let got = named.preflight(&*kms, WRITES);
                 let to = |master: &KeyArn| *master == theirs;
                 assert!(matches!(got, Err(OpenError::Elsewhere { master, .. }) if to(&master)));
             }
@@ -226,9 +229,9 @@ mod tests {
         });
         let master = volume.master();
         let lie = Word { asked: KeyRef("alias/else".to_owned()), master: master.clone() };
-        assert!(is_unproven(volume.follow(&store, &*kms, Some(&lie))));
+        assert!(is_unproven(volume.follow(&store, &*kms, (WRITES, Some(&lie)))));
         let word = Word { asked: asked.clone(), master: master.clone() };
-        let target = volume.follow(&store, &*kms, Some(&word)).expect("followed");
+        let target = volume.follow(&store, &*kms, (WRITES, Some(&word))).expect("followed");
         assert_eq!((target, volume.generation()), (Some(master.clone()), 2));
         open(&store, &Trust::Authenticated).expect("it is proven from then on");
         // The same, said at a mount.
@@ -257,7 +260,7 @@ mod tests {
         let (volume, _) = open(&store, &Trust::Authenticated).expect("newer");
         let asked = volume.asked();
         store.write_volume(&before).expect("put back");
-        let older = volume.follow(&store, &*kms, None);
+        let older = volume.follow(&store, &*kms, (WRITES, None));
         assert!(matches!(older, Err(OpenError::Older { found: 1, known: 5 })), "{older:?}");
         volume.unlock(&store, &*kms).expect("by what it had");
         assert_eq!((volume.asked(), volume.generation()), (asked, 5));
@@ -273,7 +276,10 @@ mod tests {
         let plain = other(Settings::new(volume.id(), Names::Plain, DataKeys::PerFile));
         for foreign in [&same_settings, &plain] {
             assert!(matches!(volume.unlock(foreign, &*kms), Err(OpenError::Another)));
-            assert!(matches!(volume.follow(foreign, &*kms, None), Err(OpenError::Another)));
+            assert!(matches!(
+                volume.follow(foreign, &*kms, (WRITES, None)),
+                Err(OpenError::Another)
+            ));
         }
         let again = volume.unlock(&store, &*kms).expect("its own");
         assert_eq!(again.fingerprint(), names.fingerprint());

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::branch::BranchKey;
 use super::fixture::{Around, branch_volume, keyring, keyring_over, kms, volume};
+use super::pool::{Disk, NoKeys, fill_on};
 use super::{Answer, KeyFail, KeyRequest, Keyring, Phase, Reason, Ticket, fetch};
 use crate::clock::Moment;
 use crate::content::check;
@@ -44,6 +45,24 @@ fn a_full_disk_under_the_sidecars_is_told_as_one() {
     assert_eq!(keyring.supply(KeyRequest::Fresh), Err(KeyFail::Disk(libc::ENOSPC)));
     disk.limit_space(None);
     assert_eq!(keyring.supply(KeyRequest::Fresh), Ok(()));
+    assert!(keyring.fresh().is_ok());
+}
+
+/// On a disk that took nothing the pool had a key made every two seconds, for nothing.
+#[test]
+fn a_disk_that_took_no_page_is_tried_before_the_kms_is_asked() {
+    let disk = volume();
+    let (keyring, counters) = counted(&disk);
+    disk.limit_space(Some(0));
+    let before = calls(&counters);
+    let full =
+        |done| matches!(done, Err(NoKeys::Disk(e)) if e.raw_os_error() == Some(libc::ENOSPC));
+    assert!(full(fill_on(&keyring, 1, Disk::Failed)));
+    assert_eq!(calls(&counters), before);
+    assert!(full(fill_on(&keyring, 1, Disk::Works)));
+    assert!(calls(&counters) > before);
+    disk.limit_space(None);
+    assert!(fill_on(&keyring, 1, Disk::Failed).is_ok());
     assert!(keyring.fresh().is_ok());
 }
 

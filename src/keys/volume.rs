@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::source::{is_proven, source_mac, unproven};
+use super::store_use::StoreUse;
 use crate::ids::{FileId, PageId, VolumeId};
 use crate::kms::{Context, Generated, KeyArn, KeyRef, KeyService, KmsError, Unwrapped, Verdict};
 use crate::names::VolumeKeys;
@@ -253,9 +254,16 @@ impl Volume {
     ///
     /// # Errors
     /// As [`Volume::find_target`].
-    pub fn preflight(&self, service: &dyn KeyService) -> Result<(), OpenError> {
+    pub fn preflight(
+        &self,
+        service: &dyn KeyService,
+        store_use: StoreUse,
+    ) -> Result<(), OpenError> {
         self.unwrap_canary(service)?;
-        self.find_target(service)
+        match store_use.asks_for_data_keys(self.accepted) {
+            true => self.find_target(service),
+            false => Ok(()),
+        }
     }
 
     /// Asks which master key new data keys come under. The one that it gives is thrown away.

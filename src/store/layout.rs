@@ -201,6 +201,22 @@ impl Store {
         }
     }
 
+    /// Whether nothing in the store can be changed, for its filesystem is mounted read-only.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn is_read_only(&self) -> Result<bool, StoreError> {
+        if self.tree.statfs().map_err(at("statfs of the store"))?.is_read_only {
+            return Ok(true);
+        }
+        // A server may refuse what the mount of its folder here allows.
+        match self.top.open(OsStr::new(LOCK), Open::ReadWrite) {
+            Err(e) if e.raw_os_error() == Some(libc::EROFS) => Ok(true),
+            Err(e) => Err(StoreError::Io("lock", e)),
+            Ok(_) => Ok(false),
+        }
+    }
+
     fn link_shard(&self, id: LinkId) -> io::Result<Dir> {
         self.links.open_dir(OsStr::new(&format!("{:02x}", id.0[0])))
     }

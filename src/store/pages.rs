@@ -12,6 +12,8 @@ use crate::ids::PageId;
 
 /// 64 lines of the longest wrapped key, with room for damaged lines that are kept.
 const MAX_PAGE: usize = 4 << 20;
+/// What a page takes, about.
+const TRIED: usize = 32 << 10;
 
 impl Store {
     fn shard(&self, page: PageId) -> io::Result<Dir> {
@@ -29,6 +31,16 @@ impl Store {
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// Writes as much as a page takes and removes it again: whether the disk takes pages now.
+    ///
+    /// # Errors
+    /// Of the backing filesystem.
+    pub fn try_writing(&self) -> io::Result<()> {
+        let shard = self.shard(PageId::random())?;
+        let _held = lock_folder(&shard)?;
+        durable::try_writing(&*shard, TRIED, MODE)
     }
 
     /// The sidecar pages in the folder `keys/XX`, XX being `shard`. Names that are no page's are

@@ -20,9 +20,7 @@ pub use rewrap::{Done, Left, Method, Order, Owner, Plan, Rewrap, RewrapError, Un
 use crate::disk::device::{self, Device};
 use crate::disk::identity::Owners;
 use crate::fs::{Access, Errno, Fail, Fs, FsSettings, Outcome};
-use crate::keys::{
-    self, Accepted, Keyring, Limits, OpenError, RemovedKeys, Services, Trust, Volume,
-};
+use crate::keys::{self, Accepted, Keyring, Limits, OpenError, Services, StoreUse, Trust, Volume};
 use crate::names::VolumeKeys;
 use crate::store::{Store, StoreError};
 
@@ -32,7 +30,7 @@ const CACHE: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not zero");
 const MOST_RUNS: usize = 16;
 
 /// How long the keys of what an offline job removes stay.
-const REMOVED: RemovedKeys = RemovedKeys::For(Duration::from_secs(24 * 60 * 60));
+const WRITES: StoreUse = StoreUse::Writes { removed_keys: Duration::from_secs(24 * 60 * 60) };
 
 /// A keyring without a monitor.
 fn keyring(
@@ -40,13 +38,13 @@ fn keyring(
     names: VolumeKeys,
     store: Arc<Store>,
     services: Services,
-    removed: RemovedKeys,
+    store_use: StoreUse,
 ) -> Keyring {
     let limits = Limits {
         cache: CACHE,
         ttl: Duration::from_secs(900),
         rate: None,
-        removed,
+        store_use,
         patience: Duration::MAX,
     };
     Keyring::new(volume, names, store, services, limits)
@@ -100,12 +98,12 @@ impl Offline {
         if volume.accepted() == Accepted::Target {
             volume.find_target(&*services.work)?;
         }
-        let removed = match access {
-            Access::ReadOnly => RemovedKeys::Keep,
-            Access::ReadWrite => REMOVED,
+        let store_use = match access {
+            Access::ReadOnly => StoreUse::Reads,
+            Access::ReadWrite => WRITES,
         };
-        let keyring = Arc::new(keyring(volume, names, store.clone(), services, removed));
-        let settings = FsSettings { access, owners: Owners::Daemon, directories: 64 };
+        let keyring = Arc::new(keyring(volume, names, store.clone(), services, store_use));
+        let settings = FsSettings { access, owners: Owners::Daemon, directories: 64, handles: 64 };
         let fs = Fs::new(store, keyring, device, settings).map_err(io("the store's root"))?;
         Ok(Self { fs, _lock: lock })
     }

@@ -114,6 +114,10 @@ mount -T "$FSTAB" -o remount,rw "$MNT"
 touch "$MNT/other"
 umount "$MNT"
 mount -T "$FSTAB" "$MNT"
+mount -o remount,ro "$MNT"
+grep " $MNT " /proc/self/mounts | grep -q ' ro,' || says "not remounted without a line in fstab"
+mount -o remount,rw "$MNT"
+touch "$MNT/other"
 [ "$(cat "$MNT/file")" = content ] || says "other content"
 umount "$MNT"
 echo "$STORE $MNT fuse.kmsfs noauto,user 0 0" > "$FSTAB"
@@ -124,6 +128,54 @@ grep " $MNT " /proc/self/mounts | grep nosuid | grep nodev | grep -q noexec || s
 umount "$MNT"
 "#,
     );
+}
+
+/// A remount took `suid` and `dev` away from a mount that had them, and none was possible without
+/// a line in fstab: mount(8) then says what the kernel lists, `user_id=0` among it.
+#[test]
+fn a_remount_changes_what_it_says_and_nothing_else() {
+    if skipped("fuse") {
+        return;
+    }
+    let namespace = Namespace::new();
+    let told = namespace.runs(
+        r#"
+has() { findmnt -n -o OPTIONS "$1" | tr , '\n' | grep -qx "$2"; }
+mount -t kmsfs -o allow_suid,allow_dev,noexec "$STORE" "$MNT"
+echo content > "$MNT/file"
+mkdir "$T/bound"
+mount --bind "$MNT" "$T/bound"
+mount -o remount,ro "$MNT"
+has "$MNT" ro || says "not remounted"
+has "$MNT" nosuid && says "suid was taken away"
+has "$MNT" nodev && says "dev was taken away"
+has "$MNT" noexec || says "noexec was taken away"
+touch "$MNT/file" 2>/dev/null && says "written while read-only"
+touch "$T/bound/file" 2>/dev/null && says "written through another name of it"
+[ "$(cat "$MNT/file")" = content ] || says "not readable"
+mount -o remount,rw,noatime "$MNT"
+touch "$MNT/file"
+touch "$T/bound/file"
+has "$MNT" noatime || says "not noatime"
+mount -o remount,atime,exec "$MNT"
+has "$MNT" noatime && says "noatime stayed"
+has "$MNT" noexec && says "noexec stayed"
+mount -o remount,bind,ro "$T/bound"
+touch "$T/bound/file" 2>/dev/null && says "written through a read-only bind mount"
+touch "$MNT/file"
+umount "$T/bound"
+umount "$MNT"
+mount -t kmsfs -o ro "$STORE" "$MNT"
+has "$MNT" ro || says "not read-only"
+mount -o remount,noexec "$MNT"
+has "$MNT" noexec || says "no other flag can be given"
+mount -o remount,rw "$MNT" && says "it has no keys to write with"
+has "$MNT" ro || says "it says that it can be written"
+[ "$(cat "$MNT/file")" = content ] || says "not readable"
+umount "$MNT"
+"#,
+    );
+    assert!(told.contains("it was mounted read-only"), "{told}");
 }
 
 #[test]

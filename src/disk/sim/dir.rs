@@ -290,6 +290,7 @@ impl Directory for SimDir {
                 files: 1 << 20,
                 ffree: 1 << 19,
                 namemax,
+                is_read_only: false,
             })
         })
     }

@@ -31,7 +31,7 @@ pub use repair::{Checked, Repaired};
 
 use crate::disk;
 use crate::ids::{FileId, LinkId};
-use crate::keys::{Accepted, Keyring, OpenError, RemovedKeys, Services};
+use crate::keys::{Accepted, Keyring, OpenError, Services, StoreUse};
 use crate::kms::{KeyArn, KeyService, KmsError};
 use crate::names::VolumeKeys;
 use crate::store::{Names, Store};
@@ -111,7 +111,7 @@ impl Fsck {
             volume.find_target(&*service)?;
         }
         let keyring =
-            super::keyring(volume, opened.names, store.clone(), services, RemovedKeys::Keep);
+            super::keyring(volume, opened.names, store.clone(), services, StoreUse::Reads);
         Ok(Self { store, keyring, service, found, _lock: lock })
     }
 
