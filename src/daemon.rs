@@ -283,6 +283,7 @@ impl Host for Control {
         let (cached, pooled, fetched) = keyring.counts();
         let (inodes, paged) = self.shared.fs.table().counts();
         let counts = self.counting.current(&self.store);
+        let strangers = self.shared.fs.strangers();
         Some(Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: state_word(status.phase).to_owned(),
@@ -318,6 +319,8 @@ impl Host for Control {
             }),
             parked: self.shared.parked(),
             unlocked_memory: crate::secret::lock_failures(),
+            strangers: strangers.folders,
+            stranger: (strangers.folders > 0).then(|| strangers.last.display().to_string()),
             device_warning: self.device.tearing.clone(),
         })
     }

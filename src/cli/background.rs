@@ -2,12 +2,13 @@
 //! mount answers.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use super::log_file::LogFile;
+use super::logging;
 use crate::console::failure::{Exit, Failure};
 use crate::secret::Passphrase;
 
@@ -68,14 +69,15 @@ pub(super) fn read_passphrase() -> Result<Option<Passphrase>, Failure> {
 }
 
 /// The background child: tells its parent that the mount answers, and lets the terminal go.
-pub(super) fn leave_terminal(log: &fs::File) -> Result<(), Failure> {
+pub(super) fn leave_terminal(log: LogFile) -> Result<(), Failure> {
     let io = |e: std::io::Error| Failure::io(Path::new("/dev/null"), &e);
     let mut stdout = std::io::stdout();
     stdout.write_all(READY.as_bytes()).and_then(|()| stdout.flush()).map_err(io)?;
-    let null = fs::File::options().read(true).write(true).open("/dev/null").map_err(io)?;
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null").map_err(io)?;
     let std_io = |e: rustix::io::Errno| io(e.into());
     rustix::stdio::dup2_stdin(&null).map_err(std_io)?;
     rustix::stdio::dup2_stdout(&null).map_err(std_io)?;
-    rustix::stdio::dup2_stderr(log).map_err(std_io)?;
+    rustix::stdio::dup2_stderr(log.file()).map_err(std_io)?;
+    logging::leads_to(log);
     std::env::set_current_dir("/").map_err(io)
 }

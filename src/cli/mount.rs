@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use rustix::mount::MountFlags;
 
+use super::log_file::LogFile;
 use super::{background, known, logging, place, provider, unmount};
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::{KmsArgs, duration, heartbeat};
@@ -252,15 +252,15 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
 }
 
 /// The log file of the store's daemon.
-fn log_of(args: &Mount) -> Result<fs::File, Failure> {
+fn log_of(args: &Mount) -> Result<LogFile, Failure> {
     let store = Store::open_path(&args.store).map_err(|e| Failure::store(&args.store, &e))?;
     let file = store.read_volume().map_err(|e| Failure::store(&args.store, &e))?;
-    logging::to_file(&file.settings.volume().to_string())
+    logging::file_of(&file.settings.volume().to_string())
 }
 
 /// The shell that waits to run `--on-lock`.
-fn hook(args: &Mount, command: &str, log: Option<&fs::File>) -> Result<Hook, Failure> {
-    let log = log.map(fs::File::try_clone).transpose();
+fn hook(args: &Mount, command: &str, log: Option<&LogFile>) -> Result<Hook, Failure> {
+    let log = log.map(|log| log.file().try_clone()).transpose();
     log.and_then(|log| Hook::start(command, &args.mountpoint, log))
         .map_err(|e| Failure::io(Path::new("/bin/sh"), &e))
 }

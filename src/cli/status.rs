@@ -247,6 +247,10 @@ fn print(target: &Target, report: &Report, output: Output) {
     if report.unlocked_memory > 0 {
         say!("  warning     keys may be swapped out: raise RLIMIT_MEMLOCK (ulimit -l)");
     }
+    if let Some(stranger) = &report.stranger {
+        say!("  warning     not of this volume, and in the way of removals: {stranger}");
+        say!("              folders with such entries: {}; see OPERATIONS", report.strangers);
+    }
     if let Some(w) = &report.device_warning {
         say!("  warning     {w}");
     }

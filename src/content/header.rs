@@ -28,6 +28,11 @@ pub enum FirstPage {
 #[error("not a header of format version 1")]
 pub struct BadHeader;
 
+/// Whether these bytes begin as a header of any version does.
+pub fn has_magic(bytes: &[u8]) -> bool {
+    bytes.starts_with(&PREFIX[..4])
+}
+
 impl Header {
     /// The one spelling.
     pub fn encode(&self) -> [u8; HEADER] {

@@ -88,6 +88,10 @@ pub struct Report {
     pub parked: usize,
     /// Chunks of key memory that could not be locked against swap.
     pub unlocked_memory: u64,
+    /// In how many folders of the store entries were found that are not of the volume.
+    pub strangers: u64,
+    /// The last of them: its path in the store.
+    pub stranger: Option<String>,
     /// What the store's device cannot promise.
     pub device_warning: Option<String>,
 }

@@ -16,9 +16,12 @@ mod listing;
 mod names;
 mod path;
 mod piece;
+mod positions;
 pub mod records;
 mod remove;
 mod rename;
+mod room;
+mod strangers;
 mod table;
 mod who;
 mod xattrs;
@@ -36,7 +39,10 @@ pub use listing::{Detail, Listed, Reached, Visit};
 pub use names::DIR_ID;
 pub use path::Reading;
 pub use piece::Piece;
+pub use remove::MOST_ASKED;
 pub use rename::RenameHow;
+pub use room::Room;
+pub use strangers::Found as StrangersFound;
 pub use table::{Node, ROOT, Table};
 pub use who::{Tell, Who};
 pub use xattrs::XattrSet;
@@ -77,8 +83,11 @@ pub struct Fs {
     dirs: DirCache,
     dir_carriers: Carriers<DirId>,
     listings: listing::Listings,
+    strangers: strangers::Strangers,
+    room: Room,
     settings: FsSettings,
     names: Names,
+    longest_name: u64,
     writeback: Writeback,
     root_ino: u64,
     /// Removed files whose header the disk was asked for.
@@ -100,13 +109,17 @@ impl Fs {
     ) -> std::io::Result<Self> {
         let root_ino = store.tree().stat_self()?.ino;
         let names = keyring.volume().settings().names;
+        let beneath = store.tree().statfs()?;
         Ok(Self {
             dirs: DirCache::new(settings.directories),
             dir_carriers: Carriers::default(),
             store,
             keyring,
             table: Table::default(),
-            listings: listing::Listings::default(),
+            listings: listing::Listings::new(positions::Kind::of(beneath.kind)),
+            room: Room::new(settings.handles),
+            longest_name: names::longest(names, beneath.namemax),
+            strangers: strangers::Strangers::default(),
             settings,
             names,
             writeback: device.writeback,

@@ -39,7 +39,7 @@ impl Fs {
     }
 
     /// The name that an entry has in the mount; `None` for what is not shown: kmsfs's own
-    /// entries, and names that do not decrypt (which are logged).
+    /// entries, and names that do not decrypt (see [`super::strangers`]).
     pub(super) fn shown_name(
         &self,
         keys: &VolumeKeys,
@@ -51,7 +51,7 @@ impl Fs {
         if self.names == Names::Plain {
             return Ok(Some(entry.to_owned()));
         }
-        if names::is_reserved(bytes) {
+        if entry == DIR_ID || names::is_record(bytes) {
             return Ok(None);
         }
         let id = self.dir_id(parent)?;

@@ -64,6 +64,8 @@ pub struct Node {
     pub default_acl: AtomicU8,
     /// Whether security.capability is known to be absent.
     pub no_capability: AtomicBool,
+    /// Whether it is a directory with an entry that is not of this volume.
+    pub has_stranger: AtomicBool,
     /// Directories made in this one, whose ids are not durable yet.
     pub fresh_children: Mutex<Fresh>,
 }
@@ -261,6 +263,7 @@ fn new_node(ino: u64, kind: FileKind, generation: u32) -> Node {
         paged: AtomicBool::new(false),
         default_acl: AtomicU8::new(0),
         no_capability: AtomicBool::new(false),
+        has_stranger: AtomicBool::new(false),
         fresh_children: Mutex::default(),
     }
 }

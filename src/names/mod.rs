@@ -12,7 +12,8 @@ pub use link::{
     seal_body as seal_link_body,
 };
 pub use name::{
-    BadName, DiskName, decrypt, decrypt_long, encrypt, is_long_entry, is_reserved, record_of,
+    BadName, DiskName, decrypt, decrypt_long, encrypt, is_entry, is_long_entry, is_record,
+    longest_within, record_of,
 };
 pub use xattr::{
     BadXattr, disk_name as xattr_disk_name, is_sealed_name as is_sealed_xattr, open as open_xattr,

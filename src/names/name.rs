@@ -106,9 +106,27 @@ pub fn is_long_entry(entry: &[u8]) -> bool {
         .is_some_and(|hash| hash.len() == HASH_TEXT && BASE64URL_NOPAD.decode(hash).is_ok())
 }
 
-/// Whether an entry is kmsfs's own, and never shown.
-pub fn is_reserved(entry: &[u8]) -> bool {
-    entry.starts_with(b".") || entry.strip_suffix(RECORD_SUFFIX).is_some_and(is_long_entry)
+/// The longest name that has an entry of at most so many bytes, and all shorter ones with it.
+pub fn longest_within(entry: usize) -> usize {
+    let text = |name: usize| BASE64URL_NOPAD.encode_len(name.next_multiple_of(BLOCK) + TAG);
+    let record = 1 + HASH_TEXT + RECORD_SUFFIX.len();
+    match (1..=SHORT).rev().find(|name| text(*name) <= entry) {
+        Some(SHORT) if record <= entry => NAME_MAX,
+        longest => longest.unwrap_or_default(),
+    }
+}
+
+/// Whether an entry is the record of a long name.
+pub fn is_record(entry: &[u8]) -> bool {
+    entry.strip_suffix(RECORD_SUFFIX).is_some_and(is_long_entry)
+}
+
+/// Whether an entry may be a name's, in some directory of some volume. What no writer has ever made
+/// is not.
+pub fn is_entry(entry: &[u8]) -> bool {
+    let is_sealed = |bytes: Vec<u8>| bytes.len() > TAG && bytes.len() % BLOCK == 0;
+    is_long_entry(entry)
+        || entry.len() <= SHORT_TEXT && BASE64URL_NOPAD.decode(entry).is_ok_and(is_sealed)
 }
 
 /// The record of a long entry.
@@ -124,6 +142,30 @@ mod tests {
     use crate::ids::VolumeId;
     use crate::secret::Key;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_longest_name_is_what_fits() {
+        for entry in [0, 42, 43, 64, 142, 143, 234, 235, 255] {
+            let longest = longest_within(entry);
+            for len in 1..=255 {
+                let fits = match encrypt(&keys(), DirId([3; 16]), &vec![b'n'; len]) {
+                    DiskName::Short(name) => name.len() <= entry,
+                    DiskName::Long { record, .. } => record.len() <= entry,
+                };
+                assert!(fits || len > longest, "{len} in {entry}");
+                assert!(!fits || len != longest + 1, "{len} in {entry}");
+            }
+        }
+        assert_eq!((longest_within(143), longest_within(255)), (80, 255));
+    }
+
+    #[test]
+    fn what_others_leave_in_a_folder_is_no_entry() {
+        let long = "A".repeat(236);
+        for name in [".DS_Store", "Thumbs.db", "@eaDir", "desktop.ini", "Icon", ".", "+", &long] {
+            assert!(!is_entry(name.as_bytes()) && !is_record(name.as_bytes()), "{name}");
+        }
+    }
 
     fn keys() -> VolumeKeys {
         VolumeKeys::derive(&Key::build(|k| k.fill(8)), VolumeId([1; 16]))
@@ -157,12 +199,13 @@ mod tests {
             match encrypt(&keys, dir, &name) {
                 DiskName::Short(entry) => {
                     assert!(len <= 160 && entry.len() <= SHORT_TEXT && entry.len() >= 43);
-                    assert!(!is_reserved(entry.as_bytes()) && !is_long_entry(entry.as_bytes()));
+                    assert!(!is_record(entry.as_bytes()) && !is_long_entry(entry.as_bytes()));
+                    assert!(is_entry(entry.as_bytes()));
                 }
                 DiskName::Long { entry, record, text } => {
                     let (e, t) = (entry.as_bytes(), text.as_bytes());
-                    assert!(len > 160 && is_long_entry(e) && !is_reserved(e));
-                    assert!(is_reserved(record.as_bytes()) && !is_long_entry(record.as_bytes()));
+                    assert!(len > 160 && is_long_entry(e) && is_entry(e) && !is_record(e));
+                    assert!(is_record(record.as_bytes()) && !is_long_entry(record.as_bytes()));
                     assert_eq!(decrypt_long(&keys, dir, e, t), Ok(name));
                     assert!(decrypt(&keys, dir, t).is_err(), "a long name never stands short");
                     assert!(decrypt_long(&keys, dir, &e[..43], t).is_err());

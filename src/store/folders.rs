@@ -3,9 +3,10 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 use super::layout::{
-    BACKUP, BRANCH, FILES, KEYS, LINKS, LOCK, REMOVED, Store, VOLUME, lock_folder,
+    ASIDE, BACKUP, BRANCH, COPY, FILES, KEYS, LINKS, LOCK, REMOVED, Store, VOLUME, lock_folder,
 };
 use crate::disk::{self, Dir};
 use crate::ids::BranchId;
@@ -48,7 +49,10 @@ impl Folder {
     pub fn expects(self, name: &OsStr) -> bool {
         let is_shard = || (0..=u8::MAX).any(|shard| *name == *format!("{shard:02x}"));
         match self {
-            Self::Top => [FILES, KEYS, LINKS, LOCK, VOLUME, BACKUP].iter().any(|own| name == *own),
+            Self::Top => {
+                let own = [FILES, KEYS, LINKS, LOCK, VOLUME, BACKUP, ASIDE, COPY];
+                own.iter().any(|own| name == *own)
+            }
             Self::Keys => name == BRANCH || name == REMOVED || is_shard(),
             Self::Links => is_shard(),
             Self::Removed => Store::is_of_journal(name),

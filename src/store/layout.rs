@@ -19,7 +19,12 @@ pub(super) const BRANCH: &str = "branch";
 pub(super) const REMOVED: &str = "removed";
 /// The folder of the bodies of long symlink targets.
 pub(super) const LINKS: &str = "links";
-pub(super) const LOCK: &str = "lock";
+/// The folder of what was moved out of the way.
+pub(super) const ASIDE: &str = "aside";
+/// What a copy of a store says of itself.
+pub(super) const COPY: &str = "copy";
+/// The file that a daemon locks which has the store mounted.
+pub const LOCK: &str = "lock";
 /// What a store of format 1 had in place of all these.
 const FORMAT_1: &str = ".kmsfs";
 pub(super) const VOLUME: &str = "volume.json";

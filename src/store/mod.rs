@@ -1,11 +1,14 @@
 //! What lies in a store beside the tree: the volume file, the sidecars, branch keys, bodies of
 //! long links, the lock.
 
+mod aside;
 mod branch;
 mod census;
+mod copied;
 mod copies;
 mod folders;
 mod layout;
+mod needs;
 mod pages;
 mod removed;
 mod sidecar;
@@ -13,9 +16,11 @@ mod volume_file;
 
 pub use branch::{BranchFile, DamagedBranch};
 pub use census::{BranchCount, Census, Counts};
+pub use copied::CopyState;
 pub use copies::Copy;
 pub use folders::Folder;
-pub use layout::{Store, StoreError};
+pub use layout::{FILES as TREE, LOCK, Store, StoreError};
+pub use needs::{Lack, lacks};
 pub use removed::Removed;
 pub use sidecar::{DamagedLine, Line, Page, WrapKind};
 pub use volume_file::{

@@ -177,6 +177,9 @@ pub enum Problem {
     /// Something that this format does not know.
     #[error("it is not of this format")]
     UnknownEntry,
+    /// In the tree, what no mount has made: neither its name nor what it is.
+    #[error("it is not of this volume, and its folder cannot be removed through a mount")]
+    Stranger,
     /// The backing filesystem does not give it.
     #[error("it cannot be read: {}", shown(.0))]
     Unreadable(Errno),
@@ -280,6 +283,7 @@ impl Problem {
             | Self::SecondOld
             | Self::Temporary
             | Self::UnknownEntry
+            | Self::Stranger
             | Self::UnusedLines(_)
             | Self::EmptyPage
             | Self::UnusedBranch
@@ -306,6 +310,7 @@ impl Problem {
             Self::NoFolder => "folder-missing",
             Self::Temporary => "temporary-file",
             Self::UnknownEntry => "unknown-entry",
+            Self::Stranger => "stranger",
             Self::Unreadable(_) | Self::UnreadableFrom { .. } => "unreadable",
             Self::BadLines(_) => "lines-damaged",
             Self::SameSlot(_) => "lines-same-slot",

@@ -97,7 +97,8 @@ fn entry(job: &Job<'_>, folder: Folder, name: &OsStr, beside: &mut Beside) {
         },
     };
     if !is_known {
-        job.tell(&place, Problem::UnknownEntry);
+        let repair = Repair::Aside(Path::new(&folder.to_string()).join(name));
+        job.tell_repairable(place, Problem::UnknownEntry, repair);
     }
 }
 

@@ -37,6 +37,15 @@ pub(super) enum Repair {
     Folder(Folder),
     /// Remove temporary files.
     Temporary,
+    /// Move what is not of the store out of the way: its path in the store.
+    Aside(PathBuf),
+    /// Make one of two files with one id; or move the other aside, where it is another.
+    Twin {
+        /// The path on disk of the one that stays.
+        keep: PathBuf,
+        /// That of the other.
+        other: PathBuf,
+    },
     /// Give a directory an id.
     DirId(PathBuf),
     /// Remove the record of a long name.
@@ -56,11 +65,13 @@ impl Repair {
             Self::Volume(_) => 0,
             Self::Folder(_) => 1,
             Self::Temporary => 2,
-            Self::DirId(_) => 3,
-            Self::Record(_) => 4,
-            Self::Lines(..) => 5,
-            Self::Body(_) => 6,
-            Self::Branch(_) => 7,
+            Self::Aside(_) => 3,
+            Self::Twin { .. } => 4,
+            Self::DirId(_) => 5,
+            Self::Record(_) => 6,
+            Self::Lines(..) => 7,
+            Self::Body(_) => 8,
+            Self::Branch(_) => 9,
         }
     }
 
@@ -80,6 +91,8 @@ impl Repair {
             }
             Self::Folder(folder) => store.make_folder(*folder),
             Self::Temporary => store.sweep_leftovers(),
+            Self::Aside(path) => store.set_aside(path),
+            Self::Twin { keep, other } => twin::settle(store, keep, other),
             Self::DirId(path) => give_id(store, path),
             Self::Record(path) => remove_record(store, path),
             Self::Lines(page, slots) => {
@@ -145,7 +158,8 @@ pub struct Repaired {
 impl Fsck {
     /// Repairs what a check has found that can be repaired with no loss: copies of
     /// `volume.json`, folders of the store, temporary files, ids of empty directories, records of
-    /// long names; and wrapped keys and bodies that nothing refers to. `report` gets each finding,
+    /// long names; wrapped keys and bodies that nothing refers to; and what is not of the store is
+    /// moved aside. `report` gets each finding,
     /// and why it could not be repaired, if so.
     ///
     /// # Errors

@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::finding::Place;
 use crate::disk::{Dir, Entry};
 use crate::ids::DirId;
-use crate::store::Store;
+use crate::store::{Store, TREE};
 
 /// How many of the deepest directories stay open.
 const OPEN: usize = 64;
@@ -108,9 +108,14 @@ impl Stack {
         self.frames.iter().skip(1).map(|f| &f.entry).chain(entry).collect()
     }
 
+    /// As [`Stack::path`], from the store's folder on.
+    fn in_store(&self, entry: Option<&OsString>) -> PathBuf {
+        Path::new(TREE).join(self.path(entry))
+    }
+
     /// Where an entry is that has this name in the mount, if any.
     pub(super) fn place(&self, entry: &OsString, name: Option<&OsString>) -> Place {
-        self.known(name).unwrap_or_else(|| Place::Store(self.path(Some(entry))))
+        self.known(name).unwrap_or_else(|| Place::Store(self.in_store(Some(entry))))
     }
 
     /// Where the deepest directory is.
@@ -119,7 +124,7 @@ impl Stack {
             self.frames.iter().skip(1).map(|f| f.name.as_ref()).collect();
         match names {
             Some(names) => Place::Mount(in_mount(names)),
-            None => Place::Store(self.path(None)),
+            None => Place::Store(self.in_store(None)),
         }
     }
 

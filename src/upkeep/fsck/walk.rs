@@ -4,16 +4,19 @@
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 use std::sync::mpsc::SyncSender;
 
 use super::Job;
 use super::finding::{Place, Problem, Text, errno};
 use super::repair::Repair;
 use super::stack::Stack;
-use crate::disk::{Dir, Directory, Entry, FileKind, Stat};
+use crate::content::{HEADER, has_magic};
+use crate::disk::{Dir, Directory, Entry, FileKind, Open, Stat};
 use crate::fs::DIR_ID;
 use crate::ids::DirId;
 use crate::names::{self, LinkText};
+use crate::store::TREE;
 
 /// A regular file to be read.
 pub(super) struct FileJob {
@@ -27,6 +30,8 @@ pub(super) struct FileJob {
 enum Role {
     /// Kmsfs's own, and as it should be.
     Own,
+    /// What no mount has made, told of already.
+    Stranger,
     /// An entry with this name in the mount; `None` where that is not known.
     Named(Option<OsString>),
 }
@@ -113,7 +118,7 @@ impl<'a> Walk<'a> {
             }
         };
         let name = match self.role(&dir, &entry.name) {
-            Role::Own => return,
+            Role::Own | Role::Stranger => return,
             Role::Named(name) => name,
         };
         let place = self.stack.place(&entry.name, name.as_ref());
@@ -177,6 +182,12 @@ impl<'a> Walk<'a> {
         };
         match name {
             Ok(name) => Role::Named(Some(OsString::from_vec(name))),
+            Err(Problem::BadName) if is_stranger(&**dir, entry) => {
+                let path = Path::new(TREE).join(self.stack.path(Some(entry)));
+                let place = Place::Store(path.clone());
+                self.job.tell_repairable(place, Problem::Stranger, Repair::Aside(path));
+                Role::Stranger
+            }
             Err(what) => {
                 self.job.tell(&self.stack.place(entry, None), what);
                 Role::Named(None)
@@ -221,6 +232,29 @@ impl<'a> Walk<'a> {
             job.tell(place, Problem::Target);
         }
     }
+}
+
+/// Whether no mount has made an entry: its name has never been one of a volume's, nor does what it
+/// is look like anything of a volume's. What cannot be looked at may be.
+fn is_stranger(dir: &dyn Directory, entry: &OsStr) -> bool {
+    let Ok(stat) = dir.stat(entry) else { return false };
+    !names::is_entry(entry.as_bytes())
+        && match stat.kind() {
+            FileKind::File => {
+                let mut first = [0; HEADER];
+                let read = dir.open(entry, Open::Read).and_then(|f| f.read_at(&mut first, 0));
+                // A file that was made longer has zeros in the place of its header.
+                read.is_ok_and(|n| n == 0 || !has_magic(&first) && first != [0; HEADER])
+            }
+            FileKind::Dir => {
+                let id = dir.open_dir(entry).map(|below| below.stat(OsStr::new(DIR_ID)));
+                id.is_ok_and(|id| id.is_err_and(|e| e.raw_os_error() == Some(libc::ENOENT)))
+            }
+            FileKind::Symlink => {
+                dir.readlink(entry).is_ok_and(|text| names::parse_link(text.as_bytes()).is_err())
+            }
+            _ => true,
+        }
 }
 
 /// The `user.*` attributes of an entry.

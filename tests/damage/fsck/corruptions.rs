@@ -193,6 +193,13 @@ fn trees() -> Vec<(&'static str, Corruption)> {
             }),
         ),
         (
+            "leftover stranger files/",
+            on("g", |raw| {
+                let file = raw.dir.open(OsStr::new(".DS_Store"), Open::Create(0o644));
+                file.expect("made").write_at(b"Bud1", 0).expect("written");
+            }),
+        ),
+        (
             "damage directory-id-missing /d",
             on("d", |raw| {
                 let dir = raw.dir.open_dir(&raw.name).expect("a folder");

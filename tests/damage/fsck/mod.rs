@@ -283,7 +283,56 @@ fn a_repair_is_complete_and_may_be_cut_short() {
             }
         }
     }
-    assert_eq!(repaired, 18, "each that can be repaired");
+    assert_eq!(repaired, 20, "each that can be repaired");
+}
+
+/// Two files with one id: a backup copies a file twice that is renamed meanwhile. They become one
+/// again where they are the same; else the older one is moved aside.
+#[test]
+fn files_with_one_id_become_one_or_the_older_is_moved_aside() {
+    let furnished = Furnished::new(Names::Encrypted, DataKeys::PerFile);
+    let shown = |sim: &Sim, path: &str| {
+        let read = Volume::mount(sim.fork()).expect("it opens").read(path);
+        read.map_err(|e| e.0)
+    };
+    let before = shown(&furnished.sim, "d/f");
+    for changed in [false, true] {
+        let sim = furnished.sim.fork();
+        let bytes = furnished.raw(&sim, "d/f").bytes();
+        let twin = furnished.raw(&sim, "empty");
+        twin.set(&bytes);
+        if changed {
+            // Another state of the file: a record less.
+            twin.set_size(4096 + 4000);
+            furnished.raw(&sim, "d/f").set(&bytes);
+        }
+        let from =
+            furnished.raw(&sim, "d/f").dir.stat(&furnished.raw(&sim, "d/f").name).expect("there");
+        let to = twin.dir.open(&twin.name, Open::Pin).expect("held");
+        to.set_owner(Some(from.uid), Some(from.gid)).expect("set");
+        to.set_mode(from.mode & 0o7777).expect("set");
+        if changed {
+            let now = disk::TimeChange::Now;
+            let newest = furnished.raw(&sim, "d/f").pin();
+            newest.set_times(now, now).expect("set");
+        }
+        assert_eq!(words(&sim).iter().filter(|w| w.starts_with("damage id-twice ")).count(), 1);
+        sim.root().sync_filesystem().expect("synced");
+        let _ = sim.moments();
+        repair(&sim);
+        for moment in sim.moments().iter().chain([&sim]) {
+            for state in moment.crash().states(64, 0) {
+                repair(&state);
+                assert_eq!(words(&state), Vec::<String>::new());
+                assert_eq!(shown(&state, "d/f"), before);
+                let other = shown(&state, "empty");
+                let wanted = if changed { Err(libc::ENOENT) } else { before.clone() };
+                assert_eq!(other, wanted);
+                let aside = state.root().open_dir(OsStr::new("aside"));
+                assert_eq!(aside.is_ok_and(|dir| dir.stat(OsStr::new("files")).is_ok()), changed);
+            }
+        }
+    }
 }
 
 /// A header whose file id is damaged says another line, and its own seems to be nobody's.
