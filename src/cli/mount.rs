@@ -366,6 +366,17 @@ fn settings(
 
 /// An eighth of the descriptors for directories: the rest is for open files.
 fn directories() -> usize {
+    (descriptors() / 8).clamp(16, 512)
+}
+
+/// What is left for files and listings that programs have open. The daemon needs some itself: for
+/// rings, sockets and pages of keys, and for removed files whose header the disk was asked for.
+fn handles() -> usize {
+    const OWN: usize = 96 + crate::fs::MOST_ASKED;
+    descriptors().saturating_sub(directories() + OWN)
+}
+
+fn descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    usize::try_from(limit.unwrap_or(1024) / 8).unwrap_or(128).clamp(16, 512)
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }

@@ -206,6 +206,12 @@ impl RealDir {
     }
 }
 
+/// What a descriptor that was opened to enter a folder alone (O_PATH) cannot do is what its mode
+/// forbids.
+fn not_listed(e: rustix::io::Errno) -> rustix::io::Errno {
+    if e == rustix::io::Errno::BADF { rustix::io::Errno::ACCESS } else { e }
+}
+
 fn real(dir: &dyn Directory) -> io::Result<&RealDir> {
     dir.as_any().downcast_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::EXDEV))
 }
@@ -220,20 +226,33 @@ impl Directory for RealDir {
             Open::Pin => (OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::PATH, 0),
         };
         let fd = open_entry(&self.0, name, flags, Mode::from_raw_mode(mode))?;
-        Ok(if how == Open::Pin { Arc::new(Pin::new(fd)) } else { Arc::new(RealFile(fd)) })
+        let place = self.1.clone();
+        Ok(match how {
+            Open::Pin => Arc::new(Pin::new(fd, place)),
+            _ => Arc::new(RealFile(fd, place)),
+        })
     }
 
     fn open_dir(&self, name: &OsStr) -> io::Result<Dir> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(Arc::new(RealDir(open_entry(&self.0, name, flags, Mode::empty())?)))
+        let fd = match open_entry(&self.0, name, flags, Mode::empty()) {
+            // A folder that may be entered and not listed: what is in it can be reached all the same.
+            Err(e) if e.raw_os_error() == Some(libc::EACCES) => {
+                let entered = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                open_entry(&self.0, name, entered, Mode::empty())?
+            }
+            opened => opened?,
+        };
+        Ok(Arc::new(RealDir(fd, self.1.clone())))
     }
 
     fn stat(&self, name: &OsStr) -> io::Result<Stat> {
-        Ok(stat_of(&rfs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?))
+        let stat = stat_of(&rfs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?);
+        Ok(self.1.beside(&self.0, name, stat))
     }
 
     fn stat_self(&self) -> io::Result<Stat> {
-        Ok(stat_of(&rfs::fstat(&self.0)?))
+        Ok(self.1.within(stat_of(&rfs::fstat(&self.0)?)))
     }
 
     fn mkdir(&self, name: &OsStr, mode: u32) -> io::Result<()> {
@@ -294,7 +313,7 @@ impl Directory for RealDir {
     }
 
     fn list(&self, cookie: u64, visit: &mut dyn FnMut(Entry) -> bool) -> io::Result<()> {
-        rfs::seek(&self.0, SeekFrom::Start(cookie))?;
+        rfs::seek(&self.0, SeekFrom::Start(cookie)).map_err(not_listed)?;
         let mut buf = Vec::with_capacity(32 << 10);
         let mut raw = RawDir::new(&self.0, buf.spare_capacity_mut());
         while let Some(entry) = raw.next() {
@@ -317,7 +336,7 @@ impl Directory for RealDir {
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(rfs::fsync(&self.0)?)
+        Ok(rfs::fsync(&self.0).map_err(not_listed)?)
     }
 
     fn sync_filesystem(&self) -> io::Result<()> {

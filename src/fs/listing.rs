@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -11,14 +12,30 @@ use super::attr::{Attr, Found};
 use super::errno::{Fail, Outcome, errno};
 use super::fresh::Fresh;
 use super::piece::Piece;
+use super::positions::{Kind, Positions};
 use super::table::{ROOT, Sighting};
 use crate::disk::{Dir, Entry, FileKind};
 
 /// The open listings, by handle.
-#[derive(Default)]
 pub(super) struct Listings {
-    open: Mutex<HashMap<u64, (u64, Dir)>>,
+    open: Mutex<HashMap<u64, Arc<OpenListing>>>,
     next: AtomicU64,
+    kind: Kind,
+}
+
+/// A listing that goes on.
+struct OpenListing {
+    ino: u64,
+    dir: Dir,
+    positions: Mutex<Positions>,
+    /// Who opened it.
+    user: u32,
+}
+
+impl Listings {
+    pub(super) fn new(kind: Kind) -> Self {
+        Self { open: Mutex::default(), next: AtomicU64::new(0), kind }
+    }
 }
 
 /// One entry of a listing.
@@ -66,25 +83,31 @@ pub enum Reached {
 }
 
 impl Fs {
-    /// Opens a directory for listing.
+    /// Opens a directory for listing, for a user.
     ///
     /// # Errors
-    /// ENOTDIR; of the backing filesystem.
-    pub fn open_listing(&self, ino: u64) -> Outcome<u64> {
+    /// ENOTDIR; ENFILE where he has too many open; of the backing filesystem.
+    pub fn open_listing(&self, ino: u64, user: u32) -> Outcome<u64> {
         let node = self.node(ino)?;
         // The id is read now: a directory whose id is damaged does not open.
         if self.names == crate::store::Names::Encrypted {
             self.dir_id(&node)?;
         }
-        let own = self.dir(ino)?.open_dir(OsStr::new("."))?;
+        self.room.take(user)?;
+        let own = self.dir(ino).and_then(|dir| Ok(dir.open_dir(OsStr::new("."))?));
+        let dir = own.inspect_err(|_| self.room.give_back(user))?;
+        let positions = Mutex::new(Positions::new(self.listings.kind));
         let handle = self.listings.next.fetch_add(1, Ordering::Relaxed);
-        self.listings.open.lock().insert(handle, (ino, own));
+        let listing = OpenListing { ino, dir, positions, user };
+        self.listings.open.lock().insert(handle, Arc::new(listing));
         Ok(handle)
     }
 
     /// Closes a listing.
     pub fn close_listing(&self, handle: u64) {
-        self.listings.open.lock().remove(&handle);
+        if let Some(listing) = self.listings.open.lock().remove(&handle) {
+            self.room.give_back(listing.user);
+        }
     }
 
     /// Lists from a position (0, or an entry's `next`) until there is no room, or for as long as
@@ -102,16 +125,18 @@ impl Fs {
         detail: Detail,
         visit: &mut dyn FnMut(&Listed) -> Visit,
     ) -> Outcome<Reached> {
-        let (ino, dir) =
-            self.listings.open.lock().get(&handle).cloned().ok_or(errno(libc::EBADF))?;
+        let listing = self.listings.open.lock().get(&handle).cloned().ok_or(errno(libc::EBADF))?;
+        let (ino, dir) = (listing.ino, &listing.dir);
+        let mut positions = listing.positions.lock();
         let parent = self.node(ino)?;
         let keys = self.keyring.names()?;
         let piece = Piece::begin();
         let mut stopped = Ok(Reached::End);
         let mut any_taken = false;
-        let listed = dir.list(*from, &mut |entry| {
+        let listed = dir.list(positions.real(*from), &mut |mut entry| {
+            entry.next = positions.shown(entry.next);
             let next = entry.next;
-            let step = self.listed(&parent, &keys, &dir, entry, detail).map(|listed| {
+            let step = self.listed(&parent, &keys, dir, entry, detail).map(|listed| {
                 let Some((mut listed, on_disk)) = listed else { return Visit::LeftOut };
                 let mut counted = false;
                 if let Some(found) = listed.found.as_mut().filter(|_| !is_dots(&listed.name)) {
@@ -139,6 +164,7 @@ impl Fs {
             };
             false
         });
+        drop(positions);
         match listed.map_err(Fail::from).and(stopped) {
             // Its lookups are counted, and the kernel has to hear of them.
             Err(_) if any_taken => Ok(Reached::More),
@@ -213,8 +239,9 @@ impl Fs {
             children.iter().map(|child| self.dir(*child).ok()).collect()
         };
         match fresh.listed().and_then(open) {
-            Some(dirs) => Ok(dirs.iter().try_for_each(|dir| dir.sync())?),
-            None => Ok(self.store.sync()?),
+            // One that may be entered alone cannot be synced by itself.
+            Some(dirs) if dirs.iter().all(|dir| dir.sync().is_ok()) => Ok(()),
+            _ => Ok(self.store.sync()?),
         }
     }
 }

@@ -73,6 +73,8 @@ pub struct FsSettings {
     pub owners: Owners,
     /// How many directory descriptors are kept open.
     pub directories: usize,
+    /// How many files and listings programs may have open, all together.
+    pub handles: usize,
 }
 
 /// The filesystem.
@@ -145,6 +147,11 @@ impl Fs {
     /// The errno of the mount's state.
     pub fn enter(&self, purpose: Purpose) -> Outcome<Pass<'_>> {
         Ok(self.keyring.enter(purpose)?)
+    }
+
+    /// Room for what programs have open.
+    pub fn room(&self) -> &Room {
+        &self.room
     }
 
     /// The node that the kernel names.

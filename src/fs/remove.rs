@@ -17,7 +17,7 @@ use crate::store::Names;
 
 /// So many removed files may wait for their header: each holds a descriptor, and the daemon
 /// lives with 1,024 of them.
-const MOST_ASKED: usize = 256;
+pub const MOST_ASKED: usize = 256;
 
 impl Fs {
     /// unlink(2).
@@ -227,17 +227,22 @@ impl Fs {
 fn open_own(dir: &Dir, entry: &OsStr) -> Outcome<(Dir, Option<Entered>)> {
     match dir.open_dir(entry) {
         Err(e) if e.raw_os_error() == Some(libc::EACCES) => {
-            let pin = dir.open(entry, Open::Pin)?;
-            let mode = pin.mode()?;
-            if FileKind::of_mode(mode) != FileKind::Dir {
-                return Err(errno(libc::ENOTDIR));
-            }
-            let entered = Entered { mode: mode & 0o7777, pin };
-            entered.pin.set_mode(entered.mode | 0o700)?;
-            Ok((dir.open_dir(entry)?, Some(entered)))
+            let (opened, entered) = enter(dir, entry)?;
+            Ok((opened, Some(entered)))
         }
         other => Ok((other?, None)),
     }
+}
+
+fn enter(dir: &Dir, entry: &OsStr) -> Outcome<(Dir, Entered)> {
+    let pin = dir.open(entry, Open::Pin)?;
+    let mode = pin.mode()?;
+    if FileKind::of_mode(mode) != FileKind::Dir {
+        return Err(errno(libc::ENOTDIR));
+    }
+    let entered = Entered { mode: mode & 0o7777, pin };
+    entered.pin.set_mode(entered.mode | 0o700)?;
+    Ok((dir.open_dir(entry)?, entered))
 }
 
 /// A folder whose mode was changed for its removal. It gets its own back when this is dropped: it

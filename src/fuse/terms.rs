@@ -46,8 +46,18 @@ pub(super) fn handle(how: OpenFor) -> u64 {
     if how == OpenFor::Writing { WRITING } else { READING }
 }
 
+/// A handle that says whose it is, too.
+pub(super) fn of_user(handle: u64, user: u32) -> u64 {
+    u64::from(user) << 32 | handle
+}
+
+/// Who opened it.
+pub(super) fn user_of(handle: u64) -> u32 {
+    u32::try_from(handle >> 32).expect("half of its bits")
+}
+
 pub(super) fn opened_for(handle: u64) -> OpenFor {
-    if handle == WRITING { OpenFor::Writing } else { OpenFor::Reading }
+    if handle & WRITING != 0 { OpenFor::Writing } else { OpenFor::Reading }
 }
 
 /// What getxattr(2) and listxattr(2) answer.

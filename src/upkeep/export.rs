@@ -155,7 +155,7 @@ impl Job<'_> {
     }
 
     fn names(&self, ino: u64) -> Result<Vec<OsString>, Errno> {
-        let handle = self.volume.run(|fs| fs.open_listing(ino))?;
+        let handle = self.volume.run(|fs| fs.open_listing(ino, 0))?;
         let (mut names, mut from) = (Vec::new(), 0);
         let listed = loop {
             let reached = self.volume.run(|fs: &Fs| {

@@ -146,7 +146,7 @@ fn removexattr(name: &'static str) -> Op {
 
 fn listed() -> Op {
     Box::new(move |fs, known| {
-        let handle = fs.open_listing(ROOT)?;
+        let handle = fs.open_listing(ROOT, 0)?;
         let seen = RefCell::new(Vec::new());
         let mut from = 0;
         let done = fs.list(handle, &mut from, Detail::Attributes, &mut |entry| {

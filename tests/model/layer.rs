@@ -202,7 +202,7 @@ impl Layer {
                 if kind(attr) != Kind::Dir {
                     return Err(libc::ENOTDIR);
                 }
-                (attr.0.ino, self.run(|fs| fs.open_listing(attr.0.ino))?)
+                (attr.0.ino, self.run(|fs| fs.open_listing(attr.0.ino, 0))?)
             }
         };
         let _ = self.close(handle);

@@ -85,7 +85,7 @@ fn no_piece_of_an_operation_is_long() {
 
     let many = ino(&v, ROOT, "many");
     for detail in [Detail::Names, Detail::Attributes] {
-        let (handle, _) = in_pieces(&v, "opendir", |fs| fs.open_listing(many));
+        let (handle, _) = in_pieces(&v, "opendir", |fs| fs.open_listing(many, 0));
         let (mut listed, mut from) = (0, 0);
         let mut reached = Reached::More;
         while reached == Reached::More {

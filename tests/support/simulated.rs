@@ -269,7 +269,7 @@ impl Volume {
     }
 
     fn list(&self, dir: u64) -> Result<BTreeMap<OsString, u64>, Errno> {
-        let handle = self.run(|fs| fs.open_listing(dir))?;
+        let handle = self.run(|fs| fs.open_listing(dir, 0))?;
         let (mut names, mut from) = (BTreeMap::new(), 0);
         let done = loop {
             let reached = self.run(|fs| {

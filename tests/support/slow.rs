@@ -389,43 +389,32 @@ impl Filesystem for Slow {
         mut reply: ReplyDirectory,
     ) {
         self.wait();
-        let list = || {
-            let mut all: Vec<(u64, FileType, OsString)> = vec![
-                (ino.0, FileType::Directory, ".".into()),
-                (ino.0, FileType::Directory, "..".into()),
-            ];
-            for entry in
-                rfs::Dir::new(rfs::open(self.path(ino)?, OFlags::DIRECTORY, Mode::empty())?)?
-            {
+        // The positions of the filesystem beneath: a removal meanwhile moves none.
+        let mut list = || {
+            let dir = rfs::open(self.path(ino)?, OFlags::DIRECTORY, Mode::empty())?;
+            rfs::seek(&dir, rfs::SeekFrom::Start(offset))?;
+            let mut buf = Vec::with_capacity(32 << 10);
+            let mut raw = rfs::RawDir::new(&dir, buf.spare_capacity_mut());
+            while let Some(entry) = raw.next() {
                 let entry = entry?;
                 let name = OsString::from_vec(entry.file_name().to_bytes().to_vec());
-                if name != "." && name != ".." {
-                    let mode = entry.file_type().as_raw_mode();
-                    all.push((entry.ino(), kind_of(mode), name));
+                let kind = kind_of(entry.file_type().as_raw_mode());
+                if reply.add(INodeNo(entry.ino()), entry.next_entry_cookie(), kind, name) {
+                    break;
                 }
             }
-            Ok(all)
+            Ok(())
         };
-        match list() {
-            Ok(all) => {
-                let rest =
-                    (offset + 1..).zip(all.into_iter().skip(usize::try_from(offset).unwrap()));
-                for (next, (ino, kind, name)) in rest {
-                    if reply.add(INodeNo(ino), next, kind, name) {
-                        break;
-                    }
-                }
-                reply.ok();
-            }
-            Err(e) => {
-                let e: std::io::Error = e;
-                reply.error(Errno::from(e));
-            }
+        let listed: Io<()> = list();
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(Errno::from(e)),
         }
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        reply.statfs(1 << 20, 1 << 19, 1 << 19, 1 << 20, 1 << 19, 4096, 255, 4096);
+        let longest = u32::try_from(self.longest()).expect("small");
+        reply.statfs(1 << 20, 1 << 19, 1 << 19, 1 << 20, 1 << 19, 4096, longest, 4096);
     }
 
     fn setxattr(

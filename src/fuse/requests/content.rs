@@ -7,7 +7,7 @@ use crate::fs::{Found, Fs, OpenFor, Reach, Sought, SyncWhat, errno};
 use crate::fuse::content::{Copied, Kill, Read, Sink, Source, Write, write};
 use crate::fuse::job::go;
 use crate::fuse::reply::Reply;
-use crate::fuse::terms::{Opened, WRITING, handle, opened_for};
+use crate::fuse::terms::{Opened, WRITING, handle, of_user, opened_for, user_of};
 use crate::keys::Purpose;
 use crate::keys::audit::Operation;
 
@@ -21,9 +21,12 @@ impl<'a> Asked<'a> {
     ) -> Soon<'a, R::Sent> {
         let reading = flags & libc::O_ACCMODE == libc::O_RDONLY;
         let how = if reading { OpenFor::Reading } else { OpenFor::Writing };
-        let opened = Opened { handle: handle(how), flags: self.requests.cache.open_flags(how) };
+        let user = self.who.uid;
+        let handle = of_user(handle(how), user);
+        let opened = Opened { handle, flags: self.requests.cache.open_flags(how) };
         let op = move |fs: &Fs| {
-            fs.open(ino, how)?;
+            fs.room().take(user)?;
+            fs.open(ino, how).inspect_err(|_| fs.room().give_back(user))?;
             fs.table().mark_paged(&*fs.node(ino)?);
             Ok(opened)
         };
@@ -39,9 +42,11 @@ impl<'a> Asked<'a> {
     ) -> Soon<'a, R::Sent> {
         let watch = self.shared().watch_entry(self.who, Operation::Create, (parent, name));
         let (name, by) = (name.to_owned(), self.who.caller(umask));
-        let opened =
-            Opened { handle: WRITING, flags: self.requests.cache.open_flags(OpenFor::Writing) };
-        let op = move |fs: &Fs| {
+        let opened = Opened {
+            handle: of_user(WRITING, self.who.uid),
+            flags: self.requests.cache.open_flags(OpenFor::Writing),
+        };
+        let make = move |fs: &Fs| {
             let made = fs.create(parent, &name, mode, by);
             let found = match made {
                 // Made by somebody else since the kernel looked.
@@ -57,6 +62,10 @@ impl<'a> Asked<'a> {
             };
             fs.table().mark_paged(&*fs.node(found.attr.0.ino)?);
             Ok((found, opened))
+        };
+        let op = move |fs: &Fs| {
+            fs.room().take(by.uid)?;
+            make(fs).inspect_err(|_| fs.room().give_back(by.uid))
         };
         self.watched(watch, op, reply)
     }
@@ -110,7 +119,11 @@ impl<'a> Asked<'a> {
         handle: u64,
         reply: R,
     ) -> Soon<'a, R::Sent> {
-        self.always(move |fs| fs.release(ino, opened_for(handle)), reply)
+        let op = move |fs: &Fs| {
+            fs.room().give_back(user_of(handle));
+            fs.release(ino, opened_for(handle))
+        };
+        self.always(op, reply)
     }
 
     pub(in crate::fuse) fn fsync<R: Reply<()>>(

@@ -136,7 +136,8 @@ impl<'a> Asked<'a> {
         ino: u64,
         reply: R,
     ) -> Soon<'a, R::Sent> {
-        let op = move |fs: &Fs| Ok(Opened { handle: fs.open_listing(ino)?, flags: 0 });
+        let user = self.who.uid;
+        let op = move |fs: &Fs| Ok(Opened { handle: fs.open_listing(ino, user)?, flags: 0 });
         self.answer(op, reply)
     }
 

@@ -51,7 +51,7 @@ impl Layer {
     }
 
     fn list(&self, dir: u64) -> Result<BTreeSet<String>, i32> {
-        let listing = self.run(|fs| fs.open_listing(dir))?;
+        let listing = self.run(|fs| fs.open_listing(dir, 0))?;
         let (mut names, mut from, mut reached) = (BTreeSet::new(), 0, Reached::More);
         while reached == Reached::More {
             reached = self.run(|fs| {
