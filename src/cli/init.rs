@@ -90,6 +90,12 @@ pub fn run(args: &Init) -> Result<(), Failure> {
     settings.only_current_key = args.only_current_key;
     let root = disk::open_dir(&args.store).map_err(|e| Failure::io(&args.store, &e))?;
     let work = &*kms.services.work;
+    if let Err(failure) = try_filesystem(&args.store, &root, names) {
+        if made == StoreFolder::New {
+            let _ = fs::remove_dir(&args.store);
+        }
+        return Err(failure);
+    }
     let done = Store::init(root)
         .map_err(OpenError::Store)
         .and_then(|store| keys::create(&store, work, provider.clone(), asked.clone(), settings));
@@ -108,6 +114,25 @@ pub fn run(args: &Init) -> Result<(), Failure> {
         }
     }
     tell!("next: kmsfs mount {} MOUNTPOINT", args.store.display());
+    Ok(())
+}
+
+/// Tries out what a store needs of its filesystem, and says what is missing.
+fn try_filesystem(path: &Path, folder: &disk::Dir, names: Names) -> Result<(), Failure> {
+    let lacks = store::lacks(folder, names).map_err(|e| Failure::io(path, &e))?;
+    let list = |needed: bool| {
+        let listed = lacks.iter().filter(|lack| lack.is_needed(names) == needed);
+        listed.map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    };
+    let (needed, others, shown) = (list(true), list(false), path.display());
+    if !needed.is_empty() {
+        let why = format!("{shown}: a store needs what its filesystem does not have: {needed}");
+        return Err(Failure::new(Exit::Failed, why)
+            .hint("choose a folder on another one, ext4, XFS, btrfs or tmpfs: kmsfs init OTHER"));
+    }
+    if !others.is_empty() {
+        tell!("kmsfs: {shown}: its filesystem, and so each mount, does not have: {others}");
+    }
     Ok(())
 }
 

@@ -7,10 +7,12 @@
 //! Names are single path components; nothing here walks a path. Errors are `io::Error` with the
 //! errno of the system call.
 
+mod convert;
 pub mod device;
 pub mod identity;
 mod number;
 mod pin;
+mod place;
 mod real;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

@@ -5,14 +5,16 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
 
 use rustix::fs::{self as rfs, AtFlags, CWD, Mode};
 
-use super::real::{group, owner, stat_of, timestamps, xattr_flags};
+use super::convert::{group, owner, stat_of, timestamps, xattr_flags};
+use super::place::Place;
 use super::{OpenFile, Range, Stat, TimeChange, Wait, XattrHow, xattrs};
 
 #[derive(Debug)]
-pub(super) struct Pin(OwnedFd);
+pub(super) struct Pin(OwnedFd, Arc<Place>);
 
 /// The calls that read and write refuse such a descriptor.
 fn bad<T>() -> io::Result<T> {
@@ -20,8 +22,8 @@ fn bad<T>() -> io::Result<T> {
 }
 
 impl Pin {
-    pub(super) fn new(fd: OwnedFd) -> Self {
-        Self(fd)
+    pub(super) fn new(fd: OwnedFd, place: Arc<Place>) -> Self {
+        Self(fd, place)
     }
 
     /// A path that leads to this very inode, a symbolic link too, for the calls that refuse the

@@ -11,18 +11,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{
     self as rfs, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RawDir, RenameFlags,
-    ResolveFlags, SeekFrom, Timespec, Timestamps, XattrFlags,
+    ResolveFlags, SeekFrom,
 };
 
+use super::convert::{self, group, owner, stat_of, timestamps, xattr_flags};
 use super::{
-    Dir, Directory, Entry, File, FileKind, FsStat, Open, OpenFile, Range, Replace, Stat, Time,
-    TimeChange, Wait, XattrHow, pin::Pin, sys, xattrs,
+    Dir, Directory, Entry, File, FileKind, FsStat, Open, OpenFile, Range, Replace, Stat,
+    TimeChange, Wait, XattrHow, pin::Pin, place::Place, sys, xattrs,
 };
 
 #[derive(Debug)]
-struct RealDir(OwnedFd);
+struct RealDir(OwnedFd, Arc<Place>);
 #[derive(Debug)]
-struct RealFile(OwnedFd);
+struct RealFile(OwnedFd, Arc<Place>);
 
 /// Opens one entry of a directory, and nothing that it leads to: no symbolic link, no other
 /// filesystem that is mounted over it (openat2(2)). Whoever can change the store's folders beneath a
@@ -46,7 +47,8 @@ fn open_entry(dir: &OwnedFd, name: &OsStr, flags: OFlags, mode: Mode) -> io::Res
 /// Opens a directory by its path, following symbolic links: for what the user typed.
 pub fn open_dir(path: &Path) -> io::Result<Dir> {
     let fd = rfs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    Ok(Arc::new(RealDir(fd)))
+    let place = Place::of(&fd, &stat_of(&rfs::fstat(&fd)?));
+    Ok(Arc::new(RealDir(fd, Arc::new(place))))
 }
 
 /// Opens the directory that `path` lies in, and gives its last component.
@@ -138,7 +140,11 @@ impl OpenFile for RealFile {
     }
 
     fn stat(&self) -> io::Result<Stat> {
-        Ok(stat_of(&rfs::fstat(&self.0)?))
+        Ok(self.1.within(stat_of(&rfs::fstat(&self.0)?)))
+    }
+
+    fn identity(&self) -> io::Result<[u8; 16]> {
+        convert::identity(self.0.as_fd())
     }
 
     fn size(&self) -> io::Result<u64> {

@@ -184,7 +184,7 @@ impl Fs {
     /// Of the backing filesystem.
     pub fn statfs(&self) -> Outcome<FsStat> {
         let mut s = self.store.tree().statfs()?;
-        s.namemax = 255;
+        s.namemax = self.longest_name;
         Ok(s)
     }
 }

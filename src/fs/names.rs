@@ -108,6 +108,17 @@ fn adopt_fresh(dir: &dyn Directory, access: Access) -> Outcome<DirId> {
     }
 }
 
+/// The longest name that works, and each shorter one, where entries on disk have at most so many
+/// bytes; 0 where that is not known.
+pub(super) fn longest(names: Names, entry: u64) -> u64 {
+    let Ok(entry @ 1..) = usize::try_from(entry) else { return NAME_MAX as u64 };
+    let longest = match names {
+        Names::Plain => entry,
+        Names::Encrypted => names::longest_within(entry),
+    };
+    longest.min(NAME_MAX) as u64
+}
+
 /// Whether there is no such entry. An entry that cannot be looked at may be there.
 pub(super) fn is_absent(dir: &dyn Directory, entry: &OsStr) -> bool {
     dir.stat(entry).is_err_and(|e| e.raw_os_error() == Some(libc::ENOENT))

@@ -90,13 +90,28 @@ impl Store {
         }
     }
 
+    /// Opens a folder.
+    ///
+    /// # Errors
+    /// Of the backing filesystem.
+    pub fn open_folder(&self, folder: Folder) -> io::Result<Dir> {
+        let (parent, name) = self.place(folder);
+        parent.open_dir(&name)
+    }
+
     /// Every name in a folder.
     ///
     /// # Errors
     /// Of the backing filesystem.
     pub fn names_in(&self, folder: Folder) -> io::Result<Vec<OsString>> {
-        let (parent, name) = self.place(folder);
-        disk::names(&*parent.open_dir(&name)?)
+        disk::names(&*self.open_folder(folder)?)
+    }
+
+    /// Whether the tree has an entry at this path on disk.
+    pub fn has_entry(&self, path: &Path) -> bool {
+        let parent = path.parent().into_iter().flat_map(Path::iter);
+        let dir = parent.into_iter().try_fold(self.tree().clone(), |dir, name| dir.open_dir(name));
+        path.file_name().is_some_and(|name| dir.is_ok_and(|dir| dir.stat(name).is_ok()))
     }
 
     /// Makes a folder that is not there, durably.

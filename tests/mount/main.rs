@@ -6,6 +6,8 @@ mod support;
 
 mod aliases;
 mod audit;
+mod backup;
+mod beneath;
 mod bound;
 mod branch;
 mod ciphertext;

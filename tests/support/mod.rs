@@ -289,21 +289,26 @@ impl Drop for Tmpfs {
     }
 }
 
-/// An ext4 filesystem in a file, unmounted when dropped.
+/// A filesystem in a file, unmounted when dropped.
 pub struct Loop {
     folder: tempfile::TempDir,
 }
 
 impl Loop {
-    /// So many bytes large, made by mkfs.ext4 with these arguments.
+    /// An ext4 so many bytes large, made by mkfs.ext4 with these arguments.
     pub fn new(size: u64, args: &[&str]) -> Self {
+        Self::of("ext4", size, args)
+    }
+
+    /// As [`Loop::new`], of another kind.
+    pub fn of(kind: &str, size: u64, args: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("kmsfs-loop-").tempdir().expect("a folder");
         let disk = Self { folder };
         std::fs::create_dir(disk.path()).expect("made");
         let image = disk.folder.path().join("image");
         let file = std::fs::File::create_new(&image).and_then(|file| file.set_len(size));
         file.expect("an image");
-        run(Command::new("mkfs.ext4").arg("-q").args(args).arg(&image));
+        run(Command::new(format!("mkfs.{kind}")).arg("-q").args(args).arg(&image));
         run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(disk.path()));
         disk
     }

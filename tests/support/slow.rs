@@ -1,5 +1,6 @@
 //! A slow disk: a FUSE filesystem that passes everything on to a folder, and takes its time for
-//! each read, write, sync, listing, seek and reservation. Nothing is cached above it.
+//! each read, write, sync, listing, seek and reservation. Nothing is cached above it. It can be told
+//! to lack something that others have.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -24,6 +25,11 @@ use super::role::{Role, Stamps};
 
 /// The first slot of a file of stamps: microseconds that a call takes.
 const DELAY: usize = 0;
+/// The next: the longest name in bytes, where not 255.
+const LONGEST: usize = 1;
+/// And whether there are no symbolic links, and whether upper and lower case are one.
+const NO_LINKS: usize = 2;
+const FOLDS: usize = 3;
 const TTL: Duration = Duration::ZERO;
 
 type Io<T> = std::io::Result<T>;
@@ -80,7 +86,20 @@ impl Slow {
         Ok(PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())))
     }
 
+    fn longest(&self) -> usize {
+        match self.delay.get(LONGEST) {
+            0 => 255,
+            longest => usize::try_from(longest).expect("small"),
+        }
+    }
+
     fn at(&self, parent: INodeNo, name: &OsStr) -> Io<PathBuf> {
+        if name.len() > self.longest() {
+            return Err(std::io::Error::from_raw_os_error(libc::ENAMETOOLONG));
+        }
+        if self.delay.get(FOLDS) != 0 {
+            return Ok(self.path(parent)?.join(name.to_ascii_lowercase()));
+        }
         Ok(self.path(parent)?.join(name))
     }
 
@@ -256,6 +275,9 @@ impl Filesystem for Slow {
         reply: ReplyEntry,
     ) {
         let make = || {
+            if self.delay.get(NO_LINKS) != 0 {
+                return Err(std::io::Error::from_raw_os_error(libc::EPERM));
+            }
             std::os::unix::fs::symlink(target, self.at(parent, name)?)?;
             self.enter(parent, name)
         };
@@ -544,6 +566,21 @@ impl SlowDisk {
     /// Where it is mounted.
     pub fn path(&self) -> PathBuf {
         mounted_at(&self.folder.path().join("disk"))
+    }
+
+    /// Names have at most so many bytes from now on.
+    pub fn shorten_names(&self, longest: u64) {
+        self.delay.set(LONGEST, longest);
+    }
+
+    /// Symbolic links are refused from now on.
+    pub fn refuse_links(&self) {
+        self.delay.set(NO_LINKS, 1);
+    }
+
+    /// Upper and lower case are one from now on.
+    pub fn fold_case(&self) {
+        self.delay.set(FOLDS, 1);
     }
 
     /// How long each call takes from now on.

@@ -84,7 +84,9 @@ impl<'a> Reader<'a> {
             Head::Keyless => None,
             Head::Keyed(id) => {
                 if !self.job.ids.lock().insert(id) {
-                    return Err(Problem::DuplicateId);
+                    let twin = (report.place.clone(), report.stat.ino);
+                    self.job.twins.lock().entry(id).or_default().push(twin);
+                    return Ok(());
                 }
                 match key::cipher(self.job, id) {
                     Ok(cipher) => Some(cipher.ok_or(Stopped)),
