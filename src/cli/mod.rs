@@ -1,6 +1,7 @@
 //! The command line: words, exit codes, hints.
 
 mod background;
+mod backup;
 mod config;
 mod confirm;
 mod cost;
@@ -74,6 +75,8 @@ enum Verb {
     Cat(export::Cat),
     /// Copy the files of an unmounted store, decrypted, to a folder
     Export(export::Export),
+    /// Copy a store, mounted or not; again and again to the same place
+    Backup(backup::BackupArgs),
     /// Make a mount unreadable until `kmsfs unlock`
     Lock {
         /// The mount
@@ -162,6 +165,7 @@ pub fn main() -> ExitCode {
         Verb::Info { store, output } => status::info(&store, output),
         Verb::Cat(args) => export::cat(&args),
         Verb::Export(args) => export::export(&args),
+        Verb::Backup(args) => backup::run(&args),
         Verb::Lock { mountpoint } => status::lock(&mountpoint),
         Verb::Unlock { mountpoint } => status::unlock(&mountpoint),
         Verb::Shred(args) => shred::run(&args),

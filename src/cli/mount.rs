@@ -89,7 +89,7 @@ pub struct Mount {
     /// How many calls of the KMS a second, heartbeats aside (default: 1000 with AWS, no limit with the embedded keystore)
     #[arg(long, env = "KMSFS_KMS_RATE", value_name = "N")]
     kms_rate: Option<NonZeroU32>,
-    /// Mount read-only
+    /// Mount read-only: nothing is written to the store, and the KMS is asked to Decrypt alone
     #[arg(long)]
     read_only: bool,
     /// Use the kernel's write-back cache: faster writes, saved a little later
@@ -241,7 +241,7 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     })?;
     unmount::on_signals(&args.mountpoint)?;
     walls::refuse_calls();
-    match &log {
+    match log {
         Some(log) => background::leave_terminal(log)?,
         None => tell!("kmsfs: {} is mounted", args.mountpoint.display()),
     }

@@ -131,6 +131,9 @@ pub trait OpenFile: Send + Sync + Debug {
     /// more than one that nobody asked about (multigrain timestamps); where the size or the mode
     /// is enough, ask for that.
     fn stat(&self) -> io::Result<Stat>;
+    /// What tells the file from every other that is or was on its filesystem, a copy of it among
+    /// them: its number, and when it was made where that is kept (statx(2), `stx_btime`).
+    fn identity(&self) -> io::Result<[u8; 16]>;
     /// The size on disk, in bytes.
     fn size(&self) -> io::Result<u64>;
     /// The permissions and the type, as in [`Stat`].
@@ -207,7 +210,14 @@ pub trait Directory: Send + Sync + Debug {
 /// # Errors
 /// `InvalidData` when it is longer than `limit` bytes.
 pub fn read_all(dir: &dyn Directory, name: &OsStr, limit: usize) -> io::Result<Vec<u8>> {
-    let file = dir.open(name, Open::Read)?;
+    read_opened(&*dir.open(name, Open::Read)?, limit)
+}
+
+/// As [`read_all`], of a file that is open.
+///
+/// # Errors
+/// As [`read_all`].
+pub fn read_opened(file: &dyn OpenFile, limit: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; 4096];
     let mut len = 0;
     loop {

@@ -79,7 +79,11 @@ impl OpenFile for Pin {
     }
 
     fn stat(&self) -> io::Result<Stat> {
-        Ok(stat_of(&rfs::fstat(&self.0)?))
+        Ok(self.1.within(stat_of(&rfs::fstat(&self.0)?)))
+    }
+
+    fn identity(&self) -> io::Result<[u8; 16]> {
+        bad()
     }
 
     fn size(&self) -> io::Result<u64> {

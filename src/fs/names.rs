@@ -3,9 +3,9 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use super::Fs;
 use super::errno::{Outcome, errno};
 use super::table::Node;
+use super::{Access, Fs};
 use crate::disk::Directory;
 use crate::ids::DirId;
 use crate::names::{self, DiskName, VolumeKeys};

@@ -129,7 +129,11 @@ impl Fs {
         if removal.stat.kind() != FileKind::Dir {
             return Err(errno(libc::ENOTDIR));
         }
-        self.with_dir_id_removed(&dir, entry, || Ok(dir.rmdir(entry)?))?;
+        self.with_dir_id_removed(&dir, entry, || Ok(dir.rmdir(entry)?)).inspect_err(|e| {
+            if *e == errno(libc::ENOTEMPTY) {
+                self.tell_what_is_in_the_way(&parent, &*dir, entry);
+            }
+        })?;
         self.drop_record(&*dir, &disk);
         self.unlinked(removal, &parent, entry);
         Ok(())
@@ -146,9 +150,18 @@ impl Fs {
         if self.names == Names::Plain {
             return act();
         }
-        let (victim, _entered) = open_own(dir, entry)?;
+        let (mut victim, mut _entered) = open_own(dir, entry)?;
         let before = victim.stat_self()?;
-        for stray in strays_of_empty(&*victim)? {
+        let strays = match strays_of_empty(&*victim) {
+            // It can be entered, and not listed.
+            Err(e) if e == errno(libc::EACCES) => {
+                let (opened, entered) = enter(dir, entry)?;
+                (victim, _entered) = (opened, Some(entered));
+                strays_of_empty(&*victim)?
+            }
+            strays => strays?,
+        };
+        for stray in strays {
             victim.unlink(&stray)?;
         }
         let id_name = OsStr::new(DIR_ID);

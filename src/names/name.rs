@@ -18,6 +18,8 @@ const SHORT_TEXT: usize = 235;
 const HASH_TEXT: usize = 43;
 const RECORD_SUFFIX: &[u8] = b".name";
 const NAME_MAX: usize = 255;
+const BLOCK: usize = 16;
+const TAG: usize = 16;
 
 /// A name as it lies on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]

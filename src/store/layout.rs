@@ -10,7 +10,7 @@ use crate::durable;
 use crate::ids::LinkId;
 
 /// The folder of the tree.
-pub(super) const FILES: &str = "files";
+pub const FILES: &str = "files";
 /// The folder of sidecar pages and branch keys.
 pub(super) const KEYS: &str = "keys";
 /// The folder of branch keys, in that of keys.
@@ -166,6 +166,11 @@ impl Store {
             return Err(StoreError::NotPrivate { owner, mode });
         }
         Ok(())
+    }
+
+    /// The store's own folder.
+    pub fn top(&self) -> &Dir {
+        &self.top
     }
 
     /// The top folder of the tree.

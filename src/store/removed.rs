@@ -4,12 +4,17 @@
 //! A period is one file, to which entries are only ever added. Its name is the end of the period
 //! on the volume's own clock, which counts the seconds that it is mounted: a machine's clock that
 //! is set wrong removes no key.
+//!
+//! A period begins with what tells its file from all others. In a copy of the store it is another
+//! file: what it names may be there in the copy, whose tree was read earlier, and is not removed.
 
 use std::ffi::OsStr;
 use std::io;
 
+use data_encoding::HEXLOWER;
+
 use super::layout::{MODE, REMOVED, Store};
-use crate::disk::{self, Dir, Open};
+use crate::disk::{self, Dir, Open, OpenFile};
 use crate::durable;
 use crate::ids::{FileId, LinkId};
 
@@ -20,6 +25,11 @@ pub enum Removed {
     Line(FileId),
     /// The body of a long symlink target.
     Body(LinkId),
+}
+
+/// The first entry of a period: which file it is.
+fn here(identity: [u8; 16]) -> String {
+    format!("here {}\n", HEXLOWER.encode(&identity))
 }
 
 /// A word, a space, 32 hex digits and a newline.
@@ -48,6 +58,13 @@ impl Removed {
     }
 }
 
+/// Whether a period was begun in this very file.
+fn is_own(file: &dyn OpenFile) -> io::Result<bool> {
+    let mut first = [0; ENTRY];
+    let read = file.read_at(&mut first, 0)?;
+    Ok(read == ENTRY && first == *here(file.identity()?).as_bytes())
+}
+
 /// A period's name; `None` for what is no period's.
 fn period_of(name: &OsStr) -> Option<u64> {
     let text = name.to_str()?;
@@ -72,19 +89,27 @@ impl Store {
     pub fn add_removed(&self, end: u64, entries: &[Removed]) -> io::Result<()> {
         let (journal, name) = (self.journal()?, end.to_string());
         let name = OsStr::new(&name);
-        let (file, is_new) = match journal.open(name, Open::ReadWrite) {
-            Ok(file) => (file, false),
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
-                (journal.open(name, Open::Create(MODE))?, true)
+        let own = match journal.open(name, Open::ReadWrite) {
+            Ok(file) if is_own(&*file)? => Some(file),
+            // A copy's, or one that a power cut left without its first entry.
+            Ok(_) => {
+                journal.unlink(name)?;
+                None
             }
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => None,
             Err(e) => return Err(e),
+        };
+        let text: String = entries.iter().map(Removed::encode).collect();
+        let Some(file) = own else {
+            let file = journal.open(name, Open::Create(MODE))?;
+            file.write_at((here(file.identity()?) + &text).as_bytes(), 0)?;
+            file.sync_all()?;
+            return journal.sync();
         };
         // What a power cut left of an entry is written over.
         let at = file.size()? / ENTRY as u64 * ENTRY as u64;
-        let text: String = entries.iter().map(Removed::encode).collect();
         file.write_at(text.as_bytes(), at)?;
-        file.sync_all()?;
-        if is_new { journal.sync() } else { Ok(()) }
+        file.sync_all()
     }
 
     /// The ends of the periods that are there, in no order.
@@ -95,14 +120,19 @@ impl Store {
         Ok(disk::names(&*self.journal()?)?.iter().filter_map(|name| period_of(name)).collect())
     }
 
-    /// The entries of a period. What is none, where a power cut tore it, is left out.
+    /// The entries of a period. What is none, where a power cut tore it, is left out, and of a
+    /// period that was copied with its store all are.
     ///
     /// # Errors
     /// Of the backing filesystem.
     pub fn removed_in(&self, end: u64) -> io::Result<Vec<Removed>> {
         let name = end.to_string();
         let most = MOST_ENTRIES * ENTRY;
-        let bytes = disk::read_all(&*self.journal()?, OsStr::new(&name), most)?;
+        let file = self.journal()?.open(OsStr::new(&name), Open::Read)?;
+        if !is_own(&*file)? {
+            return Ok(Vec::new());
+        }
+        let bytes = disk::read_opened(&*file, most)?;
         Ok(bytes.chunks(ENTRY).filter_map(Removed::parse).collect())
     }
 
@@ -169,12 +199,35 @@ mod tests {
         periods.sort_unstable();
         assert_eq!(periods, [8, 77]);
         let file = store.journal().expect("there").open(OsStr::new("8"), Open::ReadWrite);
-        file.expect("there").write_at(b"file 0a", ENTRY as u64).expect("torn");
+        file.expect("there").write_at(b"file 0a", 2 * ENTRY as u64).expect("torn");
         assert_eq!(store.removed_in(8).expect("read"), [entry(3)]);
         store.add_removed(8, &[entry(4)]).expect("added");
         assert_eq!(store.removed_in(8).expect("read"), [entry(3), entry(4)]);
         store.forget_removed(8).expect("gone");
         assert_eq!(store.removed_periods().expect("listed"), [77]);
+    }
+
+    /// A copy's tree was read before its journal: it has files whose keys the journal calls
+    /// removed. A mount of such a copy lost their keys a day later.
+    #[test]
+    fn a_period_that_was_copied_names_nothing() {
+        let store = Store::init(Sim::new().root()).expect("made");
+        store.add_removed(7, &[entry(1)]).expect("added");
+        let journal = store.journal().expect("there");
+        let bytes = disk::read_all(&*journal, OsStr::new("7"), 99).expect("read");
+        assert_eq!(bytes.len(), 2 * ENTRY);
+        let copied = journal.open(OsStr::new("8"), Open::Create(MODE)).expect("made");
+        copied.write_at(&bytes, 0).expect("copied");
+        journal.open(OsStr::new("9"), Open::Create(MODE)).expect("made by a power cut");
+        assert_eq!(store.removed_in(7).expect("read"), [entry(1)]);
+        assert_eq!(
+            (store.removed_in(8).expect("read"), store.removed_in(9).expect("read")),
+            (vec![], vec![])
+        );
+        for end in [8, 9] {
+            store.add_removed(end, &[entry(2)]).expect("begun anew");
+            assert_eq!(store.removed_in(end).expect("read"), [entry(2)]);
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Jobs over a store, without a mount; a rewrap also beside one.
 
+mod backup;
 mod counting;
 mod export;
 mod fsck;
@@ -10,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use backup::{BackupError, Copied, Destination, Watcher, backup};
 pub use counting::Counting;
 pub use export::{ExportError, LeftBehind, Privileged, cat, export};
 pub use fsck::{

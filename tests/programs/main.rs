@@ -4,6 +4,8 @@ mod attackers;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod backup;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -2,6 +2,7 @@
 //! when dropped, also when the test fails.
 #![allow(dead_code)] // Each test binary uses a part of it.
 
+pub mod churn;
 pub mod demo;
 pub mod device;
 pub mod mapping;

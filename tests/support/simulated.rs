@@ -9,9 +9,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use kmsfs::disk::device::{Device, Writeback};
 use kmsfs::disk::sim::Sim;
 use kmsfs::disk::{Dir, FileKind};
-use kmsfs::fs::{
-    Access, Caller, DIR_ID, Detail, Errno, Fs, OpenFor, Outcome, ROOT, Reached, Visit,
-};
+use kmsfs::fs::{Access, Caller, Detail, Errno, Fs, OpenFor, Outcome, ROOT, Reached, Visit};
 use kmsfs::ids::VolumeId;
 use kmsfs::keys::{self, OpenError};
 use kmsfs::kms::local::{LocalKms, Sealing};
@@ -291,8 +289,8 @@ impl Volume {
     }
 }
 
-/// What kmsfs keeps beside the entries.
+/// What kmsfs keeps beside the entries, and what others do.
 fn is_own(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
-    name == "." || name == ".." || name == DIR_ID || name.ends_with(".name")
+    name.starts_with('.') || name.ends_with(".name")
 }

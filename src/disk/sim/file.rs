@@ -150,6 +150,14 @@ impl OpenFile for SimFile {
         self.with(|w| Ok(w.stat(self.ino)))
     }
 
+    fn identity(&self) -> io::Result<[u8; 16]> {
+        self.opened(|_| {
+            let mut identity = [0; 16];
+            identity[..8].copy_from_slice(&self.ino.to_be_bytes());
+            Ok(identity)
+        })
+    }
+
     fn size(&self) -> io::Result<u64> {
         Ok(self.stat()?.size)
     }

@@ -15,6 +15,7 @@ mod key;
 mod meta;
 mod repair;
 mod stack;
+mod twin;
 mod volume;
 mod walk;
 
@@ -129,6 +130,9 @@ impl Fsck {
         let job = Job::new(self, names, report, progress);
         self.found.iter().for_each(|todo| job.found(todo.clone()));
         job.tree();
+        if !job.is_stopped() {
+            twin::check(&job);
+        }
         let is_whole = job.count(Kind::Damage) == self.damaged_copies();
         if !job.is_stopped() {
             meta::check(&job);
@@ -154,6 +158,8 @@ struct Job<'a> {
     todo: Mutex<Vec<Todo>>,
     /// What headers say, of all files.
     ids: Mutex<HashSet<FileId>>,
+    /// Files that have the id of one before them.
+    twins: Mutex<twin::Found>,
     /// What long symlinks lead to.
     bodies: Mutex<HashSet<LinkId>>,
     /// Master keys that the KMS refuses while it gives the volume's.
@@ -180,6 +186,7 @@ impl<'a> Job<'a> {
             leftovers: AtomicU64::new(0),
             todo: Mutex::default(),
             ids: Mutex::default(),
+            twins: Mutex::default(),
             bodies: Mutex::default(),
             refused: Mutex::default(),
             stopped: AtomicBool::new(false),

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::finding::{Finding, Kind, errno};
-use super::{Fsck, FsckError, Seen};
+use super::{Fsck, FsckError, Seen, twin};
 use crate::disk::identity::{self, Owners};
 use crate::disk::{Dir, FileKind};
 use crate::fs::{DIR_ID, Errno};
@@ -218,7 +218,7 @@ fn assume(uid: u32, gid: u32) -> io::Result<()> {
 }
 
 /// Opens the directory that a path of the tree lies in; the path was walked a moment ago.
-fn parent_of(store: &Store, path: &Path) -> io::Result<(Dir, OsString)> {
+pub(super) fn parent_of(store: &Store, path: &Path) -> io::Result<(Dir, OsString)> {
     let mut dir = store.tree().clone();
     let mut parts = path.iter();
     let name = parts.next_back().ok_or(libc_error(libc::EINVAL))?;

@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use kmsfs::disk::sim::Sim;
-use kmsfs::disk::{self, Dir, FileKind};
+use kmsfs::disk::{self, Dir, FileKind, Open};
 use kmsfs::fs::{Caller, Change, Made, XattrSet};
 use kmsfs::ids::FileId;
 use kmsfs::store::{DataKeys, Names};
@@ -259,7 +259,8 @@ fn a_repair_is_complete_and_may_be_cut_short() {
         let sim = furnished.sim.fork();
         act(&furnished, &sim);
         let (job, checked, _) = fsck(&sim).expect("opened");
-        if checked.repairable() == 0 {
+        // Of two files with one id, which of them was there before cannot be told.
+        if checked.repairable() == 0 || wanted == "damage id-twice" {
             continue;
         }
         drop(job);

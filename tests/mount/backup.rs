@@ -1,0 +1,215 @@
+//! `kmsfs backup`: a copy of a store, of one that is in use above all.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::churn::{self, Churn};
+use crate::support::{Store, fails, files, full_size, kmsfs, run, skipped, wait_for};
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn backup(store: &Path, dest: &Path) -> Command {
+    let mut command = kmsfs();
+    command.arg("backup").arg(store).arg(dest);
+    command
+}
+
+fn done(store: &Path, dest: &Path) -> Value {
+    let text = run(backup(store, dest).args(["--output", "json"]));
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// Mounts a copy, looks at it, and unmounts it; its check first.
+fn looked_at(store: &Store, copy: &Path, look: impl FnOnce(&Path)) {
+    let said = run(kmsfs().arg("fsck").arg(copy));
+    assert!(said.contains("0 damage"), "{said}");
+    let at = store.outside("looked-at");
+    fs::create_dir_all(&at).expect("made");
+    run(kmsfs().arg("mount").arg(copy).arg(&at).arg("--read-only"));
+    let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| look(&at)));
+    run(kmsfs().arg("unmount").arg(&at));
+    if let Err(panic) = looked {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// With `rsync` or `cp -a` of a store in use, 32 of 400 files that were written meanwhile could be
+/// read in the copy.
+#[test]
+fn a_copy_of_a_store_in_use_loses_no_file() {
+    if skipped("fuse") {
+        return;
+    }
+    for args in [&[][..], &["--data-keys", "branch"]] {
+        let store = Store::new(args);
+        let mount = store.mount(&["--threads", "4"]);
+        let churn = Churn::start(&mount.root());
+        let copy = store.outside("copy");
+        let mut found = 0;
+        for _ in 0..if full_size() { 40 } else { 6 } {
+            let rounds = churn.rounds();
+            wait_for("a load", SOON, || churn.rounds() > rounds + 3);
+            let said = done(&store.path(), &copy);
+            assert_eq!((&said["failed"], &said["keyless"]), (&Value::from(0), &Value::from(0)));
+            looked_at(&store, &copy, |at| found += churn::check(at));
+        }
+        assert!(found > 100, "{found}");
+        churn.stop();
+        // Of what has come to rest the copy has all, and next nothing is written.
+        done(&store.path(), &copy);
+        let again = done(&store.path(), &copy);
+        assert_eq!((&again["written"], &again["removed"]), (&Value::from(0), &Value::from(0)));
+        let tree = |root: &Path| {
+            let mut all: Vec<_> = files(root)
+                .into_iter()
+                .map(|path| {
+                    let stat = fs::symlink_metadata(&path).expect("there");
+                    let bytes = if stat.is_file() {
+                        fs::read(&path).expect("readable")
+                    } else {
+                        Vec::new()
+                    };
+                    let path = path.strip_prefix(root).expect("in it").to_owned();
+                    (path, stat.mode(), stat.mtime(), stat.mtime_nsec(), bytes)
+                })
+                .collect();
+            all.sort();
+            all
+        };
+        let original = tree(&mount.root());
+        looked_at(&store, &copy, |at| assert!(tree(at) == original, "the copy is another"));
+    }
+}
+
+/// What changes in a file shows in its time of change, also where its own time was put back.
+#[test]
+fn only_what_has_changed_is_written_and_all_of_it() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let copy = store.outside("copy");
+    let mount = store.mount(&[]);
+    for n in 0..50 {
+        fs::write(mount.at(&format!("file{n}")), vec![n; 20_000]).expect("written");
+    }
+    fs::hard_link(mount.at("file0"), mount.at("linked")).expect("linked");
+    fs::create_dir(mount.at("closed")).expect("made");
+    fs::write(mount.at("closed/file"), "content").expect("written");
+    fs::set_permissions(mount.at("closed"), fs::Permissions::from_mode(0o500)).expect("set");
+    File::create(mount.at("sparse")).and_then(|f| f.write_at(b"end", 50_000_000)).expect("written");
+    let first = done(&store.path(), &copy);
+    assert_eq!((&first["written"], &first["whole"]), (&Value::from(52), &Value::from(true)));
+    assert!(first["bytes"].as_u64() < Some(4_000_000), "holes stay holes: {first}");
+    assert_eq!(done(&store.path(), &copy)["written"], Value::from(0));
+    let stat = fs::metadata(mount.at("file7")).expect("there");
+    fs::write(mount.at("file7"), vec![99; 20_000]).expect("written");
+    let file = File::options().write(true).open(mount.at("file7")).expect("opened");
+    file.set_modified(stat.modified().expect("a time")).expect("set back");
+    fs::remove_file(mount.at("file8")).expect("removed");
+    fs::rename(mount.at("file9"), mount.at("closed-not")).expect("renamed");
+    fs::remove_dir_all(mount.at("closed")).expect("removed");
+    let next = done(&store.path(), &copy);
+    assert!(next["written"].as_u64().is_some_and(|n| (1..=2).contains(&n)), "{next}");
+    looked_at(&store, &copy, |at| {
+        assert!(fs::read(at.join("file7")).expect("readable") == vec![99; 20_000]);
+        assert!(fs::read(at.join("closed-not")).expect("readable") == vec![9; 20_000]);
+        let numbers =
+            ["file0", "linked"].map(|name| fs::metadata(at.join(name)).expect("there").ino());
+        assert_eq!(numbers[0], numbers[1]);
+        assert!(!at.join("file8").exists() && !at.join("closed").exists());
+        assert_eq!(fs::metadata(at.join("sparse")).expect("there").len(), 50_000_003);
+    });
+    let sparse = |root: &Path| {
+        files(root).iter().map(|f| fs::metadata(f).map_or(0, |m| m.blocks())).sum::<u64>()
+    };
+    assert!(sparse(&copy) < 20_000, "holes stay holes");
+}
+
+/// A backup that is cut short is gone on with; what is none is not overwritten.
+#[test]
+fn what_is_no_copy_is_left_alone() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&[]);
+    fs::write(mount.at("file"), "content").expect("written");
+    let (path, copy) = (store.path(), store.outside("copy"));
+    let said = fails(&mut backup(&path, &path.join("files/copy")), 2);
+    assert!(said.contains("inside of the store"), "{said}");
+    fails(&mut backup(&path, &path), 2);
+    fails(&mut backup(&path, &store.outside("")), 2);
+    assert!(!path.join("files/copy").exists());
+    let other = store.outside("other");
+    fs::create_dir(&other).expect("made");
+    fs::write(other.join("somebody's"), "data").expect("written");
+    let said = fails(&mut backup(&path, &other), 1);
+    assert!(said.contains("nothing was done") && other.join("somebody's").exists(), "{said}");
+    run(&mut backup(&path, &copy));
+    fails(&mut backup(&copy, &path), 1);
+    // As a kill leaves it.
+    let text = fs::read_to_string(copy.join("copy")).expect("it says what it is");
+    fs::write(copy.join("copy"), text.replace("whole", "incomplete")).expect("written");
+    let at = store.outside("at");
+    fs::create_dir(&at).expect("made");
+    let mut mounting = kmsfs();
+    let told =
+        mounting.arg("mount").arg(&copy).arg(&at).arg("--read-only").output().expect("started");
+    let said = String::from_utf8_lossy(&told.stderr).into_owned();
+    let busy = backup(&path, &copy).output().expect("started").status.code();
+    run(kmsfs().arg("unmount").arg(&at));
+    assert!(said.contains("a copy that is not whole"), "{said}");
+    assert_eq!(busy, Some(9), "it is mounted");
+    run(&mut backup(&path, &copy));
+    assert!(fs::read_to_string(copy.join("copy")).expect("there").ends_with("whole\n"));
+    // A restored copy that is in use is a store by itself.
+    run(kmsfs().arg("mount").arg(&copy).arg(&at));
+    fs::write(at.join("new"), "in the restored one").expect("written");
+    run(kmsfs().arg("unmount").arg(&at));
+    let said = fails(&mut backup(&path, &copy), 1);
+    assert!(said.contains("mounted for writing"), "{said}");
+}
+
+/// A mount of a restored copy removed the keys that the journal named, a day later: of files, too,
+/// that were removed in the store after they had been copied.
+#[test]
+fn a_restored_store_keeps_the_keys_of_all_of_its_files() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&["--removed-key-grace", "5s"]);
+    fs::write(mount.at("removed"), "it was there").expect("written");
+    let restored = store.outside("restored");
+    fs::create_dir(&restored).expect("made");
+    let copy =
+        |part: &str| run(Command::new("cp").arg("-a").arg(store.path().join(part)).arg(&restored));
+    copy("files");
+    fs::remove_file(mount.at("removed")).expect("removed");
+    mount.unmount();
+    for part in ["keys", "links", "lock", "volume.json", "volume.json.bak"] {
+        copy(part);
+    }
+    run(Command::new("chmod").arg("700").arg(&restored));
+    assert!(!files(&restored.join("keys/removed")).is_empty());
+    let at = store.outside("at");
+    fs::create_dir(&at).expect("made");
+    for _ in 0..3 {
+        run(kmsfs().arg("mount").arg(&restored).arg(&at).args(["--removed-key-grace", "1s"]));
+        wait_for("the end of the grace", SOON, || {
+            let kept = files(&restored.join("keys/removed"));
+            kept.iter().all(|path| path.ends_with("clock"))
+        });
+        run(kmsfs().arg("unmount").arg(&at));
+    }
+    run(kmsfs().arg("mount").arg(&restored).arg(&at));
+    let read = fs::read_to_string(at.join("removed"));
+    run(kmsfs().arg("unmount").arg(&at));
+    assert_eq!(read.expect("its key is there"), "it was there");
+}
