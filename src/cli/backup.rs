@@ -58,7 +58,7 @@ impl Watcher for Progress {
 pub fn run(args: &BackupArgs) -> Result<(), Failure> {
     let (from, dest) = (&args.store, &args.dest);
     let store = Store::open_path(from).map_err(|e| Failure::store(from, &e))?;
-    let volume = store.read_volume().map_err(|e| Failure::store(from, &e))?.settings.volume();
+    store.read_volume().map_err(|e| Failure::store(from, &e))?;
     check_apart(from, dest)?;
     raise_descriptors();
     match fs::DirBuilder::new().mode(0o700).create(dest) {
@@ -66,7 +66,7 @@ pub fn run(args: &BackupArgs) -> Result<(), Failure> {
         _ => {}
     }
     let top = disk::open_dir(dest).map_err(|e| Failure::io(dest, &e))?;
-    let opened = Destination::open(top, dest, volume).map_err(|e| failure(dest, &e))?;
+    let opened = Destination::open(top, dest, &store).map_err(|e| failure(dest, &e))?;
     let mut progress = Progress::new(&store);
     let done = backup(&store, &opened, &mut progress);
     progress.bar.finish_and_clear();

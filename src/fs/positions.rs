@@ -53,10 +53,10 @@ impl Positions {
         }
         let mut shown = real >> 32;
         // Two entries of one hash, one after the other: the next number is free, or nearly always.
-        if let Some((last, before)) = self.known.back().filter(|(_, before)| *before < real) {
-            if *before >> 32 == shown || *last >= shown {
-                shown = (last + 1).min(LARGEST);
-            }
+        if let Some((last, before)) = self.known.back().filter(|(_, before)| *before < real)
+            && (*before >> 32 == shown || *last >= shown)
+        {
+            shown = (last + 1).min(LARGEST);
         }
         if self.known.len() == KNOWN {
             self.known.pop_front();

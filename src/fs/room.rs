@@ -38,7 +38,7 @@ impl Room {
         let mut users = self.users.lock();
         let own = users.each.get(&user).copied().unwrap_or_default();
         let left = self.most.checked_sub(users.all + 1);
-        if !left.is_some_and(|left| own < SHARE.saturating_mul(left)) {
+        if left.is_none_or(|left| own >= SHARE.saturating_mul(left)) {
             drop(users);
             log::warn!(
                 "user {user} has {own} files and folders open, of {} that this mount can have; the \

@@ -126,7 +126,7 @@ pub fn is_record(entry: &[u8]) -> bool {
 /// Whether an entry may be a name's, in some directory of some volume. What no writer has ever made
 /// is not.
 pub fn is_entry(entry: &[u8]) -> bool {
-    let is_sealed = |bytes: Vec<u8>| bytes.len() > TAG && bytes.len() % BLOCK == 0;
+    let is_sealed = |bytes: Vec<u8>| bytes.len() > TAG && bytes.len().is_multiple_of(BLOCK);
     is_long_entry(entry)
         || entry.len() <= SHORT_TEXT && BASE64URL_NOPAD.decode(entry).is_ok_and(is_sealed)
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::support::server::{Rules, Server, credentials, key, new_key};
 use crate::support::{
     EKEYEXPIRED, EKEYREJECTED, EKEYREVOKED, Mount, PATIENCE, Store, errno, fails, kmsfs, run,
-    skipped,
+    skipped, wait_for,
 };
 
 fn skip() -> bool {
@@ -101,6 +101,48 @@ iam.put_user_policy(UserName='daemon', PolicyName='use', PolicyDocument=json.dum
     );
     mount.wait_state("open", PATIENCE);
     assert_eq!(reread(&mut file).expect("the same descriptor"), b"least privilege");
+}
+
+/// A heartbeat of a read-only mount asked for a data key: an identity that may only Decrypt could not
+/// mount, and such a mount locked at once.
+#[test]
+fn an_identity_that_may_only_decrypt_mounts_read_only() {
+    if skip() {
+        return;
+    }
+    let server = Server::ministack(Rules::Enforced);
+    new_key(&server, "kmsfs");
+    let store = Store::on(&server);
+    written(&store.mount(&[]), "file", b"to be read");
+    let user = server.python(
+        "iam.create_user(UserName='reader')
+allow = {'Version': '2012-10-17', 'Statement': [{'Effect': 'Allow', 'Resource': '*',
+    'Action': ['kms:Decrypt']}]}
+iam.put_user_policy(UserName='reader', PolicyName='use', PolicyDocument=json.dumps(allow))
+made = iam.create_access_key(UserName='reader')['AccessKey']
+print(made['AccessKeyId'], made['SecretAccessKey'])",
+    );
+    let (name, secret) = user.split_once(' ').expect("two words");
+    let mounting = |options: &[&str]| {
+        let mut command = store.kmsfs();
+        command.arg("mount").arg(store.path()).arg(store.mountpoint()).args(options);
+        command.args(["--heartbeat", "1s"]).envs(credentials(name, secret));
+        command
+    };
+    fails(&mut mounting(&[]), 5);
+    run(&mut mounting(&["--read-only"]));
+    let mount = store.mounted();
+    assert_eq!(fs::read(mount.at("file")).expect("readable"), b"to be read");
+    wait_for("heartbeats", PATIENCE, || mount.report()["beats"].as_u64() >= Some(3));
+    assert_eq!(
+        (mount.state(), mount.report()["beats_failed"].as_u64()),
+        ("open".to_owned(), Some(0))
+    );
+    run(key(&server).args(["disable", "alias/kmsfs"]));
+    mount.wait_state("revoked", PATIENCE);
+    run(key(&server).args(["enable", "alias/kmsfs"]));
+    mount.wait_state("open", PATIENCE);
+    assert_eq!(fs::read(mount.at("file")).expect("readable"), b"to be read");
 }
 
 /// Credentials that are taken away in mid-run are an outage, not a refusal; new ones are found

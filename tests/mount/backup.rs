@@ -9,7 +9,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::churn::{self, Churn};
-use crate::support::{Store, fails, files, full_size, kmsfs, run, skipped, wait_for};
+use crate::support::device::OpenDevice;
+use crate::support::{Ordinary, Store, fails, files, full_size, kmsfs, run, skipped, wait_for};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -174,6 +175,36 @@ fn what_is_no_copy_is_left_alone() {
     run(kmsfs().arg("unmount").arg(&at));
     let said = fails(&mut backup(&path, &copy), 1);
     assert!(said.contains("mounted for writing"), "{said}");
+}
+
+/// A copy that root makes of another user's store is that user's.
+#[test]
+fn a_copy_belongs_to_whom_the_store_belongs_to() {
+    if skipped("fuse") {
+        return;
+    }
+    let _device = OpenDevice::new();
+    let user = Ordinary::new();
+    run(&mut user.shell(
+        "./kmsfs init store --no-passphrase 2>/dev/null >/dev/null; mkdir mnt; ./kmsfs mount store mnt
+        echo content > mnt/file; mkdir -m 0500 mnt/closed; ./kmsfs unmount mnt",
+    ));
+    // Beside the store, in a folder that is root's.
+    let beside = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(beside.path(), fs::Permissions::from_mode(0o711)).expect("set");
+    let copy = beside.path().join("copy");
+    run(&mut backup(&user.at("store"), &copy));
+    run(&mut backup(&user.at("store"), &copy));
+    let owned = run(Command::new("find").arg(&copy).args(["!", "-user", "nobody"]));
+    assert_eq!(owned, "", "all of it is theirs");
+    let mounting = format!(
+        "mkdir at; ./kmsfs mount {0} at; cat at/file; ./kmsfs unmount at; ./kmsfs fsck {0}",
+        copy.display()
+    );
+    let said = run(&mut user.shell(&mounting));
+    assert!(said.starts_with("content\n") && said.contains("0 damage, 0 leftovers"), "{said}");
+    // Their own copy, of a folder that even they may not write.
+    run(&mut user.shell("./kmsfs backup store own; ./kmsfs backup store own; ./kmsfs fsck own"));
 }
 
 /// A mount of a restored copy removed the keys that the journal named, a day later: of files, too,

@@ -16,6 +16,8 @@ const TEMPORARY: &str = ".kmsfs.backup";
 const PIECE: usize = 256;
 /// A file that is written to all the time is read so often, until nothing came in between.
 const PASSES: u32 = 4;
+/// And a page of it, until two reads agree.
+const MOST_READS: u32 = 32;
 /// Two changes within this time may have one time of change.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -128,7 +130,7 @@ fn pages(from: &dyn OpenFile, to: &dyn OpenFile, size: u64, buf: &mut [u8]) -> i
 }
 
 /// Reads it all again, and writes the pages that are others by now. A page that was read while it
-/// was written is torn: it is another the next time.
+/// was written is torn: each is taken as two reads, one after the other, have found it.
 fn changed_pages(
     from: &dyn OpenFile,
     to: &dyn OpenFile,
@@ -145,6 +147,7 @@ fn changed_pages(
         for start in (0..n).step_by(page) {
             let end = (start + page).min(n);
             if now[start..end] != before[start..end] {
+                settle(from, at + start as u64, &mut now[start..end])?;
                 to.write_at(&now[start..end], at + start as u64)?;
                 bytes += (end - start) as u64;
             }
@@ -155,6 +158,20 @@ fn changed_pages(
         at += n as u64;
     }
     Ok(bytes)
+}
+
+/// Reads a page again until it is twice the same.
+fn settle(from: &dyn OpenFile, at: u64, page: &mut [u8]) -> io::Result<()> {
+    let mut again = vec![0; page.len()];
+    for _ in 0..MOST_READS {
+        let n = from.read_at(&mut again, at)?;
+        again[n..].fill(0);
+        if again == *page {
+            return Ok(());
+        }
+        page.copy_from_slice(&again);
+    }
+    Ok(())
 }
 
 /// Gives a copy the owner, mode, attributes and times of the original.

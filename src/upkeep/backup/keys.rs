@@ -1,6 +1,7 @@
 //! What lies beside the tree: sidecar pages, then branch keys, then bodies of links. The journal of
 //! what was removed is not for a copy, which may have what it names.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -73,12 +74,15 @@ pub(super) fn missing(
     let is_there = |path: &Path| copy.has_entry(path);
     for (file, path) in references.files.iter().filter(|(_, path)| is_there(path)) {
         let page = file.page();
-        if !pages.contains_key(&page) {
-            let read = copy.read_page(page).map_err(to(Path::new(&page.to_string())))?;
-            let slots = read.iter().flat_map(crate::store::Page::readable).map(|line| line.slot);
-            pages.insert(page, slots.collect());
-        }
-        if !pages[&page].contains(&file.slot()) {
+        let slots = match pages.entry(page) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let read = copy.read_page(page).map_err(to(Path::new(&page.to_string())))?;
+                let lines = read.iter().flat_map(crate::store::Page::readable);
+                unknown.insert(lines.map(|line| line.slot).collect())
+            }
+        };
+        if !slots.contains(&file.slot()) {
             missing.push(path.clone());
         }
     }

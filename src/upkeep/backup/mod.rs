@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 pub use open::Destination;
 use tree::Stillness;
 
+use crate::disk::identity::{self, Owners};
 use crate::ids::{FileId, LinkId};
 use crate::store::{Store, StoreError};
 
@@ -93,6 +94,19 @@ struct References {
 /// # Errors
 /// [`BackupError`]. What is copied by then stays, and the next run goes on from there.
 pub fn backup(
+    store: &Store,
+    destination: &Destination,
+    watcher: &mut dyn Watcher,
+) -> Result<Copied, BackupError> {
+    // What root writes belongs to the store's owner, too: his daemon could not read it else.
+    let (uid, gid) = store.owner().map_err(from(Path::new("")))?;
+    identity::assume(Owners::detect(), uid, gid).map_err(to(Path::new("")))?;
+    let done = copy(store, destination, watcher);
+    identity::assume(Owners::detect(), 0, 0).map_err(to(Path::new("")))?;
+    done
+}
+
+fn copy(
     store: &Store,
     destination: &Destination,
     watcher: &mut dyn Watcher,

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::{BackupError, from, to};
+use crate::disk::identity::{self, Owners};
 use crate::disk::{self, Dir, File, Open, Wait};
 use crate::durable;
 use crate::ids::VolumeId;
@@ -23,23 +24,31 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Opens a folder for copies of a volume: an empty one, or one that holds such a copy and was
+    /// Opens a folder for copies of a store: an empty one, or one that holds such a copy and was
     /// not mounted for writing since.
     ///
     /// # Errors
     /// `NotACopy`, `Busy`, `To`.
-    pub fn open(top: Dir, path: &Path, volume: VolumeId) -> Result<Self, BackupError> {
+    pub fn open(top: Dir, path: &Path, store: &Store) -> Result<Self, BackupError> {
+        let volume = store.read_volume()?.settings.volume();
+        let owner = store.owner().map_err(from(path))?;
         let is_empty = disk::names(&*top).map_err(to(path))?.is_empty();
         let known = CopyState::of(&top).map_err(to(path))?;
         if !is_empty && known.is_none_or(|(of, _)| of != volume) {
             return Err(BackupError::NotACopy);
         }
         if is_empty {
-            top.open(OsStr::new("."), Open::Pin)
-                .and_then(|own| own.set_mode(0o700))
-                .and_then(|()| CopyState::Incomplete.say(&top, volume))
-                .map_err(to(path))?;
+            close_to_others(&top, owner).map_err(to(path))?;
         }
+        // As who may enter it: root writes nothing in it that is not its owner's.
+        identity::assume(Owners::detect(), owner.0, owner.1).map_err(to(path))?;
+        let opened = Self::opened(top, path, volume);
+        identity::assume(Owners::detect(), 0, 0).map_err(to(path))?;
+        opened
+    }
+
+    fn opened(top: Dir, path: &Path, volume: VolumeId) -> Result<Self, BackupError> {
+        CopyState::Incomplete.say(&top, volume).map_err(to(path))?;
         make(&top).map_err(to(path))?;
         let store = Store::open(top.clone())?;
         let lock = top.open(OsStr::new(LOCK), Open::ReadWrite).map_err(to(path))?;
@@ -47,7 +56,6 @@ impl Destination {
             io::ErrorKind::WouldBlock => BackupError::Busy,
             _ => BackupError::To(path.to_owned(), e),
         })?;
-        CopyState::Incomplete.say(&top, volume).map_err(to(path))?;
         Ok(Self { top, store, volume, _lock: lock })
     }
 
@@ -66,6 +74,16 @@ impl Destination {
         }
         CopyState::Whole.say(&self.top, self.volume).map_err(to(root))
     }
+}
+
+/// A folder that only the store's owner enters.
+fn close_to_others(top: &Dir, (uid, gid): (u32, u32)) -> io::Result<()> {
+    let own = top.open(OsStr::new("."), Open::Pin)?;
+    let stat = own.stat()?;
+    if (stat.uid, stat.gid) != (uid, gid) {
+        own.set_owner(Some(uid), Some(gid))?;
+    }
+    own.set_mode(0o700)
 }
 
 /// The folders of a store and its lock, where they are not there yet.
