@@ -22,9 +22,8 @@ use crate::fuse::{self, Adapter, MountError, PageCache, Shared};
 use crate::ids::VolumeId;
 use crate::keys::audit::{By, Log, LogError, Operation};
 use crate::keys::{
-    self, Accepted, Identity, Keyring, Limits, Monitor, OpenError, Phase, Reason, Services, StoreUse,
-    Timing,
-    Trust, Word,
+    self, Accepted, Identity, Keyring, Limits, Monitor, OpenError, Phase, Reason, Services,
+    StoreUse, Timing, Trust, Word,
 };
 use crate::kms::{Counters, KeyArn};
 use crate::secret::scrub_stack;

@@ -1,5 +1,6 @@
 //! The command line: words, exit codes, hints.
 
+mod again;
 mod background;
 mod backup;
 mod config;
@@ -219,7 +220,10 @@ fn help_mount(words: &[OsString]) -> Result<(), Failure> {
         helper::Call::Pretend(line) => (line, false),
     };
     match read(&line)?.verb {
-        Verb::Mount(args) if is_real => mount::run(&args, &line),
+        Verb::Mount(args) if is_real => match again::mount(&args)? {
+            again::Before::Mounted => Ok(()),
+            again::Before::Not => mount::run(&args, &line),
+        },
         Verb::Mount(args) => mount::rehearse(&args),
         _ => unreachable!("the line's second word is mount"),
     }

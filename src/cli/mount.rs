@@ -116,6 +116,15 @@ pub struct Mount {
     o: Vec<String>,
 }
 
+impl Mount {
+    /// The store, where it is to be mounted, and with which words of `-o`.
+    pub(super) fn wanted(&self) -> (&Path, &Path, Vec<String>) {
+        let mut words = self.o.clone();
+        words.extend(self.read_only.then(|| "ro".to_owned()));
+        (&self.store, &self.mountpoint, words)
+    }
+}
+
 /// Runs `mount`; `line` is what it was called with, for the background child to be called alike.
 ///
 /// # Errors

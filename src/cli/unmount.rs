@@ -12,6 +12,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use crate::console::failure::{Exit, Failure};
 use crate::console::printing::tell;
 use crate::control::{self, Target, has_ended};
+use crate::disk::DeviceNumber;
 use crate::threads::{Role, spawn};
 
 /// Arguments of `unmount`.
@@ -49,6 +50,7 @@ pub fn run(args: &Unmount) -> Result<(), Failure> {
             (Target::Elsewhere { mountpoint, .. }, daemon) => from_within(mountpoint, daemon)?,
         }
         if let (Some(daemon), false) = (daemon, args.lazy)
+            && !is_seen_elsewhere(&target)
             && !has_ended(&daemon, 60)
         {
             tell!("kmsfs: unmounted; the daemon is still tidying up");
@@ -72,6 +74,13 @@ fn once_free(at: &Path, flags: UnmountFlags) -> Result<(), Failure> {
             done => return done,
         }
     }
+}
+
+/// Whether a mount that was taken from one place is still there at another: its daemon goes on.
+fn is_seen_elsewhere(target: &Target) -> bool {
+    let Target::Here(mount) = target else { return false };
+    let others = control::mounts().unwrap_or_default();
+    others.iter().any(|other| other.device == mount.device)
 }
 
 /// A mount in another mount namespace is reached by its daemon alone, which a signal has unmount.
@@ -124,6 +133,22 @@ fn as_user(at: &Path, flags: UnmountFlags) -> Result<(), Failure> {
     }
 }
 
+/// Unmounts at each place where it is seen in this mount namespace.
+fn unmount_all(at: &Path, device: Option<DeviceNumber>) {
+    let mounts = control::mounts().unwrap_or_default();
+    let seen = mounts.into_iter().rev().filter(|mount| Some(mount.device) == device);
+    let mut places: Vec<PathBuf> = seen.map(|mount| mount.mountpoint).collect();
+    if places.is_empty() {
+        // It cannot be seen, or lies in another namespace by now.
+        places.push(at.to_owned());
+    }
+    for place in places {
+        if unmount(&place, UnmountFlags::empty()).is_err() {
+            let _ = detach(&place);
+        }
+    }
+}
+
 /// SIGTERM and SIGINT unmount; a busy mount is detached and ends with its last user. SIGHUP is
 /// noted and does nothing: there is nothing to read again, and the end of a terminal is no reason
 /// to take a filesystem from those who use it.
@@ -132,6 +157,7 @@ fn as_user(at: &Path, flags: UnmountFlags) -> Result<(), Failure> {
 /// When no thread can be started.
 pub(super) fn on_signals(at: &Path) -> Result<(), Failure> {
     let at = at.to_owned();
+    let device = DeviceNumber::mounted_at(&at).ok().flatten();
     let mut signals =
         signal_hook::iterator::Signals::new([libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
             .map_err(|e| Failure::io(&at, &e))?;
@@ -139,8 +165,8 @@ pub(super) fn on_signals(at: &Path) -> Result<(), Failure> {
         for signal in signals.forever() {
             if signal == libc::SIGHUP {
                 log::warn!("SIGHUP does nothing; to unmount, send SIGTERM");
-            } else if unmount(&at, UnmountFlags::empty()).is_err() {
-                let _ = detach(&at);
+            } else {
+                unmount_all(&at, device);
             }
         }
     };

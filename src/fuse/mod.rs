@@ -22,6 +22,8 @@ mod uring;
 mod watch;
 
 pub use adapter::Adapter;
-pub use mountpoint::{Exposure, MountError, Mounted, Options, Transport, changed_flags, mount};
+pub use mountpoint::{
+    Exposure, MountError, Mounted, Options, Transport, UNPRIVILEGED, changed_flags, mount,
+};
 pub use shared::Shared;
 pub use terms::PageCache;

@@ -204,7 +204,7 @@ fn mount_as_root(source: &Path, at: &Path, options: &Options) -> Result<OwnedFd,
 
 /// What a new mount has unless it is taken back: owners, modes and device numbers are what whoever
 /// can write the store makes them.
-const UNPRIVILEGED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+pub const UNPRIVILEGED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 
 /// These flags, as the words of `-o` change them.
 ///

@@ -178,6 +178,45 @@ umount "$MNT"
     assert!(told.contains("it was mounted read-only"), "{told}");
 }
 
+/// As with the kernel's own filesystems; it was "another kmsfs has it mounted".
+#[test]
+fn a_store_is_mounted_at_two_places() {
+    if skipped("fuse") {
+        return;
+    }
+    let namespace = Namespace::new();
+    namespace.runs(
+        r#"
+two="$T/two"
+mkdir "$two"
+mount -t kmsfs "$STORE" "$MNT"
+mount -t kmsfs -o noexec,ro "$STORE" "$two"
+echo content > "$MNT/file"
+[ "$(cat "$two/file")" = content ] || says "another filesystem"
+touch "$two/file" 2>/dev/null && says "not read-only"
+findmnt -n -o OPTIONS "$two" | grep noexec | grep nosuid | grep -q nodev || says "no flags"
+findmnt -n -o OPTIONS "$MNT" | grep -q noexec && says "flags of the other"
+mount -o remount,bind,rw "$two"
+mkdir "$two/a"; mv "$two/file" "$two/a/file"; mkdir "$MNT/b"; mv "$MNT/a/file" "$two/b/file"
+[ "$(cat "$MNT/b/file")" = content ] || says "not renamed"
+"$KMSFS" status "$two" | grep -q ': open' || says "no status"
+before=$(date +%s)
+"$KMSFS" unmount "$MNT"
+[ $(($(date +%s) - before)) -lt 30 ] || says "it waits for a daemon that goes on"
+[ "$(cat "$two/b/file")" = content ] || says "gone with the first"
+umount "$two"
+mount -t kmsfs "$STORE" "$MNT"
+mount -t kmsfs "$STORE" "$two"
+pid=$("$KMSFS" status "$two" --output json | sed 's/.*"pid":\([0-9]*\).*/\1/')
+kill -TERM "$pid"
+for i in $(seq 200); do mounted || break; sleep 0.05; done
+grep -q "$T/two\|$MNT" /proc/self/mounts && says "still seen at one place"
+mount -t kmsfs "$STORE" "$MNT"
+umount "$MNT"
+"#,
+    );
+}
+
 #[test]
 fn what_fails_has_the_exit_codes_of_mount() {
     if skipped("fuse") {
