@@ -4,15 +4,14 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::support::churn::{self, Churn};
 use crate::support::device::OpenDevice;
-use crate::support::{Ordinary, Store, fails, files, full_size, kmsfs, run, skipped, wait_for};
-
-const SOON: Duration = Duration::from_secs(60);
+use crate::support::{
+    Ordinary, PATIENCE, Store, fails, files, full_size, kmsfs, run, skipped, wait_for,
+};
 
 fn backup(store: &Path, dest: &Path) -> Command {
     let mut command = kmsfs();
@@ -54,7 +53,7 @@ fn a_copy_of_a_store_in_use_loses_no_file() {
         let mut found = 0;
         for _ in 0..if full_size() { 40 } else { 6 } {
             let rounds = churn.rounds();
-            wait_for("a load", SOON, || churn.rounds() > rounds + 3);
+            wait_for("a load", PATIENCE, || churn.rounds() > rounds + 3);
             let said = done(&store.path(), &copy);
             assert_eq!((&said["failed"], &said["keyless"]), (&Value::from(0), &Value::from(0)));
             looked_at(&store, &copy, |at| found += churn::check(at));
@@ -233,7 +232,7 @@ fn a_restored_store_keeps_the_keys_of_all_of_its_files() {
     fs::create_dir(&at).expect("made");
     for _ in 0..3 {
         run(kmsfs().arg("mount").arg(&restored).arg(&at).args(["--removed-key-grace", "1s"]));
-        wait_for("the end of the grace", SOON, || {
+        wait_for("the end of the grace", PATIENCE, || {
             let kept = files(&restored.join("keys/removed"));
             kept.iter().all(|path| path.ends_with("clock"))
         });

@@ -5,11 +5,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use crate::support::{Mount, Store, Tmpfs, errno, kmsfs, run, skipped, wait_for};
-
-const SOON: Duration = Duration::from_secs(30);
+use crate::support::{Mount, PATIENCE, Store, Tmpfs, errno, kmsfs, run, skipped, wait_for};
 
 /// All of a folder: each entry's attributes but its time of access, and its bytes.
 fn all_of(folder: &Path) -> BTreeMap<PathBuf, (Vec<i64>, Vec<u8>)> {
@@ -104,7 +101,7 @@ fn a_read_only_mount_writes_nothing_and_asks_the_kms_to_decrypt_alone() {
             let mount = store.mount(&[option, &["--heartbeat", "1s"][..]].concat());
             assert!(flags(&mount.root()).contains(&"ro".to_owned()));
             reads_all(&mount);
-            wait_for("heartbeats", SOON, || mount.report()["beats"].as_u64() >= Some(3));
+            wait_for("heartbeats", PATIENCE, || mount.report()["beats"].as_u64() >= Some(3));
             reads_all(&mount);
             assert_eq!(asked(&mount).into_keys().collect::<Vec<_>>(), ["Decrypt"]);
             let report = mount.report();
@@ -130,7 +127,7 @@ fn a_read_only_mount_that_accepts_the_present_key_alone_writes_nothing_either() 
     let before = all_of(&store.path());
     let mount = store.mount(&["--read-only", "--heartbeat", "1s"]);
     reads_all(&mount);
-    wait_for("heartbeats", SOON, || mount.report()["beats"].as_u64() >= Some(2));
+    wait_for("heartbeats", PATIENCE, || mount.report()["beats"].as_u64() >= Some(2));
     assert!(asked(&mount).contains_key("GenerateDataKey"));
     mount.unmount();
     assert!(all_of(&store.path()) == before, "the store was changed");
@@ -148,10 +145,10 @@ fn a_read_only_mount_locks_and_opens_again() {
     let mount = store.mount(&["--read-only", "--heartbeat", "1s"]);
     reads_all(&mount);
     store.key(&["disable", "alias/kmsfs"]);
-    mount.wait_state("revoked", SOON);
+    mount.wait_state("revoked", PATIENCE);
     assert!(fs::read(mount.at("file10")).is_err());
     store.key(&["enable", "alias/kmsfs"]);
-    mount.wait_state("open", SOON);
+    mount.wait_state("open", PATIENCE);
     reads_all(&mount);
     mount.unmount();
     assert!(all_of(&store.path()) == before, "the store was changed");
@@ -177,7 +174,7 @@ fn a_store_on_a_read_only_filesystem_is_mounted_read_only() {
     let mount = store.mounted();
     assert!(flags(&mount.root()).contains(&"ro".to_owned()));
     reads_all(&mount);
-    wait_for("heartbeats", SOON, || mount.report()["beats"].as_u64() >= Some(3));
+    wait_for("heartbeats", PATIENCE, || mount.report()["beats"].as_u64() >= Some(3));
     assert_eq!(asked(&mount).into_keys().collect::<Vec<_>>(), ["Decrypt"]);
     let volume = mount.report()["volume"].as_str().expect("an id").to_owned();
     mount.unmount();

@@ -4,12 +4,10 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use crate::support::churn::{self, Churn};
-use crate::support::{Store, full_size, kmsfs, run, skipped, wait_for};
+use crate::support::{PATIENCE, Store, full_size, kmsfs, run, skipped, wait_for};
 
-const SOON: Duration = Duration::from_secs(60);
 /// All of a store but its tree.
 const REST: [&str; 5] = ["keys", "links", "lock", "volume.json", "volume.json.bak"];
 
@@ -29,7 +27,7 @@ fn tried(tool: impl Fn(&Store, &Path)) {
     let mut found = 0;
     for n in 0..if full_size() { 20 } else { 3 } {
         let rounds = churn.rounds();
-        wait_for("a load", SOON, || churn.rounds() > rounds + 3);
+        wait_for("a load", PATIENCE, || churn.rounds() > rounds + 3);
         let restored = store.outside(&format!("restored{n}"));
         fs::create_dir(&restored).expect("made");
         tool(&store, &restored);
