@@ -61,7 +61,6 @@ type Tell = Box<dyn Fn(&Identity) + Send + Sync>;
 pub struct Keyring {
     volume: Volume,
     store: Arc<Store>,
-    store_use: StoreUse,
     services: Services,
     rate: Rate,
     gate: Arc<Gate>,
@@ -98,7 +97,6 @@ impl Keyring {
         Self {
             volume,
             store,
-            store_use: limits.store_use,
             services,
             rate,
             gate,
@@ -139,7 +137,7 @@ impl Keyring {
 
     /// What may be done to the store.
     pub(super) fn store_use(&self) -> StoreUse {
-        self.store_use
+        self.dead.store_use()
     }
 
     /// The KMS for data keys.

@@ -59,6 +59,10 @@ impl PendingRemovals {
         Self { store_use, pending: Mutex::default(), clock: Mutex::default() }
     }
 
+    pub(super) fn store_use(&self) -> StoreUse {
+        self.store_use
+    }
+
     /// How long keys stay; `None` where nothing is ever removed.
     fn grace(&self) -> Option<Duration> {
         match self.store_use {
