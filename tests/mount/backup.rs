@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::churn::{self, Churn};
 use crate::support::device::OpenDevice;
 use crate::support::{
-    Ordinary, PATIENCE, Store, fails, files, full_size, kmsfs, run, skipped, wait_for,
+    MountedAt, Ordinary, PATIENCE, Store, fails, files, full_size, kmsfs, run, skipped, wait_for,
 };
 
 fn backup(store: &Path, dest: &Path) -> Command {
@@ -30,6 +30,7 @@ fn looked_at(store: &Store, copy: &Path, look: impl FnOnce(&Path)) {
     assert!(said.contains("0 damage"), "{said}");
     let at = store.outside("looked-at");
     fs::create_dir_all(&at).expect("made");
+    let _mounted = MountedAt::new(&at);
     run(kmsfs().arg("mount").arg(copy).arg(&at).arg("--read-only"));
     let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| look(&at)));
     run(kmsfs().arg("unmount").arg(&at));
@@ -158,6 +159,7 @@ fn what_is_no_copy_is_left_alone() {
     fs::write(copy.join("copy"), text.replace("whole", "incomplete")).expect("written");
     let at = store.outside("at");
     fs::create_dir(&at).expect("made");
+    let _mounted = MountedAt::new(&at);
     let mut mounting = kmsfs();
     let told =
         mounting.arg("mount").arg(&copy).arg(&at).arg("--read-only").output().expect("started");
@@ -230,6 +232,7 @@ fn a_restored_store_keeps_the_keys_of_all_of_its_files() {
     assert!(!files(&restored.join("keys/removed")).is_empty());
     let at = store.outside("at");
     fs::create_dir(&at).expect("made");
+    let _mounted = MountedAt::new(&at);
     for _ in 0..3 {
         run(kmsfs().arg("mount").arg(&restored).arg(&at).args(["--removed-key-grace", "1s"]));
         wait_for("the end of the grace", PATIENCE, || {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::churn::{self, Churn};
-use crate::support::{PATIENCE, Store, full_size, kmsfs, run, skipped, wait_for};
+use crate::support::{MountedAt, PATIENCE, Store, full_size, kmsfs, run, skipped, wait_for};
 
 /// All of a store but its tree.
 const REST: [&str; 5] = ["keys", "links", "lock", "volume.json", "volume.json.bak"];
@@ -39,6 +39,7 @@ fn tried(tool: impl Fn(&Store, &Path)) {
         assert!(!said.contains(" key ") && !said.contains("wrapped key is missing"), "{said}");
         let at = store.outside(&format!("at{n}"));
         fs::create_dir(&at).expect("made");
+        let _mounted = MountedAt::new(&at);
         run(kmsfs().arg("mount").arg(&restored).arg(&at));
         let looked = std::panic::catch_unwind(|| churn::check(&at));
         run(kmsfs().arg("unmount").arg(&at));

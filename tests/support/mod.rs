@@ -415,6 +415,23 @@ impl Drop for Mount<'_> {
     }
 }
 
+/// A place where something other than a [`Store`] is mounted, unmounted when dropped.
+pub struct MountedAt(PathBuf);
+
+impl MountedAt {
+    /// A folder that is there.
+    pub fn new(at: &Path) -> Self {
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for MountedAt {
+    fn drop(&mut self) {
+        // Where the test has done it already this fails, and nothing is left to do.
+        let _ = kmsfs().arg("unmount").arg("--lazy").arg(&self.0).output();
+    }
+}
+
 /// Every file under a folder.
 pub fn files(folder: &Path) -> Vec<PathBuf> {
     let mut all = Vec::new();
