@@ -20,8 +20,11 @@ fn content(seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// Whether it is what a file has at any moment: content, or the beginning of it.
+/// Whether it is what a file has at any moment: content, or the beginning of it, and zeros where a
+/// write was under way that nobody had synced.
 fn is_whole(bytes: &[u8]) -> bool {
+    let written = bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+    let bytes = &bytes[..written];
     let seed = bytes.get(..16).and_then(|b| std::str::from_utf8(b).ok()?.parse().ok());
     bytes.is_empty() || seed.is_some_and(|seed| content(seed).starts_with(bytes))
 }

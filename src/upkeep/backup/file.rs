@@ -90,6 +90,8 @@ fn content(from: &dyn OpenFile, to: &dyn OpenFile, buffers: &mut Buffers) -> io:
         if same && after.ctime < began {
             break;
         }
+        // A write has several steps: it is given the time to end.
+        std::thread::sleep(TICK);
     }
     let mut first = [0; crate::content::HEADER];
     to.read_at(&mut first, 0)?;
