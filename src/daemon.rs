@@ -16,6 +16,7 @@ pub use self::hook::Hook;
 use self::kernel::Kernel;
 use crate::clock::Moment;
 use crate::control::{self, Host, LinesUnder, Peer, Report};
+use crate::disk::AccessTimes;
 use crate::disk::device::{self, Device};
 use crate::fs::{Access, Errno, Fail, Fs, FsSettings, ROOT};
 use crate::fuse::{self, Adapter, MountError, PageCache, Shared};
@@ -112,7 +113,8 @@ impl Daemon {
     /// [`DaemonError`].
     pub fn start(settings: Settings, services: Services) -> Result<Self, DaemonError> {
         let io = |what| move |e| DaemonError::Io(what, e);
-        let store = Arc::new(Store::open_path(&settings.store)?);
+        let times = access_times(&settings)?;
+        let store = Arc::new(Store::open_path_for_mount(&settings.store, times)?);
         store.check_private(rustix::process::geteuid().as_raw())?;
         let lock = store.lock()?;
         if settings.limits.store_use != StoreUse::Reads {
@@ -166,7 +168,7 @@ impl Daemon {
             .map_err(io("the store's root"))?;
         let shared = Shared::new(fs, audit_queue.clone());
         shared.start(settings.mount.threads).map_err(io("threads for requests"))?;
-        let adapter = Adapter::new(shared.clone(), settings.cache);
+        let adapter = Adapter::new(shared.clone(), settings.cache, times.files);
         let mounted = fuse::mount(adapter, &settings.store, &settings.mountpoint, &settings.mount)?;
         let notifier = mounted.notifier();
         shared.fs.tell_unexpected_changes(Box::new(move |ino| {
@@ -237,6 +239,15 @@ impl Daemon {
         }
         served
     }
+}
+
+/// As the mount's words say; what refuses every change changes no time either.
+fn access_times(settings: &Settings) -> Result<AccessTimes, MountError> {
+    let flags = fuse::changed_flags(fuse::UNPRIVILEGED, &settings.mount.flags)?;
+    Ok(match settings.fs.access {
+        Access::ReadWrite => AccessTimes::of(flags),
+        Access::ReadOnly => AccessTimes::NEVER,
+    })
 }
 
 /// Beside the mount, for it lists all sidecar folders. It ends with the process: what it has not

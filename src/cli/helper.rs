@@ -29,13 +29,6 @@ const FOR_OTHERS: &[&str] = &[
     "loud",
     "default_permissions",
     "nomand",
-    // Times of access are the daemon's, and not changed by reading.
-    "relatime",
-    "norelatime",
-    "strictatime",
-    "nostrictatime",
-    "diratime",
-    "nodiratime",
     "lazytime",
     "nolazytime",
 ];
@@ -45,8 +38,24 @@ const FOR_OTHERS_WITH_VALUE: &[&str] = &["x-", "X-", "comment=", "helper=", "uhe
 const LISTED: &[&str] = &["user_id=", "group_id=", "max_read=", "blksize="];
 
 /// What `kmsfs mount -o` knows.
-const FLAGS: &[&str] =
-    &["ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "atime"];
+const FLAGS: &[&str] = &[
+    "ro",
+    "rw",
+    "nosuid",
+    "suid",
+    "nodev",
+    "dev",
+    "noexec",
+    "exec",
+    "noatime",
+    "atime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "nodiratime",
+    "diratime",
+];
 
 /// Labels of SELinux.
 const LABELS: [&str; 4] = ["context", "fscontext", "defcontext", "rootcontext"];
@@ -308,7 +317,8 @@ mod tests {
 
     #[test]
     fn what_stands_in_fstab_is_understood() {
-        assert_eq!(options("defaults,relatime,nofail,_netdev,noauto,x-systemd.automount"), [""; 0]);
+        assert_eq!(options("strictatime,nodiratime"), ["-o=strictatime", "-o=nodiratime"]);
+        assert_eq!(options("defaults,lazytime,nofail,_netdev,noauto,x-systemd.automount"), [""; 0]);
         assert_eq!(options("ro,noatime,nosuid"), ["-o=ro", "-o=noatime", "-o=nosuid"]);
         assert_eq!(options("user,exec"), ["-o=nosuid", "-o=nodev", "-o=noexec", "-o=exec"]);
         assert_eq!(options("rw,allow_suid,allow-dev"), ["-o=rw", "-o=suid", "-o=dev"]);

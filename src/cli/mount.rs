@@ -111,7 +111,8 @@ pub struct Mount {
     /// Worker threads
     #[arg(long, env = "KMSFS_THREADS", default_value = "4", value_parser = clap::value_parser!(u16).range(2..=64))]
     threads: u16,
-    /// Mount options: noexec, noatime, ro; and for root suid, dev, which are off otherwise
+    /// Mount options: noexec, ro, noatime, strictatime, nodiratime; and for root suid, dev, which are
+    /// off otherwise
     #[arg(short, value_name = "OPTS", value_delimiter = ',')]
     o: Vec<String>,
 }

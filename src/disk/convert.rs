@@ -1,29 +1,40 @@
 //! From what the kernel says of files to what this crate does, and back.
 
+use std::ffi::OsStr;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{self as rfs, AtFlags, StatxFlags, Timespec, Timestamps, XattrFlags};
 
 use super::{Stat, Time, TimeChange, XattrHow};
 
-pub(super) fn stat_of(s: &rfs::Stat) -> Stat {
-    let time = |secs: i64, nanos: u64| Time { secs, nanos: u32::try_from(nanos).unwrap_or(0) };
-    Stat {
-        dev: s.st_dev,
-        ino: s.st_ino,
-        mode: s.st_mode,
-        nlink: s.st_nlink,
-        uid: s.st_uid,
-        gid: s.st_gid,
-        rdev: s.st_rdev,
-        size: s.st_size.unsigned_abs(),
-        blocks: s.st_blocks.unsigned_abs(),
-        blksize: u32::try_from(s.st_blksize).unwrap_or(4096),
-        atime: time(s.st_atime, s.st_atime_nsec),
-        mtime: time(s.st_mtime, s.st_mtime_nsec),
-        ctime: time(s.st_ctime, s.st_ctime_nsec),
-    }
+/// statx(2) of an entry, or with `AT_EMPTY_PATH` of what is open: as stat(2), and when it was made.
+pub(super) fn stat_at(fd: impl AsFd, name: &OsStr, flags: AtFlags) -> io::Result<Stat> {
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    let s = rfs::statx(fd, name, flags | AtFlags::NO_AUTOMOUNT, wanted)?;
+    let time = |t: rfs::StatxTimestamp| Time { secs: t.tv_sec, nanos: t.tv_nsec };
+    let knows_birth = s.stx_mask & StatxFlags::BTIME.bits() != 0;
+    Ok(Stat {
+        dev: rfs::makedev(s.stx_dev_major, s.stx_dev_minor),
+        ino: s.stx_ino,
+        mode: s.stx_mode.into(),
+        nlink: s.stx_nlink.into(),
+        uid: s.stx_uid,
+        gid: s.stx_gid,
+        rdev: rfs::makedev(s.stx_rdev_major, s.stx_rdev_minor),
+        size: s.stx_size,
+        blocks: s.stx_blocks,
+        blksize: s.stx_blksize,
+        atime: time(s.stx_atime),
+        mtime: time(s.stx_mtime),
+        ctime: time(s.stx_ctime),
+        btime: if knows_birth { time(s.stx_btime) } else { Time::default() },
+    })
+}
+
+/// As [`stat_at`], of what is open.
+pub(super) fn stat_of(fd: impl AsFd) -> io::Result<Stat> {
+    stat_at(fd, OsStr::new(""), AtFlags::EMPTY_PATH)
 }
 
 pub(super) fn timestamps(atime: TimeChange, mtime: TimeChange) -> Timestamps {

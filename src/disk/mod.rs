@@ -18,6 +18,7 @@ mod real;
 pub mod sim;
 mod stat;
 mod sys;
+mod times;
 mod xattrs;
 
 use std::any::Any;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 pub use number::DeviceNumber;
 pub use real::{open_dir, open_parent};
 pub use stat::{FileKind, FsStat, Stat, Time, TimeChange};
+pub use times::{AccessTimes, Counted, open_dir_with};
 
 /// A directory of the backing filesystem.
 pub type Dir = Arc<dyn Directory>;
@@ -44,6 +46,8 @@ pub enum Open {
     ReadWrite,
     /// A new file (O_CREAT | O_EXCL) for reading and writing, with this mode.
     Create(u32),
+    /// As `Create`, in the directory that is named, but without a name (O_TMPFILE).
+    Nameless(u32),
     /// Only to hold the inode (O_PATH), of any kind: all that concerns its attributes works,
     /// whatever becomes of its name; nothing else does.
     Pin,
@@ -58,6 +62,9 @@ pub enum Replace {
     Never,
     /// Swaps the two.
     Exchange,
+    /// Replaces it, and leaves a whiteout in the old place (RENAME_WHITEOUT): a device that overlay
+    /// filesystems take for "nothing is here".
+    Whiteout,
 }
 
 /// What `set_xattr` does about an attribute that is there already (setxattr(2)).
@@ -152,6 +159,10 @@ pub trait OpenFile: Send + Sync + Debug {
     fn xattrs(&self) -> io::Result<Vec<OsString>>;
     /// fremovexattr(2).
     fn remove_xattr(&self, name: &OsStr) -> io::Result<()>;
+    /// Opens the same inode for reading and writing, whatever became of its name.
+    fn reopen(&self) -> io::Result<File>;
+    /// linkat(2): gives it a further name; its first, if it was opened nameless.
+    fn link(&self, to: &dyn Directory, new: &OsStr) -> io::Result<()>;
     /// readlinkat(2), of a symbolic link that is pinned.
     fn readlink(&self) -> io::Result<OsString>;
     /// flock(2), exclusive.

@@ -7,11 +7,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
-use rustix::fs::{self as rfs, AtFlags, CWD, Mode};
+use rustix::fs::{self as rfs, AtFlags, CWD, Mode, OFlags};
 
 use super::convert::{group, owner, stat_of, timestamps, xattr_flags};
 use super::place::Place;
-use super::{OpenFile, Range, Stat, TimeChange, Wait, XattrHow, xattrs};
+use super::real::{RealFile, real};
+use super::{Directory, File, OpenFile, Range, Stat, TimeChange, Wait, XattrHow, xattrs};
 
 #[derive(Debug)]
 pub(super) struct Pin(OwnedFd, Arc<Place>);
@@ -26,11 +27,27 @@ impl Pin {
         Self(fd, place)
     }
 
-    /// A path that leads to this very inode, a symbolic link too, for the calls that refuse the
-    /// descriptor itself (proc_pid_fd(5)).
     fn proc_path(&self) -> String {
-        format!("/proc/self/fd/{}", self.0.as_raw_fd())
+        own_path(&self.0)
     }
+}
+
+/// A path that leads to the very inode that is open, a symbolic link too, for the calls that refuse
+/// the descriptor itself (proc_pid_fd(5)).
+fn own_path(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// Opens the inode that is open once more, for reading and writing.
+pub(super) fn reopen(fd: &OwnedFd, place: &Arc<Place>) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let fd = rfs::open(own_path(fd), flags, Mode::empty())?;
+    Ok(Arc::new(RealFile(fd, place.clone())))
+}
+
+/// Gives the inode that is open a name.
+pub(super) fn link(fd: &OwnedFd, to: &dyn Directory, new: &OsStr) -> io::Result<()> {
+    Ok(rfs::linkat(CWD, own_path(fd), &real(to)?.0, new, AtFlags::SYMLINK_FOLLOW)?)
 }
 
 impl OpenFile for Pin {
@@ -79,7 +96,7 @@ impl OpenFile for Pin {
     }
 
     fn stat(&self) -> io::Result<Stat> {
-        Ok(self.1.within(stat_of(&rfs::fstat(&self.0)?)))
+        Ok(self.1.within(stat_of(&self.0)?))
     }
 
     fn identity(&self) -> io::Result<[u8; 16]> {
@@ -123,6 +140,14 @@ impl OpenFile for Pin {
 
     fn remove_xattr(&self, name: &OsStr) -> io::Result<()> {
         Ok(rfs::removexattr(self.proc_path(), name)?)
+    }
+
+    fn reopen(&self) -> io::Result<File> {
+        reopen(&self.0, &self.1)
+    }
+
+    fn link(&self, to: &dyn Directory, new: &OsStr) -> io::Result<()> {
+        link(&self.0, to, new)
     }
 
     fn readlink(&self) -> io::Result<OsString> {

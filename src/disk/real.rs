@@ -14,16 +14,19 @@ use rustix::fs::{
     ResolveFlags, SeekFrom,
 };
 
-use super::convert::{self, group, owner, stat_of, timestamps, xattr_flags};
+use super::convert::{self, group, owner, stat_at, stat_of, timestamps, xattr_flags};
 use super::{
     Dir, Directory, Entry, File, FileKind, FsStat, Open, OpenFile, Range, Replace, Stat,
-    TimeChange, Wait, XattrHow, pin::Pin, place::Place, sys, xattrs,
+    TimeChange, Wait, XattrHow,
+    pin::{Pin, link, reopen},
+    place::Place,
+    sys, xattrs,
 };
 
 #[derive(Debug)]
-struct RealDir(OwnedFd, Arc<Place>);
+pub(super) struct RealDir(pub(super) OwnedFd, Arc<Place>);
 #[derive(Debug)]
-struct RealFile(OwnedFd, Arc<Place>);
+pub(super) struct RealFile(pub(super) OwnedFd, pub(super) Arc<Place>);
 
 /// Opens one entry of a directory, and nothing that it leads to: no symbolic link, no other
 /// filesystem that is mounted over it (openat2(2)). Whoever can change the store's folders beneath a
@@ -47,8 +50,7 @@ fn open_entry(dir: &OwnedFd, name: &OsStr, flags: OFlags, mode: Mode) -> io::Res
 /// Opens a directory by its path, following symbolic links: for what the user typed.
 pub fn open_dir(path: &Path) -> io::Result<Dir> {
     let fd = rfs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let place = Place::of(&fd, &stat_of(&rfs::fstat(&fd)?));
-    Ok(Arc::new(RealDir(fd, Arc::new(place))))
+    RealDir::top(fd)
 }
 
 /// Opens the directory that `path` lies in, and gives its last component.
@@ -140,7 +142,7 @@ impl OpenFile for RealFile {
     }
 
     fn stat(&self) -> io::Result<Stat> {
-        Ok(self.1.within(stat_of(&rfs::fstat(&self.0)?)))
+        Ok(self.1.within(stat_of(&self.0)?))
     }
 
     fn identity(&self) -> io::Result<[u8; 16]> {
@@ -185,6 +187,14 @@ impl OpenFile for RealFile {
         Ok(rfs::fremovexattr(&self.0, name)?)
     }
 
+    fn reopen(&self) -> io::Result<File> {
+        reopen(&self.0, &self.1)
+    }
+
+    fn link(&self, to: &dyn Directory, new: &OsStr) -> io::Result<()> {
+        link(&self.0, to, new)
+    }
+
     fn readlink(&self) -> io::Result<OsString> {
         Err(io::Error::from_raw_os_error(libc::EINVAL))
     }
@@ -204,6 +214,12 @@ impl OpenFile for RealFile {
 }
 
 impl RealDir {
+    /// A directory that others are opened from.
+    pub(super) fn top(fd: OwnedFd) -> io::Result<Dir> {
+        let place = Place::of(&fd, &stat_of(&fd)?);
+        Ok(Arc::new(Self(fd, Arc::new(place))))
+    }
+
     /// The entry's path through /proc, for the calls that take no directory descriptor.
     fn proc_path(&self, name: &OsStr) -> PathBuf {
         let mut path = PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
@@ -218,7 +234,7 @@ fn not_listed(e: rustix::io::Errno) -> rustix::io::Errno {
     if e == rustix::io::Errno::BADF { rustix::io::Errno::ACCESS } else { e }
 }
 
-fn real(dir: &dyn Directory) -> io::Result<&RealDir> {
+pub(super) fn real(dir: &dyn Directory) -> io::Result<&RealDir> {
     dir.as_any().downcast_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::EXDEV))
 }
 
@@ -229,6 +245,7 @@ impl Directory for RealDir {
             Open::Read => (base | OFlags::RDONLY | OFlags::NONBLOCK, 0),
             Open::ReadWrite => (base | OFlags::RDWR | OFlags::NONBLOCK, 0),
             Open::Create(mode) => (base | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode),
+            Open::Nameless(mode) => (base | OFlags::RDWR | OFlags::TMPFILE, mode),
             Open::Pin => (OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::PATH, 0),
         };
         let fd = open_entry(&self.0, name, flags, Mode::from_raw_mode(mode))?;
@@ -253,12 +270,12 @@ impl Directory for RealDir {
     }
 
     fn stat(&self, name: &OsStr) -> io::Result<Stat> {
-        let stat = stat_of(&rfs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?);
+        let stat = stat_at(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(self.1.beside(&self.0, name, stat))
     }
 
     fn stat_self(&self) -> io::Result<Stat> {
-        Ok(self.1.within(stat_of(&rfs::fstat(&self.0)?)))
+        Ok(self.1.within(stat_of(&self.0)?))
     }
 
     fn mkdir(&self, name: &OsStr, mode: u32) -> io::Result<()> {
@@ -304,6 +321,7 @@ impl Directory for RealDir {
             Replace::Over => return Ok(rfs::renameat(&self.0, name, to, new)?),
             Replace::Never => RenameFlags::NOREPLACE,
             Replace::Exchange => RenameFlags::EXCHANGE,
+            Replace::Whiteout => RenameFlags::WHITEOUT,
         };
         Ok(rfs::renameat_with(&self.0, name, to, new, flags)?)
     }

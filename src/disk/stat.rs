@@ -97,6 +97,8 @@ pub struct Stat {
     pub mtime: Time,
     /// Last change of attributes.
     pub ctime: Time,
+    /// When it was made; 1970 where the filesystem does not say.
+    pub btime: Time,
 }
 
 impl Stat {

@@ -1,8 +1,8 @@
 //! The system calls that rustix does not have.
-#![allow(unsafe_code)] // Plain calls into libc with scalar arguments.
+#![allow(unsafe_code)] // Plain calls into libc, with numbers, and with one structure of numbers.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 fn sync_range(fd: BorrowedFd<'_>, at: u64, len: u64, flags: u32) -> io::Result<()> {
     let at = i64::try_from(at).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
@@ -42,5 +42,24 @@ pub(super) fn set_fs_ids(uid: u32, gid: u32) -> io::Result<()> {
 pub(super) fn unshare_fs() -> io::Result<()> {
     // SAFETY: it takes a number; what is no longer shared is no memory and no descriptor.
     let r = unsafe { libc::unshare(libc::CLONE_FS) };
+    if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// mount_setattr(2) of the mount that `mount` is, which open_tree(2) made: the attributes `clear`
+/// are taken away, `set` given.
+pub(super) fn set_mount_attributes(mount: &OwnedFd, set: u64, clear: u64) -> io::Result<()> {
+    // `struct mount_attr`: set, cleared, propagation, user namespace.
+    let attributes = [set, clear, 0, 0];
+    // SAFETY: the kernel reads as many bytes as it is told the array has, and writes none.
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            attributes.as_ptr(),
+            size_of_val(&attributes),
+        )
+    };
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

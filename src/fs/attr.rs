@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::Fs;
 use super::dirs::Seen;
 use super::errno::{Outcome, errno};
-use super::table::Node;
+use super::node::Node;
 use super::who::{Who, drop_set_ids_unless_privileged};
 use crate::content::plain_size;
 use crate::disk::{Directory, FileKind, OpenFile, Stat, Time, TimeChange};

@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 use super::Fs;
 use super::errno::Outcome;
 use super::handles::OpenFor;
-use super::holes::Sought;
+use super::node::{Content, Node};
 use super::piece::Piece;
 use super::records::Records;
-use super::table::{Content, Node};
+use super::seek::Sought;
 use crate::content::{ContentCipher, PAGE, disk_size, locate, start_of};
 use crate::disk::{File, OpenFile, Range};
 use crate::secret::wipe;
@@ -52,15 +52,26 @@ impl Fs {
     /// `Park`, EBADMSG, EKEYREJECTED; of the backing filesystem.
     pub fn read(&self, ino: u64, offset: u64, out: &mut [u8]) -> Outcome<usize> {
         let node = self.node(ino)?;
+        self.read_records(&node, |records| {
+            PAGES.with_borrow_mut(|pages| records.read(offset, out, pages))
+        })
+    }
+
+    /// Runs `look` under the file's lock, shared, with its cipher if it has a key.
+    fn read_records<T>(
+        &self,
+        node: &Arc<Node>,
+        look: impl FnOnce(&Records<'_>) -> Outcome<T>,
+    ) -> Outcome<T> {
         loop {
-            let (file, cipher) = self.reading(&node)?;
+            let (file, cipher) = self.reading(node)?;
             let content = node.content.read();
             if content.id != cipher.as_ref().map(|c| c.file()) {
                 continue; // It got its key in between.
             }
             let records =
                 Records { file: &*file, cipher: cipher.as_deref(), writeback: self.writeback };
-            return PAGES.with_borrow_mut(|pages| records.read(offset, out, pages));
+            return look(&records);
         }
     }
 
@@ -119,6 +130,7 @@ impl Fs {
             if let Err(e) = records.give_key() {
                 // It stays without a key. The header may be on its way to the disk all the same.
                 self.keyring.schedule_key_removal(cipher.file());
+                content.keyless = false;
                 return Err(e);
             }
             self.learn_id(node, &mut content, cipher.file());
@@ -211,17 +223,13 @@ impl Fs {
         })
     }
 
-    /// lseek(2) SEEK_DATA and SEEK_HOLE. Holes are known without a key. `offset` advances with
-    /// what has been looked at.
+    /// lseek(2) SEEK_DATA and SEEK_HOLE. `offset` advances with what has been looked at.
     ///
     /// # Errors
-    /// `Unfinished`; ENXIO; of the backing filesystem.
+    /// `Park`, `Unfinished`; ENXIO; EBADMSG, EKEYREJECTED; of the backing filesystem.
     pub fn seek(&self, ino: u64, offset: &mut u64, to: Sought) -> Outcome<u64> {
         let node = self.node(ino)?;
-        let file = self.backing(&node, OpenFor::Reading)?;
-        let _content = node.content.read();
-        let records = Records { file: &*file, cipher: None, writeback: self.writeback };
-        records.seek(offset, to, &Piece::begin())
+        self.read_records(&node, |records| records.seek(offset, to, &Piece::begin()))
     }
 
     /// copy_file_range(2); answers how many bytes: fewer where the source ends, or where it has

@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 
 use super::Fs;
 use super::errno::{Outcome, errno};
-use super::table::{Node, ROOT};
+use super::node::Node;
+use super::table::ROOT;
 use crate::disk::{Dir, File, Open};
 
 /// The bounded set of open directories.
@@ -51,30 +52,47 @@ impl Fs {
         // Up, until a directory that is open…
         let mut chain: Vec<(u64, OsString)> = Vec::new();
         let mut at = ino;
-        let mut dir = loop {
-            if at == ROOT {
-                break self.store.tree().clone();
-            }
-            if let Some(dir) = self.dirs.0.lock().get(&at) {
-                break dir.clone();
+        let dir = loop {
+            if let Some(dir) = self.open_already(at) {
+                break dir;
             }
             let (parent, name) = self.node(at)?.place().ok_or(errno(libc::ENOENT))?;
             chain.push((at, name));
             at = parent;
         };
         // …and down again.
-        for (ino, name) in chain.into_iter().rev() {
-            let next = match dir.open_dir(&name) {
+        chain.reverse();
+        self.go_down(dir, &chain)
+    }
+
+    fn open_already(&self, ino: u64) -> Option<Dir> {
+        if ino == ROOT {
+            return Some(self.store.tree().clone());
+        }
+        self.dirs.0.lock().get(&ino).cloned()
+    }
+
+    /// The directory at the end of a way from the root; `None` where another is there, or none.
+    pub(super) fn descend(&self, way: &[(u64, OsString)]) -> Outcome<Option<Dir>> {
+        let up = way.iter().enumerate().rev();
+        let nearest = up.filter_map(|(n, (ino, _))| Some((n + 1, self.open_already(*ino)?))).next();
+        let (from, dir) = nearest.unwrap_or((0, self.store.tree().clone()));
+        self.go_down(dir, &way[from..])
+    }
+
+    fn go_down(&self, mut dir: Dir, way: &[(u64, OsString)]) -> Outcome<Option<Dir>> {
+        for (ino, name) in way {
+            let next = match dir.open_dir(name) {
                 Ok(next) => next,
                 Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
                     return Ok(None);
                 }
                 Err(e) => return Err(e.into()),
             };
-            if self.map_ino(next.stat_self()?.ino) != ino {
+            if self.map_ino(next.stat_self()?.ino) != *ino {
                 return Ok(None);
             }
-            self.dirs.0.lock().put(ino, next.clone());
+            self.dirs.0.lock().put(*ino, next.clone());
             dir = next;
         }
         Ok(Some(dir))

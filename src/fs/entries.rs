@@ -11,8 +11,9 @@ use super::dirs::Seen;
 use super::errno::{Outcome, errno};
 use super::handles::OpenFor;
 use super::names::{DIR_ID, entry_of, is_absent};
-use super::table::{Node, Sighting};
-use crate::disk::{Dir, Directory, FileKind, Open, identity};
+use super::node::Node;
+use super::table::{Inode, Sighting};
+use crate::disk::{Dir, Directory, File, FileKind, Open, identity};
 use crate::ids::DirId;
 use crate::names::{self, DiskLink, DiskName, LinkText};
 use crate::store::Names;
@@ -54,14 +55,14 @@ impl Fs {
     }
 
     /// Counts a lookup of an entry on disk and answers its attributes.
-    fn found(
+    pub(super) fn found(
         &self,
         (parent, dir): (&Node, &dyn Directory),
         entry: &OsStr,
         sighting: Sighting,
     ) -> Outcome<Found> {
         let attr = self.attr_of(dir.stat(entry)?, dir, entry)?;
-        let node = self.remember(&attr, (parent.ino, entry), sighting);
+        let node = self.remember(&attr, Some((parent.ino, entry)), sighting);
         Ok(Found { attr, generation: node.generation })
     }
 
@@ -69,14 +70,17 @@ impl Fs {
     pub(super) fn remember(
         &self,
         attr: &Attr,
-        place: (u64, &OsStr),
+        place: Option<(u64, &OsStr)>,
         sighting: Sighting,
     ) -> Arc<Node> {
-        let inode = (attr.0.ino, attr.0.kind());
-        let (node, gone) = self.table.remember(inode, Some(place), sighting);
-        if let Some(gone) = gone {
-            log::debug!("inode {}: removed from the store beneath the mount", gone.ino);
-            self.forgotten(&gone);
+        let inode = Inode { ino: attr.0.ino, kind: attr.0.kind(), btime: attr.0.btime };
+        let mut any_gone = false;
+        let node = self.table.remember(inode, place, sighting, &mut |gone| {
+            self.forgotten(gone);
+            any_gone = true;
+        });
+        if any_gone {
+            log::debug!("inode {}: removed from the store beneath the mount", node.ino);
         }
         node
     }
@@ -144,10 +148,34 @@ impl Fs {
                 return Err(e.into());
             }
         };
-        let mut stat = file.stat().inspect_err(|_| self.take_back(&parent, &dir, &disk))?;
+        let made = self.made(file, Some((parent.ino, entry)));
+        made.inspect_err(|_| self.take_back(&parent, &dir, &disk))
+    }
+
+    /// Creates a regular file without a name in a directory's filesystem, as its owner (O_TMPFILE),
+    /// opened for writing. It lives as long as the kernel knows it, unless it is linked.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP where the backing filesystem has none; of that.
+    pub fn create_nameless(&self, parent: u64, mode: u32, caller: Caller) -> Outcome<Found> {
+        self.writable()?;
+        let parent = self.node(parent)?;
+        let dir = self.dir(parent.ino)?;
+        identity::assume(self.settings.owners, caller.uid, caller.gid)?;
+        let mode = self.mode_for(&parent, &*dir, mode & 0o7777, caller);
+        let file = dir.open(OsStr::new("."), Open::Nameless(mode))?;
+        self.made(file, None)
+    }
+
+    /// Counts the lookup and the open of a file that was just made.
+    fn made(&self, file: File, place: Option<(u64, &OsStr)>) -> Outcome<Found> {
+        let mut stat = file.stat()?;
         stat.ino = self.map_ino(stat.ino);
-        let node = self.remember(&Attr(stat), (parent.ino, entry), Sighting::New);
-        self.count_open(&mut node.content.write(), file, OpenFor::Writing);
+        let node = self.remember(&Attr(stat), place, Sighting::New);
+        let mut content = node.content.write();
+        content.keyless = true;
+        self.count_open(&mut content, file, OpenFor::Writing);
+        drop(content);
         Ok(Found { attr: Attr(stat), generation: node.generation })
     }
 
@@ -313,6 +341,10 @@ impl Fs {
     }
 
     fn link_at(&self, node: &Node, to: &Dir, entry: &OsStr) -> Outcome<()> {
+        let held = node.content.read().file.clone();
+        if let Some(nameless) = held.filter(|_| node.place().is_none()) {
+            return Ok(nameless.link(&**to, entry)?);
+        }
         self.at_place(node, |dir, name| {
             dir.link(name, &**to, entry)?;
             let taken_back = || to.unlink(entry);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Fs;
 use super::dirs::Seen;
 use super::errno::{Outcome, errno};
-use super::table::{Content, Node};
+use super::node::{Content, Node};
 use crate::disk::{File, FileKind, Open};
 
 /// What a file is opened for.
@@ -82,10 +82,14 @@ impl Fs {
         }
         {
             let content = node.content.read();
-            if let Some(file) = &content.file
-                && (how == OpenFor::Reading || content.writable)
-            {
-                return Ok(file.clone());
+            if let Some(file) = &content.file {
+                if how == OpenFor::Reading || content.writable {
+                    return Ok(file.clone());
+                }
+                // Programs find what has no name any more through /proc.
+                if node.place().is_none() {
+                    return Ok(file.reopen()?);
+                }
             }
         }
         let open = match how {

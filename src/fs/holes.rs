@@ -1,4 +1,4 @@
-//! Holes: making them, and finding data between them.
+//! Holes: making them, and making sure of them. Where they are is told in `seek`.
 
 use super::errno::{Outcome, errno};
 use super::piece::Piece;
@@ -6,15 +6,6 @@ use super::records::{PAGE_LEN, Records, Tail};
 use crate::content::{HEADER, PAGE, capacity, is_hole, locate, records, start_of};
 use crate::disk::Range;
 use crate::secret::wipe;
-
-/// What [`Records::seek`] looks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sought {
-    /// Data.
-    Data,
-    /// A hole.
-    Hole,
-}
 
 /// Records punched in one call of the store: 256 MiB of them.
 const STEP: u64 = 1 << 16;
@@ -101,54 +92,6 @@ impl Records<'_> {
                 Ok(to)
             }
         }
-    }
-
-    /// The first offset ≥ `*offset` that lies in data, or in a hole (the end of the file counts
-    /// as one); lseek(2). What the store calls a hole is one, and what it calls data counts as
-    /// data, but for the first record, whose page holds the header too: so no content is read.
-    /// `offset` advances where a piece ends.
-    ///
-    /// # Errors
-    /// `Unfinished`; ENXIO; of the backing file.
-    pub fn seek(&self, offset: &mut u64, sought: Sought, piece: &Piece) -> Outcome<u64> {
-        let size = self.size()?;
-        if *offset >= size {
-            return Err(errno(libc::ENXIO));
-        }
-        let (mut record, _) = locate(*offset);
-        let count = records(size);
-        if record == 0 {
-            let mut page = [0; PAGE_LEN];
-            self.file.read_at(&mut page, 0)?;
-            if is_hole(&page) == (sought == Sought::Hole) {
-                return Ok(*offset);
-            }
-            record = 1;
-        }
-        loop {
-            let found = match (record < count, sought) {
-                (false, _) => None,
-                (true, Sought::Data) => self.file.seek_data(record * PAGE)?.map(|at| at / PAGE),
-                (true, Sought::Hole) => Some(self.file.seek_hole(record * PAGE)?.div_ceil(PAGE)),
-            };
-            let Some(found) = found.filter(|found| *found < count) else {
-                return if sought == Sought::Hole { Ok(size) } else { Err(errno(libc::ENXIO)) };
-            };
-            let at = start_of(found).max(*offset);
-            // A store with blocks smaller than a page may have a hole that ends within it.
-            if sought == Sought::Data || !self.has_data(found)? {
-                return Ok(at);
-            }
-            record = found + 1;
-            *offset = start_of(record).max(*offset).min(size - 1);
-            piece.go_on()?;
-        }
-    }
-
-    /// Whether the store calls any byte of a record's page data.
-    fn has_data(&self, record: u64) -> Outcome<bool> {
-        let data = self.file.seek_data(record * PAGE)?;
-        Ok(data.is_some_and(|at| at < (record + 1) * PAGE))
     }
 
     /// Makes sure that every record of a file without a key is a hole, from the record `*from`

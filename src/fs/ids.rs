@@ -4,8 +4,8 @@ use std::hash::Hash;
 
 use super::Fs;
 use super::errno::{Outcome, errno};
+use super::node::{Content, Node};
 use super::records::{self, Tail};
-use super::table::{Content, Node};
 use crate::disk::OpenFile;
 use crate::ids::{DirId, FileId};
 use crate::keys::Carriers;
@@ -36,18 +36,21 @@ impl Fs {
         content: &mut Content,
         file: &dyn OpenFile,
     ) -> Outcome<Option<FileId>> {
-        if content.id.is_none()
-            && let Some(id) = records::file_id(file)?
-        {
-            self.learn_id(node, content, id);
-            content.tail = Tail::Unknown;
+        if content.id.is_none() && !content.keyless {
+            match records::file_id(file)? {
+                None => content.keyless = true,
+                Some(id) => {
+                    self.learn_id(node, content, id);
+                    content.tail = Tail::Unknown;
+                }
+            }
         }
         Ok(content.id)
     }
 
     /// A file's content has this id from now on, or was seen to have it.
     pub(super) fn learn_id(&self, node: &Node, content: &mut Content, id: FileId) {
-        content.id = Some(id);
+        (content.id, content.keyless) = (Some(id), false);
         if self.keyring.carriers().add(id, node.ino) {
             log::error!("file {id}: another file in the store has the same id; neither is served");
         }
@@ -59,7 +62,8 @@ impl Fs {
     /// A file that was cut to nothing loses its id: what comes next is under another key. The key
     /// goes too, when the cut is durable.
     pub(super) fn give_up_id(&self, node: &Node, content: &mut Content) {
-        (content.headerless, content.tail, content.blank) = (false, Tail::Unknown, 0);
+        (content.headerless, content.keyless) = (false, true);
+        (content.tail, content.blank) = (Tail::Unknown, 0);
         let Some(id) = content.id.take() else { return };
         if content.writers > 0 {
             self.keyring.release(id);

@@ -140,7 +140,7 @@ impl Fs {
                 let Some((mut listed, on_disk)) = listed else { return Visit::LeftOut };
                 let mut counted = false;
                 if let Some(found) = listed.found.as_mut().filter(|_| !is_dots(&listed.name)) {
-                    let node = self.remember(&found.attr, (ino, &on_disk), Sighting::There);
+                    let node = self.remember(&found.attr, Some((ino, &on_disk)), Sighting::There);
                     found.generation = node.generation;
                     counted = true;
                 }
@@ -174,7 +174,7 @@ impl Fs {
 
     fn listed(
         &self,
-        parent: &super::table::Node,
+        parent: &super::node::Node,
         keys: &crate::names::VolumeKeys,
         dir: &Dir,
         entry: Entry,
@@ -271,5 +271,6 @@ fn dots_attr(ino: u64) -> Attr {
         atime: zero,
         mtime: zero,
         ctime: zero,
+        btime: zero,
     })
 }

@@ -14,6 +14,7 @@ mod holes;
 mod ids;
 mod listing;
 mod names;
+mod node;
 mod path;
 mod piece;
 mod positions;
@@ -21,6 +22,8 @@ pub mod records;
 mod remove;
 mod rename;
 mod room;
+mod search;
+mod seek;
 mod strangers;
 mod table;
 mod who;
@@ -34,16 +37,18 @@ pub use data::Reach;
 pub use entries::{Caller, Made};
 pub use errno::{Errno, Fail, Outcome, errno};
 pub use handles::{OpenFor, SyncWhat};
-pub use holes::Sought;
 pub use listing::{Detail, Listed, Reached, Visit};
 pub use names::DIR_ID;
+pub use node::Node;
 pub use path::Reading;
 pub use piece::Piece;
 pub use remove::MOST_ASKED;
 pub use rename::RenameHow;
 pub use room::Room;
+pub use search::Search;
+pub use seek::Sought;
 pub use strangers::Found as StrangersFound;
-pub use table::{Node, ROOT, Table};
+pub use table::{ROOT, Table};
 pub use who::{Tell, Who};
 pub use xattrs::XattrSet;
 
@@ -83,6 +88,8 @@ pub struct Fs {
     keyring: Arc<Keyring>,
     table: Table,
     dirs: DirCache,
+    /// Where searches by number saw entries.
+    seen: search::SeenPlaces,
     dir_carriers: Carriers<DirId>,
     listings: listing::Listings,
     strangers: strangers::Strangers,
@@ -114,6 +121,7 @@ impl Fs {
         let beneath = store.tree().statfs()?;
         Ok(Self {
             dirs: DirCache::new(settings.directories),
+            seen: search::SeenPlaces::default(),
             dir_carriers: Carriers::default(),
             store,
             keyring,

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::errno::{Outcome, errno};
-use super::table::Node;
+use super::node::Node;
 use super::{Access, Fs};
 use crate::disk::Directory;
 use crate::ids::DirId;

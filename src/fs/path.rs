@@ -4,7 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::Fs;
-use super::table::{Node, ROOT};
+use super::node::Node;
+use super::table::ROOT;
 use crate::ids::FileId;
 use crate::keys::Purpose;
 use crate::names::{self, VolumeKeys};

@@ -109,7 +109,7 @@ impl Records<'_> {
     }
 
     /// Reads one record whole into `plain`; beyond the end of the file it is zeros.
-    fn load(&self, record: u64, plain: &mut [u8]) -> Outcome<()> {
+    pub(super) fn load(&self, record: u64, plain: &mut [u8]) -> Outcome<()> {
         let mut page = [0; PAGE_LEN];
         self.file.read_at(&mut page, record * PAGE)?;
         self.open_page(record, &page, plain)?;

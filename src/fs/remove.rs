@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use super::Fs;
 use super::errno::{Outcome, errno};
 use super::names::{DIR_ID, entry_of, is_absent};
+use super::node::Node;
 use super::records;
-use super::table::Node;
 use crate::disk::{Dir, Directory, File, FileKind, Open, OpenFile, Stat, TimeChange};
 use crate::ids::FileId;
 use crate::names::LinkText;
@@ -67,6 +67,7 @@ impl Fs {
         }
         if node.kind == FileKind::File
             && content.id.is_none()
+            && !content.keyless
             && !content.header_asked
             && let Some(file) = content.file.clone()
         {
@@ -106,7 +107,7 @@ impl Fs {
             parent.fresh_children.lock().remove(self.map_ino(removal.stat.ino));
         }
         let Some(node) = &removal.node else { return };
-        node.remove_link(parent.ino, entry);
+        self.table.remove_link(node, parent.ino, entry, &mut |gone| self.forgotten(gone));
         if node.kind == FileKind::Dir {
             self.dirs.forget(node.ino);
         }
@@ -190,12 +191,13 @@ impl Fs {
     /// Takes lookups back. An inode that the kernel has forgotten gives its data key's line up
     /// where it has no name any more, or is empty: then nothing on the disk refers to the key.
     pub fn forget(&self, ino: u64, lookups: u64) {
-        if let Some(node) = self.table.forget(ino, lookups) {
-            self.forgotten(&node);
-            drop(node);
-            if self.table.has_shrunk() {
-                give_back();
-            }
+        let mut any = false;
+        self.table.forget(ino, lookups, &mut |node| {
+            self.forgotten(node);
+            any = true;
+        });
+        if any && self.table.has_shrunk() {
+            give_back();
         }
     }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::Fs;
 use super::errno::Outcome;
 use super::names::entry_of;
+use super::node::Node;
 use super::remove::PendingRemoval;
-use super::table::Node;
 use crate::disk::{Dir, FileKind, Replace, Stat};
 use crate::names::DiskName;
 
@@ -21,6 +21,8 @@ pub enum RenameHow {
     NoReplace,
     /// Swaps the two.
     Exchange,
+    /// Replaces it, and leaves a whiteout in the old place.
+    Whiteout,
 }
 
 struct End {
@@ -71,7 +73,7 @@ impl Fs {
     fn move_over(&self, from: &End, to: &End, how: RenameHow) -> Outcome<()> {
         let source = from.dir.stat(from.entry())?;
         let target = match how {
-            RenameHow::Over => present(to.dir.stat(to.entry()))?,
+            RenameHow::Over | RenameHow::Whiteout => present(to.dir.stat(to.entry()))?,
             RenameHow::NoReplace | RenameHow::Exchange => None,
         };
         if target.is_some_and(|t| t.ino == source.ino) {
@@ -79,7 +81,11 @@ impl Fs {
             return Ok(from.dir.rename(from.entry(), &*to.dir, to.entry(), Replace::Over)?);
         }
         let removal = target.map(|_| self.prepare_removal(&to.dir, to.entry())).transpose()?;
-        let flags = if how == RenameHow::Over { Replace::Over } else { Replace::Never };
+        let flags = match how {
+            RenameHow::Over => Replace::Over,
+            RenameHow::Whiteout => Replace::Whiteout,
+            RenameHow::NoReplace | RenameHow::Exchange => Replace::Never,
+        };
         let act = || Ok(from.dir.rename(from.entry(), &*to.dir, to.entry(), flags)?);
         let both_dirs =
             source.kind() == FileKind::Dir && target.is_some_and(|t| t.kind() == FileKind::Dir);
@@ -98,10 +104,15 @@ impl Fs {
             self.unlinked(removal, &to.node, to.entry());
         }
         if let Some(node) = self.table.get(self.map_ino(source)) {
-            node.add_link(to.node.ino, to.entry());
-            node.remove_link(from.node.ino, from.entry());
-            self.moved_fresh(&node, from, to);
+            self.moved_link(&node, from, to);
         }
+    }
+
+    fn moved_link(&self, node: &Node, from: &End, to: &End) {
+        self.table.add_link(node, to.node.ino, to.entry());
+        let gone = &mut |gone: &Node| self.forgotten(gone);
+        self.table.remove_link(node, from.node.ino, from.entry(), gone);
+        self.moved_fresh(node, from, to);
     }
 
     /// A new directory's id is not durable before its parent is synced, wherever it moved.
@@ -120,9 +131,7 @@ impl Fs {
         a.dir.rename(a.entry(), &*b.dir, b.entry(), Replace::Exchange)?;
         let swap = |ino: u64, from: &End, to: &End| {
             if let Some(node) = self.table.get(self.map_ino(ino)) {
-                node.add_link(to.node.ino, to.entry());
-                node.remove_link(from.node.ino, from.entry());
-                self.moved_fresh(&node, from, to);
+                self.moved_link(&node, from, to);
             }
         };
         if at_a.ino != at_b.ino {

@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 
 use super::Fs;
 use super::names::DIR_ID;
-use super::table::{Node, ROOT};
+use super::node::Node;
+use super::table::ROOT;
 use crate::disk::Directory;
 use crate::ids::DirId;
 use crate::names;

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::Fs;
 use super::dirs::Seen;
 use super::errno::{Fail, Outcome, errno};
-use super::table::Node;
+use super::node::Node;
 use crate::disk::{Directory, FileKind, OpenFile, XattrHow};
 use crate::names;
 

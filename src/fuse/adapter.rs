@@ -14,7 +14,7 @@ use fuser::{
     TimeOrNow, WriteFlags,
 };
 
-use super::content::Kill;
+use super::content::WriteWords;
 use super::convert;
 use super::handshake::{Offer, negotiate};
 use super::job::Start;
@@ -22,8 +22,8 @@ use super::replies::{attribute, attributes, create, done, entry, fuse_errno, ope
 use super::requests::{Asked, Requests, Soon};
 use super::shared::Shared;
 use super::terms::PageCache;
+use crate::disk::Counted;
 use crate::fs::{Change, SyncWhat};
-use crate::keys::Purpose;
 use crate::threads;
 
 /// The adapter.
@@ -51,9 +51,9 @@ fn end(soon: Soon<'_, ()>) {
 
 impl Adapter {
     /// An adapter.
-    pub fn new(shared: Arc<Shared>, cache: PageCache) -> Self {
+    pub fn new(shared: Arc<Shared>, cache: PageCache, times: Counted) -> Self {
         let over_rings = AtomicBool::new(false);
-        let requests = Arc::new(Requests { shared, cache, over_rings });
+        let requests = Arc::new(Requests { shared, cache, times, over_rings });
         Self { requests, rings: Offer::Nothing }
     }
 
@@ -231,17 +231,13 @@ impl Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let saving = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let purpose = if saving { Purpose::Save } else { Purpose::Use };
-        let kill = if kills { Kill::SetIds } else { Kill::Nothing };
+        let words = WriteWords { request: write_flags.bits(), open: flags.0 };
         let written = |reply: ReplyWrite, n| reply.written(n);
-        let at = (ino.0, offset);
-        end(self.asked(req).write(at, (purpose, kill), data, reply!(reply, written)));
+        end(self.asked(req).write((ino.0, offset), words, data, reply!(reply, written)));
     }
 
     /// Nothing waits here for a flush; the kernel saves dirty maps itself and then needs no

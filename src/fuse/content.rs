@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::job::{Answered, Job, Past, Progress, settle};
 use super::reply::{Reply, Sent};
 use super::shared::Shared;
+use super::terms::PageCache;
 use super::watch::Watch;
-use crate::fs::{Errno, Fail, Fs, Outcome, Who, errno};
+use crate::fs::{Errno, Fail, Fs, Outcome, SyncWhat, Who, errno};
 use crate::keys::Purpose;
 use crate::secret::wipe;
 
@@ -100,10 +101,20 @@ pub(super) struct Write<S> {
     pub(super) ino: u64,
     pub(super) offset: u64,
     pub(super) who: Who,
-    pub(super) purpose: Purpose,
     pub(super) kill: Kill,
+    pub(super) stage: Stage,
     pub(super) watch: Option<Watch>,
     pub(super) source: S,
+}
+
+/// How far a write is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// To be done for this purpose, and synced then if a program asked for that with open(2).
+    Writing(Purpose, Option<SyncWhat>),
+    /// So many bytes are written, and synced before the program is told. No pass of the gate is
+    /// held meanwhile: a disk may take long.
+    Syncing(SyncWhat, u32),
 }
 
 /// Whether a write drops set-id bits.
@@ -115,6 +126,37 @@ pub(super) enum Kill {
     Nothing,
 }
 
+/// What a WRITE request says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WriteWords {
+    /// `FUSE_WRITE_*` of linux/fuse.h.
+    pub(super) request: u32,
+    /// Those of open(2).
+    pub(super) open: i32,
+}
+
+impl WriteWords {
+    /// FUSE_WRITE_CACHE: pages that the kernel saves, and no write of a program's.
+    pub(super) const CACHE: u32 = 1 << 0;
+    const KILL_SUIDGID: u32 = 1 << 2;
+
+    /// What it is to do.
+    pub(super) fn meaning(self, cache: PageCache) -> (Stage, Kill) {
+        let has = |flag| self.request & flag != 0;
+        let kill = if has(Self::KILL_SUIDGID) { Kill::SetIds } else { Kill::Nothing };
+        if has(Self::CACHE) {
+            return (Stage::Writing(Purpose::Save, None), kill);
+        }
+        // Where there is a page cache, the kernel asks for an fsync after the write.
+        let sync = match cache {
+            PageCache::Direct if self.open & libc::O_SYNC == libc::O_SYNC => Some(SyncWhat::All),
+            PageCache::Direct if self.open & libc::O_DSYNC != 0 => Some(SyncWhat::Data),
+            _ => None,
+        };
+        (Stage::Writing(Purpose::Use, sync), kill)
+    }
+}
+
 /// Runs a write from memory that is somebody else's; it is copied only where it has to wait.
 pub(super) fn write<'a, R: Reply<u32>>(
     shared: &'a Arc<Shared>,
@@ -122,10 +164,10 @@ pub(super) fn write<'a, R: Reply<u32>>(
     data: &[u8],
 ) -> Option<Answered<'a, R::Sent>> {
     let fs = &shared.fs;
-    let (progress, pass) = match fs.enter(job.purpose) {
+    let (progress, pass) = match job.purpose().map(|purpose| fs.enter(purpose)).transpose() {
         Ok(pass) => {
             let outcome = job.once(fs, data);
-            (job.progress(outcome), Some(pass))
+            (job.progress(outcome), pass)
         }
         Err(fail) => {
             job.gather();
@@ -133,7 +175,9 @@ pub(super) fn write<'a, R: Reply<u32>>(
         }
     };
     let keep = |mut job: Write<Copied<R>>| {
-        job.source.data = data.to_vec();
+        if matches!(job.stage, Stage::Writing(..)) {
+            job.source.data = data.to_vec();
+        }
         job
     };
     let progress = match progress {
@@ -145,8 +189,16 @@ pub(super) fn write<'a, R: Reply<u32>>(
 }
 
 impl<S: Source> Write<S> {
-    fn once(&self, fs: &Fs, data: &[u8]) -> Outcome<u32> {
-        match self.purpose {
+    /// Does what its stage is; answers how many bytes are written, and what is to be synced yet.
+    fn once(&self, fs: &Fs, data: &[u8]) -> Outcome<(u32, Option<SyncWhat>)> {
+        let (purpose, sync) = match self.stage {
+            Stage::Writing(purpose, sync) => (purpose, sync),
+            Stage::Syncing(what, written) => {
+                fs.fsync(self.ino, what)?;
+                return Ok((written, None));
+            }
+        };
+        match purpose {
             Purpose::Use => fs.act_for(self.who)?,
             Purpose::Save => fs.act_for_owner(self.ino)?,
         }
@@ -154,12 +206,16 @@ impl<S: Source> Write<S> {
         if self.kill == Kill::SetIds {
             fs.drop_set_ids(self.ino, self.who)?;
         }
-        u32::try_from(data.len()).map_err(|_| errno(libc::EINVAL))
+        Ok((u32::try_from(data.len()).map_err(|_| errno(libc::EINVAL))?, sync))
     }
 
-    fn progress(mut self, outcome: Outcome<u32>) -> Progress<Self> {
+    fn progress(mut self, outcome: Outcome<(u32, Option<SyncWhat>)>) -> Progress<Self> {
         match outcome {
-            Ok(n) => {
+            Ok((written, Some(what))) => {
+                self.stage = Stage::Syncing(what, written);
+                Progress::Unfinished(self)
+            }
+            Ok((n, None)) => {
                 if let Some(watch) = &self.watch {
                     watch.tell(Ok(()));
                 }
@@ -179,7 +235,10 @@ impl<S: Source> Job for Write<S> {
     type Sent = S::Sent;
 
     fn purpose(&self) -> Option<Purpose> {
-        Some(self.purpose)
+        match self.stage {
+            Stage::Writing(purpose, _) => Some(purpose),
+            Stage::Syncing(..) => None,
+        }
     }
 
     fn who(&self) -> Who {

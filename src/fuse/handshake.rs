@@ -19,7 +19,10 @@ pub(super) enum Offer {
     Nothing,
 }
 
-/// Asks for all that a mount can use. Answers `Rings` where they were offered and are taken: the
+/// Asks for all that a mount can use. FUSE_ASYNC_DIO is left out: with it the kernel does not look
+/// again, after an asynchronous direct write, for pages that somebody read meanwhile, and they stay
+/// as they were before the write. Without it such a write is sent before io_submit(2) returns, and
+/// what the cache has of it is dropped before the program learns that it is done. Answers `Rings` where they were offered and are taken: the
 /// kernel then waits for them.
 pub(super) fn negotiate(config: &mut KernelConfig, cache: PageCache, offer: Offer) -> Offer {
     let mut wanted = vec![
@@ -27,13 +30,17 @@ pub(super) fn negotiate(config: &mut KernelConfig, cache: PageCache, offer: Offe
         InitFlags::FUSE_DO_READDIRPLUS,
         InitFlags::FUSE_READDIRPLUS_AUTO,
         InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-        InitFlags::FUSE_ASYNC_DIO,
         InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+        // File handles are good for as long as the file is there: NFS servers hold them.
+        InitFlags::FUSE_EXPORT_SUPPORT,
     ];
     // The two belong together: with DONT_MASK alone, default ACLs would be applied twice.
     wanted.push(InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK);
-    if cache == PageCache::WriteBack {
-        wanted.push(InitFlags::FUSE_WRITEBACK_CACHE);
+    match cache {
+        PageCache::WriteThrough => {}
+        PageCache::WriteBack => wanted.push(InitFlags::FUSE_WRITEBACK_CACHE),
+        // Shared maps, which SQLite's WAL mode takes.
+        PageCache::Direct => wanted.push(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP),
     }
     for capability in wanted {
         if let Err(missing) = config.add_capabilities(capability) {

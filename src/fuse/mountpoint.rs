@@ -215,6 +215,10 @@ pub fn changed_flags(mut flags: MountFlags, words: &[String]) -> Result<MountFla
         match meaning(word)? {
             Meaning::Sets(flag) => flags |= flag,
             Meaning::Clears(flag) => flags -= flag,
+            Meaning::Counts(flag) => {
+                flags = (flags - (NOATIME | STRICTATIME | RELATIME)) | flag;
+            }
+            Meaning::Nothing => {}
         }
     }
     Ok(flags)
@@ -225,7 +229,14 @@ pub fn changed_flags(mut flags: MountFlags, words: &[String]) -> Result<MountFla
 enum Meaning {
     Sets(MountFlags),
     Clears(MountFlags),
+    /// When a read counts, which is one of three.
+    Counts(MountFlags),
+    Nothing,
 }
+
+const NOATIME: MountFlags = MountFlags::NOATIME;
+const STRICTATIME: MountFlags = MountFlags::STRICTATIME;
+const RELATIME: MountFlags = MountFlags::RELATIME;
 
 fn meaning(word: &str) -> Result<Meaning, MountError> {
     Ok(match word {
@@ -233,12 +244,17 @@ fn meaning(word: &str) -> Result<Meaning, MountError> {
         "nodev" => Meaning::Sets(MountFlags::NODEV),
         "noexec" => Meaning::Sets(MountFlags::NOEXEC),
         "ro" => Meaning::Sets(MountFlags::RDONLY),
-        "noatime" => Meaning::Sets(MountFlags::NOATIME),
+        "noatime" => Meaning::Counts(NOATIME),
+        "strictatime" => Meaning::Counts(STRICTATIME),
+        // What the kernel does where nothing is said.
+        "relatime" | "atime" | "nostrictatime" => Meaning::Counts(RELATIME),
+        "nodiratime" => Meaning::Sets(MountFlags::NODIRATIME),
+        "diratime" => Meaning::Clears(MountFlags::NODIRATIME),
+        "norelatime" => Meaning::Nothing,
         "suid" => Meaning::Clears(MountFlags::NOSUID),
         "dev" => Meaning::Clears(MountFlags::NODEV),
         "exec" => Meaning::Clears(MountFlags::NOEXEC),
         "rw" => Meaning::Clears(MountFlags::RDONLY),
-        "atime" => Meaning::Clears(MountFlags::NOATIME),
         other => return Err(MountError::Flag(other.to_owned())),
     })
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::disk::Counted;
 use crate::fs::{OpenFor, Outcome, errno};
 
 /// Only the mount changes the store, so what the kernel knows stays true.
@@ -24,9 +25,14 @@ pub enum PageCache {
 }
 
 impl PageCache {
-    /// `FOPEN_*` of a file that is opened so.
-    pub(super) fn open_flags(self, how: OpenFor) -> u32 {
-        let flags = if self == Self::Direct { DIRECT_IO } else { KEEP_CACHE };
+    /// `FOPEN_*` of a file that is opened so. The kernel tells nobody of what it reads from its
+    /// cache: where each read counts, an open begins without.
+    pub(super) fn open_flags(self, how: OpenFor, times: Counted) -> u32 {
+        let flags = match (self, times) {
+            (Self::Direct, _) => DIRECT_IO,
+            (_, Counted::Always) => 0,
+            (_, Counted::Relative | Counted::Never) => KEEP_CACHE,
+        };
         if how == OpenFor::Reading { flags | NOFLUSH } else { flags }
     }
 }
@@ -40,7 +46,7 @@ pub(super) struct Opened {
 }
 
 const READING: u64 = 0;
-pub(super) const WRITING: u64 = 1;
+const WRITING: u64 = 1;
 
 pub(super) fn handle(how: OpenFor) -> u64 {
     if how == OpenFor::Writing { WRITING } else { READING }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::{BadVolumeFile, FORMAT};
-use crate::disk::{self, Dir, File, Open, Wait};
+use crate::disk::{self, AccessTimes, Dir, File, Open, Wait};
 use crate::durable;
 use crate::ids::LinkId;
 
@@ -79,6 +79,9 @@ pub struct Store {
     pub(super) keys: Dir,
     pub(super) links: Dir,
     dev: u64,
+    /// What keeps the mount that the store lies on from being unmounted, where the other folders
+    /// were opened through another one.
+    _place: Option<Dir>,
 }
 
 impl Store {
@@ -142,7 +145,7 @@ impl Store {
         let links = open(LINKS).map_err(at("cannot open the folder links"))?;
         let tree = open(FILES).map_err(at("cannot open the folder files"))?;
         let dev = tree.stat_self().map_err(at("cannot stat the folder files"))?.dev;
-        Ok(Self { top, tree, keys, links, dev })
+        Ok(Self { top, tree, keys, links, dev, _place: None })
     }
 
     /// The folder at `path`, opened as a store.
@@ -151,6 +154,23 @@ impl Store {
     /// As [`Store::open`].
     pub fn open_path(path: &Path) -> Result<Self, StoreError> {
         Self::open(disk::open_dir(path).map_err(at("cannot open the store"))?)
+    }
+
+    /// As [`Store::open_path`], for a mount: reading changes times of access as `times` says,
+    /// whatever the mount of the store's filesystem says. Where that cannot be had, which a word in
+    /// the log tells, they are as there.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_path_for_mount(path: &Path, times: AccessTimes) -> Result<Self, StoreError> {
+        let place = disk::open_dir(path).map_err(at("cannot open the store"))?;
+        match disk::open_dir_with(path, times) {
+            Ok(top) => Ok(Self { _place: Some(place), ..Self::open(top)? }),
+            Err(e) => {
+                log::info!("times of access are as on the mount that holds the store: {e}");
+                Self::open(place)
+            }
+        }
     }
 
     /// Makes sure that nobody but `user` (and root) can enter the store's folder: whoever could

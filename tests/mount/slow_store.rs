@@ -18,7 +18,7 @@ use crate::support::role::{self, Role, Stamps, micros};
 use crate::support::slow::{self, SlowDisk};
 use crate::support::{PATIENCE, Store, files, full_size, skipped, wait_for};
 
-const ROLES: &str = "slow_store::a_role";
+pub const ROLES: &str = "slow_store::a_role";
 const SLOW: Duration = Duration::from_millis(50);
 /// Of the file that large requests are about.
 const LARGE: u64 = 64 << 20;

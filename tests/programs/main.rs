@@ -5,6 +5,8 @@ mod attackers;
 mod support;
 
 mod backup;
+mod nfs;
+mod podman;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -41,6 +41,20 @@ impl Map {
         unsafe { self.at.add(i).write_volatile(value) }
     }
 
+    /// The `n`th number of 8 bytes.
+    pub fn word(&self, n: usize) -> u64 {
+        assert!((n + 1) * 8 <= self.len);
+        // SAFETY: inside the map, which begins at a page's start.
+        unsafe { self.at.cast::<u64>().add(n).read_volatile() }
+    }
+
+    /// Sets the `n`th number of 8 bytes.
+    pub fn set_word(&self, n: usize, value: u64) {
+        assert!((n + 1) * 8 <= self.len);
+        // SAFETY: as above; the map is writable, or the process dies of it.
+        unsafe { self.at.cast::<u64>().add(n).write_volatile(value) }
+    }
+
     /// Saves the page at `at` (msync(2) with MS_SYNC).
     pub fn sync(&self, at: usize) -> std::io::Result<()> {
         assert!(at + 4096 <= self.len);

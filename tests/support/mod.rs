@@ -2,9 +2,11 @@
 //! when dropped, also when the test fails.
 #![allow(dead_code)] // Each test binary uses a part of it.
 
+pub mod aio;
 pub mod churn;
 pub mod demo;
 pub mod device;
+pub mod handle;
 pub mod mapping;
 pub mod proxy;
 pub mod role;

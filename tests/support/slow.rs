@@ -30,6 +30,8 @@ const LONGEST: usize = 1;
 /// And whether there are no symbolic links, and whether upper and lower case are one.
 const NO_LINKS: usize = 2;
 const FOLDS: usize = 3;
+/// How often a file was synced.
+const SYNCS: usize = 4;
 const TTL: Duration = Duration::ZERO;
 
 type Io<T> = std::io::Result<T>;
@@ -394,6 +396,11 @@ impl Filesystem for Slow {
 
     fn fsync(&self, _: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
         self.wait();
+        {
+            // Several threads serve.
+            let _one = self.files.lock().expect("no holder panics");
+            self.delay.set(SYNCS, self.delay.get(SYNCS) + 1);
+        }
         reply!(reply, self.file(handle)?.sync_all(), empty);
     }
 
@@ -581,6 +588,11 @@ impl SlowDisk {
     /// Upper and lower case are one from now on.
     pub fn fold_case(&self) {
         self.delay.set(FOLDS, 1);
+    }
+
+    /// How often any file in it has been synced.
+    pub fn syncs(&self) -> u64 {
+        self.delay.get(SYNCS)
     }
 
     /// How long each call takes from now on.

@@ -47,12 +47,14 @@ impl SimDir {
 
     /// The inode of another directory of this same filesystem.
     fn other(&self, dir: &dyn Directory) -> io::Result<u64> {
-        let other = dir.as_any().downcast_ref::<Self>();
-        other
-            .filter(|o| Arc::ptr_eq(&o.world, &self.world))
-            .map(|o| o.ino)
-            .ok_or(error(libc::EXDEV))
+        in_world(&self.world, dir)
     }
+}
+
+/// The number of a directory of this world.
+pub(super) fn in_world(world: &Arc<Mutex<World>>, dir: &dyn Directory) -> io::Result<u64> {
+    let dir = dir.as_any().downcast_ref::<SimDir>();
+    dir.filter(|dir| Arc::ptr_eq(&dir.world, world)).map(|dir| dir.ino).ok_or(error(libc::EXDEV))
 }
 
 /// Whether `below` is `dir` or lies in it.
@@ -93,6 +95,10 @@ fn opened(w: &mut World, dir: u64, name: &OsStr, how: Open) -> io::Result<u64> {
     if let Open::Create(mode) = how {
         let body = Body::File(Content::default());
         return w.make((dir, name), body, libc::S_IFREG | (mode & 0o7777), 0);
+    }
+    if let Open::Nameless(mode) = how {
+        let body = Body::File(Content::default());
+        return Ok(w.add(body, libc::S_IFREG | (mode & 0o7777), 0));
     }
     let ino = w.find(dir, name)?;
     match (w.kind(ino), how) {
@@ -215,7 +221,7 @@ impl Directory for SimDir {
                 return Err(error(libc::EINVAL));
             }
             if target.is_some_and(|target| contains(w, target, self.ino)) {
-                let over = how == Replace::Over;
+                let over = matches!(how, Replace::Over | Replace::Whiteout);
                 return Err(error(if over { libc::ENOTEMPTY } else { libc::EINVAL }));
             }
             match target {
@@ -227,7 +233,8 @@ impl Directory for SimDir {
                 Some(target) => expect_replaceable(w, source, target)?,
                 None => {}
             }
-            w.change(&[(self.ino, name, None), (to, new, Some(source))]);
+            let left = (how == Replace::Whiteout).then(|| w.add(Body::Other, libc::S_IFCHR, 0));
+            w.change(&[(self.ino, name, left), (to, new, Some(source))]);
             Ok(())
         })
     }

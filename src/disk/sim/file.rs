@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::world::{Body, World, error};
-use crate::disk::{Open, OpenFile, Range, Stat, TimeChange, Wait, XattrHow};
+use crate::disk::{Directory, File, Open, OpenFile, Range, Stat, TimeChange, Wait, XattrHow};
 
 #[derive(Debug)]
 pub(super) struct SimFile {
@@ -198,6 +198,23 @@ impl OpenFile for SimFile {
 
     fn remove_xattr(&self, name: &OsStr) -> io::Result<()> {
         self.with(|w| w.remove_xattr(self.ino, name))
+    }
+
+    fn reopen(&self) -> io::Result<File> {
+        self.with(|world| {
+            world.hold(self.ino);
+            Ok(())
+        })?;
+        Ok(Arc::new(Self::new(self.world.clone(), self.ino, Open::ReadWrite)))
+    }
+
+    fn link(&self, to: &dyn Directory, new: &OsStr) -> io::Result<()> {
+        let to = super::dir::in_world(&self.world, to)?;
+        self.with(|world| {
+            world.expect_free(to, new)?;
+            world.change(&[(to, new, Some(self.ino))]);
+            Ok(())
+        })
     }
 
     fn readlink(&self) -> io::Result<OsString> {

@@ -378,6 +378,7 @@ impl World {
             atime: inode.times[0],
             mtime: inode.times[1],
             ctime: inode.times[2],
+            btime: Time::default(),
         }
     }
 

@@ -4,11 +4,10 @@ use std::ffi::OsStr;
 
 use super::{Asked, Soon};
 use crate::fs::{Found, Fs, OpenFor, Reach, Sought, SyncWhat, errno};
-use crate::fuse::content::{Copied, Kill, Read, Sink, Source, Write, write};
+use crate::fuse::content::{Copied, Read, Sink, Source, Write, WriteWords, write};
 use crate::fuse::job::go;
 use crate::fuse::reply::Reply;
-use crate::fuse::terms::{Opened, WRITING, handle, of_user, opened_for, user_of};
-use crate::keys::Purpose;
+use crate::fuse::terms::{Opened, opened_for, user_of};
 use crate::keys::audit::Operation;
 
 impl<'a> Asked<'a> {
@@ -22,8 +21,7 @@ impl<'a> Asked<'a> {
         let reading = flags & libc::O_ACCMODE == libc::O_RDONLY;
         let how = if reading { OpenFor::Reading } else { OpenFor::Writing };
         let user = self.who.uid;
-        let handle = of_user(handle(how), user);
-        let opened = Opened { handle, flags: self.requests.cache.open_flags(how) };
+        let opened = self.opened(how);
         let op = move |fs: &Fs| {
             fs.room().take(user)?;
             fs.open(ino, how).inspect_err(|_| fs.room().give_back(user))?;
@@ -42,10 +40,7 @@ impl<'a> Asked<'a> {
     ) -> Soon<'a, R::Sent> {
         let watch = self.shared().watch_entry(self.who, Operation::Create, (parent, name));
         let (name, by) = (name.to_owned(), self.who.caller(umask));
-        let opened = Opened {
-            handle: of_user(WRITING, self.who.uid),
-            flags: self.requests.cache.open_flags(OpenFor::Writing),
-        };
+        let opened = self.opened(OpenFor::Writing);
         let make = move |fs: &Fs| {
             let made = fs.create(parent, &name, mode, by);
             let found = match made {
@@ -70,6 +65,24 @@ impl<'a> Asked<'a> {
         self.watched(watch, op, reply)
     }
 
+    /// A file without a name, in the filesystem of a directory.
+    pub(in crate::fuse) fn tmpfile<R: Reply<(Found, Opened)>>(
+        self,
+        parent: u64,
+        (mode, umask): (u32, u32),
+        reply: R,
+    ) -> Soon<'a, R::Sent> {
+        let (by, opened) = (self.who.caller(umask), self.opened(OpenFor::Writing));
+        let op = move |fs: &Fs| {
+            fs.room().take(by.uid)?;
+            let made = fs.create_nameless(parent, mode, by);
+            let found = made.inspect_err(|_| fs.room().give_back(by.uid))?;
+            fs.table().mark_paged(&*fs.node(found.attr.0.ino)?);
+            Ok((found, opened))
+        };
+        self.answer(op, reply)
+    }
+
     pub(in crate::fuse) fn read<S: Sink>(
         self,
         ino: u64,
@@ -84,33 +97,29 @@ impl<'a> Asked<'a> {
     /// `data` is copied only where the write has to wait.
     pub(in crate::fuse) fn write<R: Reply<u32>>(
         self,
-        (ino, offset): (u64, u64),
-        how: (Purpose, Kill),
+        at: (u64, u64),
+        words: WriteWords,
         data: &[u8],
         reply: R,
     ) -> Soon<'a, R::Sent> {
         let source = Copied { data: Vec::new(), reply };
-        write(self.shared(), self.write_job((ino, offset), how, source), data)
+        write(self.shared(), self.write_job(at, words, source), data)
     }
 
     /// A write whose content its source keeps until the reply.
     pub(in crate::fuse) fn write_from<S: Source>(
         self,
         at: (u64, u64),
-        how: (Purpose, Kill),
+        words: WriteWords,
         source: S,
     ) -> Soon<'a, S::Sent> {
-        go(self.shared(), self.write_job(at, how, source), self.start)
+        go(self.shared(), self.write_job(at, words, source), self.start)
     }
 
-    fn write_job<S>(
-        self,
-        (ino, offset): (u64, u64),
-        (purpose, kill): (Purpose, Kill),
-        source: S,
-    ) -> Write<S> {
+    fn write_job<S>(self, (ino, offset): (u64, u64), words: WriteWords, source: S) -> Write<S> {
         let watch = self.shared().watch_write(self.who, ino);
-        Write { ino, offset, who: self.who, purpose, kill, watch, source }
+        let (stage, kill) = words.meaning(self.requests.cache);
+        Write { ino, offset, who: self.who, kill, stage, watch, source }
     }
 
     pub(in crate::fuse) fn release<R: Reply<()>>(

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 
 use super::{Asked, Soon};
 use crate::disk::{FsStat, XattrHow};
-use crate::fs::{Attr, Change, Found, Fs, Made, RenameHow};
+use crate::fs::{Attr, Change, Found, Fs, Made, RenameHow, Search};
 use crate::fuse::job::go;
 use crate::fuse::listing::{List, Listing};
 use crate::fuse::reply::Reply;
@@ -21,6 +21,14 @@ impl<'a> Asked<'a> {
         name: &OsStr,
         reply: R,
     ) -> Soon<'a, R::Sent> {
+        // What the kernel asks for a file handle is about the inode itself, and about its folder.
+        if name == "." {
+            let mut search = Search::default();
+            return self.answer(move |fs| fs.lookup_number(parent, &mut search), reply);
+        }
+        if name == ".." {
+            return self.answer(move |fs| fs.lookup_parent(parent), reply);
+        }
         let watch = self.shared().watch_entry(self.who, Operation::Lookup, (parent, name));
         let name = name.to_owned();
         self.watched(watch, move |fs| fs.lookup(parent, &name), reply)
@@ -115,6 +123,7 @@ impl<'a> Asked<'a> {
             0 => RenameHow::Over,
             libc::RENAME_NOREPLACE => RenameHow::NoReplace,
             libc::RENAME_EXCHANGE => RenameHow::Exchange,
+            libc::RENAME_WHITEOUT => RenameHow::Whiteout,
             _ => return self.refuse(libc::EINVAL, reply),
         };
         let (name, to_name) = (name.to_owned(), to_name.to_owned());

@@ -10,15 +10,18 @@ use std::sync::atomic::AtomicBool;
 use super::job::{Answered, Simple, Start, go};
 use super::reply::Reply;
 use super::shared::Shared;
-use super::terms::PageCache;
+use super::terms::{Opened, PageCache, handle, of_user};
 use super::watch::Watch;
-use crate::fs::{Errno, Fs, Outcome, Who};
+use crate::disk::Counted;
+use crate::fs::{Errno, Fs, OpenFor, Outcome, Who};
 use crate::keys::Purpose;
 
 /// The requests of one mount.
 pub(super) struct Requests {
     pub(super) shared: Arc<Shared>,
     pub(super) cache: PageCache,
+    /// When reading changes a file's time of access.
+    pub(super) times: Counted,
     /// The kernel has been told of rings, and waits for them.
     pub(super) over_rings: AtomicBool,
 }
@@ -42,6 +45,12 @@ impl Requests {
 }
 
 impl<'a> Asked<'a> {
+    /// A file that is open so.
+    fn opened(self, how: OpenFor) -> Opened {
+        let Requests { cache, times, .. } = *self.requests;
+        Opened { handle: of_user(handle(how), self.who.uid), flags: cache.open_flags(how, times) }
+    }
+
     fn shared(self) -> &'a Arc<Shared> {
         &self.requests.shared
     }

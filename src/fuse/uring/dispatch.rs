@@ -7,12 +7,11 @@ use std::os::unix::ffi::OsStrExt;
 use super::abi::{self, Head, Out};
 use super::slot::{Page, RingReply, Slot};
 use crate::fs::{Attr, Detail, Found, SyncWhat};
-use crate::fuse::content::Kill;
+use crate::fuse::content::WriteWords;
 use crate::fuse::convert;
 use crate::fuse::job::{Answered, Start};
 use crate::fuse::requests::{Asked, Requests, Soon};
 use crate::fuse::terms::{Attribute, Opened};
-use crate::keys::Purpose;
 use crate::secret::wipe;
 
 /// `enum fuse_opcode` of linux/fuse.h: those that have an answer here. FORGET, INTERRUPT and
@@ -49,6 +48,7 @@ mod op {
     pub const RENAME2: u32 = 45;
     pub const LSEEK: u32 = 46;
     pub const COPY_FILE_RANGE: u32 = 47;
+    pub const TMPFILE: u32 = 51;
 }
 
 /// Kinds of requests that take about as long as each other.
@@ -76,7 +76,7 @@ impl Kind {
 pub(super) fn kind(head: &Head) -> Kind {
     match head.opcode {
         op::FSYNC | op::FSYNCDIR => Kind::Sync,
-        op::WRITE if head.u32(16) >= LARGE && head.u32(20) & WRITE_CACHE != 0 => Kind::Bulk,
+        op::WRITE if head.u32(16) >= LARGE && head.u32(20) & WriteWords::CACHE != 0 => Kind::Bulk,
         op::WRITE if head.u32(16) >= LARGE => Kind::LargeWrite,
         op::WRITE | op::FALLOCATE | op::COPY_FILE_RANGE => Kind::Write,
         op::READ if head.u32(16) >= LARGE => Kind::Bulk,
@@ -87,8 +87,6 @@ pub(super) fn kind(head: &Head) -> Kind {
 
 /// As much as the kernel reads ahead at once, at least.
 const LARGE: u32 = 128 << 10;
-/// FUSE_WRITE_CACHE: pages that the kernel saves, and no write of a program's.
-const WRITE_CACHE: u32 = 1 << 0;
 
 thread_local! {
     /// A request's names and values, copied out of the slot that its reply goes into.
@@ -123,12 +121,9 @@ fn read(asked: Asked<'_>, slot: Slot) -> Soon<'_, RingReply> {
 }
 
 fn write(asked: Asked<'_>, slot: Slot) -> Soon<'_, RingReply> {
-    const KILL_SUIDGID: u32 = 1 << 2;
     let head = slot.head();
-    let flags = head.u32(20);
-    let purpose = if flags & WRITE_CACHE != 0 { Purpose::Save } else { Purpose::Use };
-    let kill = if flags & KILL_SUIDGID != 0 { Kill::SetIds } else { Kill::Nothing };
-    asked.write_from((head.node, head.u64(8)), (purpose, kill), slot)
+    let words = WriteWords { request: head.u32(20), open: head.i32(32) };
+    asked.write_from((head.node, head.u64(8)), words, slot)
 }
 
 fn list(asked: Asked<'_>, slot: Slot, detail: Detail) -> Soon<'_, RingReply> {
@@ -146,6 +141,11 @@ fn attributes(out: &mut Out, attr: Attr) {
 }
 
 fn opened(out: &mut Out, opened: Opened) {
+    out.opened(opened);
+}
+
+fn created(out: &mut Out, (found, opened): (Found, Opened)) {
+    out.entry(&found);
     out.opened(opened);
 }
 
@@ -193,12 +193,9 @@ fn by_name<'a>(asked: Asked<'a>, slot: Slot, brought: &[u8]) -> Soon<'a, RingRep
         op::LINK => asked.link(head.u64(0), (node, name), to!(slot, entry)),
         op::CREATE => {
             let how = (head.u32(4), head.u32(8), head.i32(0));
-            let fill = |out: &mut Out, (found, opened): (Found, _)| {
-                out.entry(&found);
-                out.opened(opened);
-            };
-            asked.create((node, name), how, to!(slot, fill))
+            asked.create((node, name), how, to!(slot, created))
         }
+        op::TMPFILE => asked.tmpfile(node, (head.u32(4), head.u32(8)), to!(slot, created)),
         op::GETXATTR => asked.getxattr(node, name, head.u32(0), to!(slot, attribute)),
         op::REMOVEXATTR => asked.removexattr(node, name, to!(slot, done)),
         op::SETXATTR => {
