@@ -346,9 +346,12 @@ mod tests {
         let sloppy = said(&["-s", "/s", "/m", "-o", "size=7,ro"]);
         assert!(matches!(sloppy, Ok(Call::Mount(words)) if words.contains(&"-o=ro".into())));
         let listed = "ro,relatime,remount,user_id=0,group_id=0,default_permissions,allow_other";
-        for (list, rest) in [(listed, Rest::Off), ("remount,ro,heartbeat=5s", Rest::Stays)] {
+        for (list, words, rest) in [
+            (listed, &["ro", "relatime"][..], Rest::Off),
+            ("remount,ro,heartbeat=5s", &["ro"], Rest::Stays),
+        ] {
             let again = said(&["/s", "/m", "-o", list]);
-            let words = vec!["ro".to_owned()];
+            let words = words.iter().map(ToString::to_string).collect();
             assert_eq!(again, Ok(Call::Remount { at: "/m".into(), words, rest }));
         }
         assert!(said(&["/s", "/m", "-o", "user_id=0"]).is_err(), "it is no option of a mount");

@@ -22,8 +22,8 @@ pub(super) enum Offer {
 /// Asks for all that a mount can use. FUSE_ASYNC_DIO is left out: with it the kernel does not look
 /// again, after an asynchronous direct write, for pages that somebody read meanwhile, and they stay
 /// as they were before the write. Without it such a write is sent before io_submit(2) returns, and
-/// what the cache has of it is dropped before the program learns that it is done. Answers `Rings` where they were offered and are taken: the
-/// kernel then waits for them.
+/// what the cache has of it is dropped before the program learns that it is done. Answers `Rings`
+/// where they were offered and are taken: the kernel then waits for them.
 pub(super) fn negotiate(config: &mut KernelConfig, cache: PageCache, offer: Offer) -> Offer {
     let mut wanted = vec![
         InitFlags::FUSE_PARALLEL_DIROPS,
