@@ -182,7 +182,7 @@ impl FileKeys {
     /// waits for the key is late meanwhile: a slow disk makes programs wait, as it does natively.
     pub(super) fn at_store(&self, request: KeyRequest) -> AtStore<'_> {
         self.state.lock().at_store.insert(request);
-        AtStore { files: self, request }
+        AtStore { files: self, request, began: Moment::now() }
     }
 
     /// Answers everyone who waits for this key.
@@ -360,11 +360,12 @@ impl FileKeys {
     }
 }
 
-/// The store is read or written for a key; see [`FileKeys::at_store`]. Whoever waits for the key
-/// has the whole time for the KMS from then on.
+/// The store is read or written for a key; see [`FileKeys::at_store`]. The time that it took is not
+/// counted: a KMS out of reach is tried again and again, with a look at the store each time.
 pub(super) struct AtStore<'a> {
     files: &'a FileKeys,
     request: KeyRequest,
+    began: Moment,
 }
 
 impl Drop for AtStore<'_> {
@@ -372,8 +373,8 @@ impl Drop for AtStore<'_> {
         let mut state = self.files.state.lock();
         let State { waiting, at_store, .. } = &mut *state;
         at_store.remove(&self.request);
-        let deadline = Moment::now() + PARKED_FOR;
+        let took = Moment::now().since(self.began);
         let waiters = waiting.get_mut(&self.request).into_iter().flatten();
-        waiters.for_each(|waiter| waiter.deadline = deadline);
+        waiters.for_each(|waiter| waiter.deadline = waiter.deadline + took);
     }
 }
