@@ -113,29 +113,20 @@ impl Role {
         }
     }
 
-    /// Whether the promise's bound depends on it.
-    fn urgency(self) -> Urgency {
-        match self {
+    /// Whether the promise's bound depends on it. It does little, and at once: however many programs
+    /// want the processors, the key is asked for in time and the mount is locked in time.
+    fn is_of_the_kill_switch(self) -> bool {
+        matches!(
+            self,
             Self::Monitor
-            | Self::Beat
-            | Self::Canary
-            | Self::Drain
-            | Self::Seal
-            | Self::StaleKeys
-            | Self::Answers => Urgency::KillSwitch,
-            _ => Urgency::Ordinary,
-        }
+                | Self::Beat
+                | Self::Canary
+                | Self::Drain
+                | Self::Seal
+                | Self::StaleKeys
+                | Self::Answers
+        )
     }
-}
-
-/// Whether a thread waits its turn for a processor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Urgency {
-    /// As every program's threads do.
-    Ordinary,
-    /// It does little, and at once: however many programs want the processors, the key is asked
-    /// for in time and the mount is locked in time.
-    KillSwitch,
 }
 
 /// Has this thread run before all programs, in the lowest of the real-time priorities (SCHED_RR,
@@ -188,7 +179,7 @@ fn in_role<T>(role: Role, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     debug_assert!(identity::is_daemons(), "{role:?} would be started in a program's name");
     move || {
         ROLE.set(Some(role));
-        if role.urgency() == Urgency::KillSwitch {
+        if role.is_of_the_kill_switch() {
             take_precedence();
         }
         if role.identity() == Identity::Caller {

@@ -64,15 +64,11 @@ pub(super) fn xattr_flags(how: XattrHow) -> XattrFlags {
 
 /// The inode number, and when the inode was made: zeros where that is not kept.
 pub(super) fn identity(file: BorrowedFd<'_>) -> io::Result<[u8; 16]> {
-    let wanted = StatxFlags::INO | StatxFlags::BTIME;
-    let stat = rfs::statx(file, c"", AtFlags::EMPTY_PATH, wanted)?;
+    let Stat { ino, btime, .. } = stat_of(file)?;
+    let nanos = i128::from(btime.secs) * 1_000_000_000 + i128::from(btime.nanos);
     let mut identity = [0; 16];
-    identity[..8].copy_from_slice(&stat.stx_ino.to_be_bytes());
-    if stat.stx_mask & StatxFlags::BTIME.bits() != 0 {
-        let nanos =
-            i128::from(stat.stx_btime.tv_sec) * 1_000_000_000 + i128::from(stat.stx_btime.tv_nsec);
-        // Modulo 2^64 they tell apart what 584 years bring.
-        identity[8..].copy_from_slice(&nanos.to_be_bytes()[8..]);
-    }
+    identity[..8].copy_from_slice(&ino.to_be_bytes());
+    // Modulo 2^64 they tell apart what 584 years bring.
+    identity[8..].copy_from_slice(&nanos.to_be_bytes()[8..]);
     Ok(identity)
 }

@@ -44,7 +44,7 @@ pub use path::Reading;
 pub use piece::Piece;
 pub use remove::MOST_ASKED;
 pub use rename::RenameHow;
-pub use room::Room;
+pub use room::{Room, is_fair_share};
 pub use search::Search;
 pub use seek::Sought;
 pub use strangers::Found as StrangersFound;

@@ -12,6 +12,11 @@ use super::errno::{Outcome, errno};
 /// is alone, and three quarters of the rest for the next one.
 const SHARE: usize = 3;
 
+/// Whether a user may have so much, where all have so much together, of `most`.
+pub fn is_fair_share(own: usize, all: usize, most: usize) -> bool {
+    most.checked_sub(all).is_some_and(|left| own <= SHARE.saturating_mul(left))
+}
+
 /// The room, and who has how much of it.
 #[derive(Debug)]
 pub struct Room {
@@ -37,8 +42,7 @@ impl Room {
     pub fn take(&self, user: u32) -> Outcome<()> {
         let mut users = self.users.lock();
         let own = users.each.get(&user).copied().unwrap_or_default();
-        let left = self.most.checked_sub(users.all + 1);
-        if left.is_none_or(|left| own >= SHARE.saturating_mul(left)) {
+        if !is_fair_share(own + 1, users.all + 1, self.most) {
             drop(users);
             log::warn!(
                 "user {user} has {own} files and folders open, of {} that this mount can have; the \

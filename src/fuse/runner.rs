@@ -27,7 +27,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::pace::Pace;
-use crate::fs::{Errno, Fail};
+use crate::fs::{Errno, Fail, is_fair_share};
 use crate::keys::{Answer, Answers, Gate, Purpose, Ticket};
 use crate::sync::{Condvar, Mutex};
 use crate::threads::{self, Role};
@@ -36,9 +36,6 @@ use crate::threads::{self, Role};
 pub(super) const MOST_PARKED: usize = 256;
 /// Their data, at most.
 const MOST_BYTES: usize = 64 << 20;
-/// One user's requests take at most so many times the room that is left then: three quarters of it
-/// all where he is alone, and three quarters of the rest for the next one.
-const SHARE: usize = 3;
 
 /// Proof of being a thread that runs tasks, which may wait for the thread of a lane.
 pub(super) struct RunnerThread(());
@@ -115,10 +112,8 @@ impl Parking {
         let (mut all, mut own) = (self.all, self.users.get(&user).copied().unwrap_or_default());
         all.add(weight);
         own.add(weight);
-        let fits = |own, all: usize, most: usize| {
-            most.checked_sub(all).is_some_and(|free| own <= SHARE * free)
-        };
-        fits(own.tasks, all.tasks, MOST_PARKED) && fits(own.bytes, all.bytes, MOST_BYTES)
+        is_fair_share(own.tasks, all.tasks, MOST_PARKED)
+            && is_fair_share(own.bytes, all.bytes, MOST_BYTES)
     }
 
     fn add(&mut self, ticket: Ticket, parked: Parked) {

@@ -250,10 +250,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::answers::Answer;
-    use super::super::fixture::{close, keyring_over, keyring_with_rate, kms, volume};
+    use super::super::fixture::{Says, close, keyring_over, keyring_with_rate, kms, volume};
     use super::*;
     use crate::disk::sim::Sim;
-    use crate::kms::{Generated, KeyService, KmsError, Rewrapped, Unwrapped, Wrapped};
+    use crate::kms::Verdict;
 
     /// A file with a key on this volume.
     fn a_file(disk: &Sim) -> FileId {
@@ -310,32 +310,14 @@ mod tests {
 
     #[test]
     fn a_slow_kms_is_not_asked_by_a_request_and_a_budget_is_not_waited_for() {
-        struct Slow;
-        impl KeyService for Slow {
-            fn parallelism(&self) -> usize {
-                2
-            }
-            fn generate(&self, _: &KeyRef, _: &Context) -> Result<Generated, KmsError> {
-                panic!("it is asked")
-            }
-            fn decrypt(&self, _: &KeyRef, _: &Wrapped, _: &Context) -> Result<Unwrapped, KmsError> {
-                panic!("it is asked")
-            }
-            fn reencrypt(
-                &self,
-                _: &Wrapped,
-                _: (&KeyRef, &Context),
-                _: (&KeyRef, &Context),
-            ) -> Result<Rewrapped, KmsError> {
-                panic!("it is asked")
-            }
-            fn encrypt(&self, _: &KeyRef, _: &Key, _: &Context) -> Result<Rewrapped, KmsError> {
-                panic!("it is asked")
-            }
-        }
         let disk = volume();
         let request = KeyRequest::File(a_file(&disk));
-        assert_eq!(keyring_over(&disk, Arc::new(Slow)).fetch_here(request), None);
+        let asked = |calls| {
+            let says = Says { verdict: Verdict::Refused, calls };
+            keyring_over(&disk, Arc::new(says)).fetch_here(request)
+        };
+        assert!(asked(1).is_some_and(|answer| answer.is_err()), "else this test sees nothing");
+        assert_eq!(asked(2), None);
         let limited = keyring_with_rate(&disk, kms(), NonZeroU32::new(1000));
         assert_eq!(limited.fetch_here(request), None);
     }

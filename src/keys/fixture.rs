@@ -9,7 +9,8 @@ use crate::disk::sim::Sim;
 use crate::ids::VolumeId;
 use crate::kms::local::{LocalKms, Sealing};
 use crate::kms::{
-    Context, Generated, KeyAdmin, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Wrapped,
+    Context, Generated, KeyAdmin, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Verdict,
+    Wrapped,
 };
 use crate::secret::Key;
 use crate::store::{DataKeys, Names, Provider, Settings, Store};
@@ -132,5 +133,39 @@ where
 
     fn encrypt(&self, to: &KeyRef, plain: &Key, context: &Context) -> Result<Rewrapped, KmsError> {
         kms().encrypt(to, plain, context)
+    }
+}
+
+/// A KMS that answers nothing else.
+pub(crate) struct Says {
+    pub(crate) verdict: Verdict,
+    /// How many calls it takes side by side.
+    pub(crate) calls: usize,
+}
+
+impl KeyService for Says {
+    fn parallelism(&self) -> usize {
+        self.calls
+    }
+
+    fn generate(&self, _: &KeyRef, _: &Context) -> Result<Generated, KmsError> {
+        Err(KmsError::new(self.verdict, "Code", "why"))
+    }
+
+    fn decrypt(&self, _: &KeyRef, _: &Wrapped, _: &Context) -> Result<Unwrapped, KmsError> {
+        Err(KmsError::new(self.verdict, "Code", "why"))
+    }
+
+    fn reencrypt(
+        &self,
+        _: &Wrapped,
+        _: (&KeyRef, &Context),
+        _: (&KeyRef, &Context),
+    ) -> Result<Rewrapped, KmsError> {
+        Err(KmsError::new(self.verdict, "Code", "why"))
+    }
+
+    fn encrypt(&self, _: &KeyRef, _: &Key, _: &Context) -> Result<Rewrapped, KmsError> {
+        Err(KmsError::new(self.verdict, "Code", "why"))
     }
 }

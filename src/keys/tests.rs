@@ -8,17 +8,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::branch::BranchKey;
-use super::fixture::{Around, branch_volume, keyring, keyring_over, kms, volume};
+use super::fixture::{Around, Says, branch_volume, keyring, keyring_over, kms, volume};
 use super::pool::{Disk, NoKeys, fill_on};
 use super::{Answer, KeyFail, KeyRequest, Keyring, Phase, Reason, Ticket, fetch};
 use crate::clock::Moment;
 use crate::content::check;
 use crate::disk::sim::Sim;
 use crate::ids::{BranchId, FileId, PageId};
-use crate::kms::{
-    Context, Counted, Counters, Generated, KeyArn, KeyRef, KeyService, KmsError, Rewrapped,
-    Unwrapped, Verdict, Wrapped,
-};
+use crate::kms::{Context, Counted, Counters, KeyArn, KeyService, KmsError, Unwrapped, Verdict};
 use crate::secret::Key;
 use crate::store::{BranchFile, Line, Page, Store, WrapKind};
 
@@ -212,32 +209,6 @@ fn a_bad_branch_file_costs_its_own_files_until_it_is_put_right() {
     assert_eq!(read_all(&keyring, &new), [Ok(()); 3]);
 }
 
-/// A KMS that answers nothing else.
-struct Says(Verdict);
-
-impl KeyService for Says {
-    fn generate(&self, _: &KeyRef, _: &Context) -> Result<Generated, KmsError> {
-        Err(KmsError::new(self.0, "Code", "why"))
-    }
-
-    fn decrypt(&self, _: &KeyRef, _: &Wrapped, _: &Context) -> Result<Unwrapped, KmsError> {
-        Err(KmsError::new(self.0, "Code", "why"))
-    }
-
-    fn reencrypt(
-        &self,
-        _: &Wrapped,
-        _: (&KeyRef, &Context),
-        _: (&KeyRef, &Context),
-    ) -> Result<Rewrapped, KmsError> {
-        Err(KmsError::new(self.0, "Code", "why"))
-    }
-
-    fn encrypt(&self, _: &KeyRef, _: &Key, _: &Context) -> Result<Rewrapped, KmsError> {
-        Err(KmsError::new(self.0, "Code", "why"))
-    }
-}
-
 #[test]
 fn what_the_kms_says_of_a_branch_key_holds_for_its_files() {
     let disk = branch_volume();
@@ -248,7 +219,7 @@ fn what_the_kms_says_of_a_branch_key_holds_for_its_files() {
         (Verdict::Credentials, KeyFail::Late),
         (Verdict::ThisKey, KeyFail::Rejected),
     ] {
-        let keyring = keyring_over(&disk, Arc::new(Says(verdict)));
+        let keyring = keyring_over(&disk, Arc::new(Says { verdict, calls: 1 }));
         assert_eq!(keyring.supply(KeyRequest::File(file)), Err(told), "{verdict:?}");
     }
 }
