@@ -26,7 +26,7 @@ pub(super) enum Before {
 /// [`Failure`] of the second place.
 pub(super) fn mount(args: &mount::Mount) -> Result<Before, Failure> {
     let (store, at, words) = args.wanted();
-    let at = place::as_mounted(&std::path::absolute(at).map_err(|e| Failure::io(at, &e))?);
+    let at = place::as_mounted(at)?;
     let Some(first) = first_of(store).filter(|first| first.mountpoint != at) else {
         return Ok(Before::Not);
     };

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::place;
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::Output;
 use crate::console::printing::{say, tell};
@@ -124,7 +125,7 @@ fn check_apart(store: &Path, dest: &Path) -> Result<(), Failure> {
         Ok(dest) => dest,
         // It is to be made: the folder that it is made in counts.
         Err(_) => {
-            let absolute = std::path::absolute(dest).map_err(|e| Failure::io(dest, &e))?;
+            let absolute = place::absolute(dest)?;
             let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
                 return Err(Failure::new(Exit::Usage, format!("{}: no folder", dest.display())));
             };

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::cost;
 use super::provider::{self, Kms};
+use super::{cost, place};
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::{KmsArg, KmsArgs};
 use crate::console::printing::{say, tell};
@@ -136,10 +136,6 @@ fn try_filesystem(path: &Path, folder: &disk::Dir, names: Names) -> Result<(), F
     Ok(())
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path).map_err(|e| Failure::io(path, &e))
-}
-
 fn check_empty(store: &Path) -> Result<(), Failure> {
     match fs::read_dir(store).map(Iterator::count) {
         Ok(1..) => Err(Failure::new(
@@ -193,7 +189,7 @@ fn remove_layout(store: &Path) -> io::Result<()> {
 }
 
 fn open_local(args: &Init) -> Result<(Kms, Provider, KeyRef), Failure> {
-    let path = absolute(&args.args.keystore.path())?;
+    let path = place::absolute(&args.args.keystore.path())?;
     let keystore = path.to_str().map(str::to_owned).ok_or_else(|| {
         Failure::new(Exit::Usage, format!("{}: the path is not UTF-8", path.display()))
     })?;

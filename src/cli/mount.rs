@@ -152,14 +152,13 @@ pub(super) fn rehearse(args: &Mount) -> Result<(), Failure> {
 }
 
 fn absolute(args: &Mount) -> Result<Mount, Failure> {
-    let full = |p: &Path| std::path::absolute(p).map_err(|e| Failure::io(p, &e));
     Ok(Mount {
-        store: full(&args.store)?,
-        mountpoint: place::as_mounted(&full(&args.mountpoint)?),
+        store: place::absolute(&args.store)?,
+        mountpoint: place::as_mounted(&args.mountpoint)?,
         kms: args.kms.clone(),
         master_key: args.master_key.clone(),
         on_lock: args.on_lock.clone(),
-        audit_log: args.audit_log.as_deref().map(full).transpose()?,
+        audit_log: args.audit_log.as_deref().map(place::absolute).transpose()?,
         o: args.o.clone(),
         ..*args
     })

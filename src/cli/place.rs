@@ -11,15 +11,27 @@ use crate::console::printing::tell;
 use crate::control::{self, Ask, Target};
 use crate::store::{Store, StoreError};
 
+/// A path that somebody typed, from the root on.
+///
+/// # Errors
+/// [`Failure`], where the working folder is gone.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|e| Failure::io(path, &e))
+}
+
 /// The path of a folder without `..` and symbolic links, as the kernel lists the mount. The folder
 /// itself may be one that cannot be looked at: a mount whose daemon is gone.
-pub(super) fn as_mounted(at: &Path) -> PathBuf {
-    fs::canonicalize(at).unwrap_or_else(|_| match (at.parent(), at.file_name()) {
+///
+/// # Errors
+/// As [`absolute`].
+pub(super) fn as_mounted(at: &Path) -> Result<PathBuf, Failure> {
+    let at = absolute(at)?;
+    Ok(fs::canonicalize(&at).unwrap_or_else(|_| match (at.parent(), at.file_name()) {
         (Some(parent), Some(name)) => {
-            fs::canonicalize(parent).map_or_else(|_| at.to_owned(), |parent| parent.join(name))
+            fs::canonicalize(parent).map_or_else(|_| at.clone(), |parent| parent.join(name))
         }
-        _ => at.to_owned(),
-    })
+        _ => at.clone(),
+    }))
 }
 
 /// Whether the daemon of a mount is gone. Just after its end the kernel may not know yet; then

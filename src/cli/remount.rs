@@ -15,7 +15,7 @@ use crate::fuse::changed_flags;
 /// # Errors
 /// [`Failure`]; where it was mounted read-only and is to be writable: its daemon has no keys made.
 pub(super) fn run(at: &Path, words: &[String], rest: Rest) -> Result<(), Failure> {
-    let at = place::as_mounted(&std::path::absolute(at).map_err(|e| Failure::io(at, &e))?);
+    let at = place::as_mounted(at)?;
     let failed = |exit, why: &str| Failure::new(exit, format!("{}: {why}", at.display()));
     let mut known = control::mounts().map_err(|e| Failure::io(&at, &e))?.into_iter();
     let mount = known.rfind(|mount| mount.mountpoint == at);
