@@ -2,9 +2,11 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use kmsfs::upkeep::{self, BackupError, Copied, Destination, Watcher};
 use serde_json::Value;
 
 use crate::support::churn::{self, Churn};
@@ -84,6 +86,152 @@ fn a_copy_of_a_store_in_use_loses_no_file() {
         };
         let original = tree(&mount.root());
         looked_at(&store, &copy, |at| assert!(tree(at) == original, "the copy is another"));
+    }
+}
+
+/// Changes the store at the `at`th word of a backup's progress.
+struct Disturbs<'a> {
+    at: usize,
+    steps: usize,
+    change: &'a dyn Fn(),
+    failed: Vec<String>,
+}
+
+impl Watcher for Disturbs<'_> {
+    fn advance(&mut self, _: u64, _: u64) {
+        if self.steps == self.at {
+            (self.change)();
+        }
+        self.steps += 1;
+    }
+
+    fn failed(&mut self, path: &Path, why: &std::io::Error) {
+        self.failed.push(format!("{}: {why}", path.display()));
+    }
+
+    fn keyless(&mut self, path: &Path) {
+        self.failed.push(format!("{}: no key", path.display()));
+    }
+}
+
+/// A store that is not mounted, and a folder for copies of it: in memory, for each copy is synced.
+struct Quick(tempfile::TempDir);
+
+impl Quick {
+    fn of(store: &Store) -> Self {
+        let folder = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
+        run(Command::new("cp").arg("-a").arg(store.path()).arg(folder.path().join("store")));
+        fs::create_dir(folder.path().join("copy")).expect("made");
+        Self(folder)
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.0.path().join("store/files")
+    }
+
+    fn copy(&self, watcher: &mut Disturbs<'_>) -> Copied {
+        let [store, copy] = ["store", "copy"].map(|name| self.0.path().join(name));
+        let store = kmsfs::store::Store::open_path(&store).expect("a store");
+        let mut dest = None;
+        // A child that another test of this process starts has its lock for a moment.
+        wait_for("the lock of the copy", PATIENCE, || {
+            let top = kmsfs::disk::open_dir(&copy).expect("there");
+            match Destination::open(top, &copy, &store) {
+                Err(BackupError::Busy) => false,
+                opened => {
+                    dest = Some(opened.expect("empty, or a copy"));
+                    true
+                }
+            }
+        });
+        upkeep::backup(&store, &dest.expect("opened"), watcher).expect("a copy")
+    }
+}
+
+/// With names as they are, so that the test can change the tree beneath.
+fn with_two_folders() -> Store {
+    let store = Store::new(&["--names", "plain"]);
+    let mount = store.mount(&[]);
+    for folder in ["a", "a/inner", "b"] {
+        fs::create_dir(mount.at(folder)).expect("made");
+        for n in 0..2 {
+            fs::write(mount.at(folder).join(format!("file{n}")), "content").expect("written");
+        }
+    }
+    fs::hard_link(mount.at("a/file0"), mount.at("b/linked")).expect("linked");
+    fs::hard_link(mount.at("b/file0"), mount.at("a/inner/linked")).expect("linked");
+    std::os::unix::fs::symlink("target", mount.at("a/symlink")).expect("made");
+    mount.unmount();
+    store
+}
+
+#[test]
+fn what_is_removed_or_moved_at_any_step_is_no_failure() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = with_two_folders();
+    type Change = fn(&Path);
+    let changes: [(&str, Change); 5] = [
+        ("remove a folder", |tree| fs::remove_dir_all(tree.join("a")).expect("removed")),
+        ("remove the other", |tree| fs::remove_dir_all(tree.join("b")).expect("removed")),
+        ("remove an inner one", |tree| fs::remove_dir_all(tree.join("a/inner")).expect("removed")),
+        ("move a folder", |tree| fs::rename(tree.join("a"), tree.join("c")).expect("moved")),
+        ("remove a file", |tree| fs::remove_file(tree.join("a/file0")).expect("removed")),
+    ];
+    for (what, change) in changes {
+        for at in 0.. {
+            let quick = Quick::of(&store);
+            let change = || change(&quick.tree());
+            let mut watcher = Disturbs { at, steps: 0, change: &change, failed: Vec::new() };
+            let copied = quick.copy(&mut watcher);
+            assert!(watcher.failed.is_empty(), "{what} at {at}: {:?}", watcher.failed);
+            assert_eq!((copied.failed, copied.keyless), (0, 0), "{what} at {at}");
+            if watcher.steps <= at {
+                break;
+            }
+        }
+    }
+}
+
+/// One that was removed between its opening and its listing counted as one that cannot be read:
+/// "No such file or directory", and the copy was not whole.
+#[test]
+fn folders_that_come_and_go_are_no_failure() {
+    if skipped("fuse") {
+        return;
+    }
+    let quick = Quick::of(&with_two_folders());
+    let (tree, stop) = (quick.tree(), AtomicBool::new(false));
+    let copies = if full_size() { 20_000 } else { 300 };
+    std::thread::scope(|scope| {
+        let come_and_go = || {
+            while !stop.load(Ordering::Relaxed) {
+                for n in 0..8 {
+                    fs::create_dir_all(tree.join(format!("x{n}/y"))).expect("made");
+                }
+                for n in 0..8 {
+                    fs::remove_dir_all(tree.join(format!("x{n}"))).expect("removed");
+                }
+            }
+        };
+        let coming = scope.spawn(come_and_go);
+        let _ended = Stop(&stop);
+        for n in 0..copies {
+            let mut watcher = Disturbs { at: 0, steps: 0, change: &|| (), failed: Vec::new() };
+            quick.copy(&mut watcher);
+            assert!(watcher.failed.is_empty(), "copy {n}: {:?}", watcher.failed);
+            assert!(!coming.is_finished(), "folders come and go meanwhile");
+        }
+    });
+}
+
+/// Tells a thread to end, when a test has ended or failed.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -200,7 +200,11 @@ fn xattrs(from: &dyn OpenFile, to: &dyn OpenFile) -> io::Result<()> {
         to.remove_xattr(name)?;
     }
     for name in &wanted {
-        let value = from.xattr(name)?;
+        let value = match from.xattr(name) {
+            // Removed since they were listed.
+            Err(e) if e.raw_os_error() == Some(libc::ENODATA) => continue,
+            value => value?,
+        };
         if to.xattr(name).ok().as_ref() != Some(&value) {
             to.set_xattr(name, &value, XattrHow::Any)?;
         }

@@ -49,7 +49,7 @@ pub(super) fn ordered(dir: &Dir) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-fn is_gone(e: &io::Error) -> bool {
+pub(super) fn is_gone(e: &io::Error) -> bool {
     e.raw_os_error() == Some(libc::ENOENT)
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::file::{self, Buffers};
-use super::folder::{Entry, Known, Pair, ordered};
+use super::folder::{Entry, Known, Pair, is_gone, ordered};
 use super::{BackupError, Copied, Destination, References, Watcher, to};
 use crate::content::{FirstPage, parse_header};
 use crate::disk::{Dir, FileKind, Open, Stat, Time};
@@ -161,10 +161,8 @@ impl Walk<'_> {
     fn folder(&mut self, path: &Path) -> Result<(), BackupError> {
         let from = match open(&self.from, path) {
             Ok(from) => from,
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
-                // Moved or removed since its parent was listed: where it lay it is no more.
-                self.met.lost = true;
-                return self.remove(path);
+            Err(e) if is_gone(&e) || e.raw_os_error() == Some(libc::ENOTDIR) => {
+                return self.lost(path);
             }
             Err(e) => return self.failed(path, &e),
         };
@@ -173,6 +171,8 @@ impl Walk<'_> {
         let listed = ordered(&pair.from).and_then(|names| Ok((names, pair.from.stat_self()?)));
         let (names, stat) = match listed {
             Ok(listed) => listed,
+            // One that was removed while it is open is empty, and cannot be looked at.
+            Err(e) if is_gone(&e) => return self.lost(path),
             Err(e) => return self.failed(path, &e),
         };
         let kept = self.entries(&pair, path, names)?;
@@ -184,8 +184,15 @@ impl Walk<'_> {
         });
         match own {
             Ok(()) => Ok(()),
+            Err(e) if is_gone(&e) => self.lost(path),
             Err(e) => self.failed(path, &e),
         }
+    }
+
+    /// A folder was moved or removed since its parent was listed: where it lay it is no more.
+    fn lost(&mut self, path: &Path) -> Result<(), BackupError> {
+        self.met.lost = true;
+        self.remove(path)
     }
 
     /// Copies a folder's entries; answers which of them the copy has.
@@ -273,14 +280,16 @@ impl Walk<'_> {
         let (Some(entry), Some(parent)) = (first.file_name(), first.parent()) else {
             return Ok(false);
         };
-        let dir = open(&self.to, parent)?;
-        if dir.stat(entry).is_err() {
-            // It was removed meanwhile.
-            self.links.remove(&stat.ino);
-            return Ok(false);
+        let there = open(&self.to, parent).and_then(|dir| dir.stat(entry).map(|_| dir));
+        match there {
+            Ok(dir) => pair.link(name, (&dir, entry)).map(|()| true),
+            Err(e) if is_gone(&e) => {
+                // It was removed meanwhile, or its folder was.
+                self.links.remove(&stat.ino);
+                Ok(false)
+            }
+            Err(e) => Err(e),
         }
-        pair.link(name, (&dir, entry))?;
-        Ok(true)
     }
 
     fn met(&mut self, stat: &Stat, place: &Path, carries: Carries, text: Option<OsString>) {
@@ -299,7 +308,7 @@ impl Walk<'_> {
         let removed = open(&self.to, parent).and_then(|dir| file::remove(&*dir, name));
         match removed {
             Ok(_) => Ok(()),
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            Err(e) if is_gone(&e) => Ok(()),
             Err(e) => Err(BackupError::To(Path::new(TREE).join(path), e)),
         }
     }
