@@ -257,10 +257,8 @@ fn the_keys_of_neighbours_are_fetched_ahead() {
     let mut read = names.iter().map(|n| fs::read_to_string(mount.at(n)).expect("readable") == *n);
     assert!(read.by_ref().take(4).all(|same| same));
     // They may lie on two pages: the pool's first was begun by the mount that made the store.
-    crate::support::wait_for("quiet", PATIENCE, || {
-        let before = bench.proxy.calls("Decrypt");
-        std::thread::sleep(Duration::from_millis(300));
-        bench.proxy.calls("Decrypt") == before
+    crate::support::wait_for("the keys of all", PATIENCE, || {
+        mount.report()["keys_cached"].as_u64() >= Some(16)
     });
     bench.proxy.set(Fault::Hang);
     let calls = bench.proxy.calls("Decrypt");
