@@ -1,6 +1,7 @@
 //! Wiring: from an opened volume to a mount that answers, and its ordered end.
 
 mod audit;
+mod figures;
 mod hook;
 mod kernel;
 mod manager;
@@ -23,7 +24,7 @@ use crate::fuse::{self, Adapter, MountError, PageCache, Shared};
 use crate::ids::VolumeId;
 use crate::keys::audit::{By, Log, LogError, Operation};
 use crate::keys::{
-    self, Accepted, Identity, Keyring, Limits, Monitor, OpenError, Phase, Reason, Services,
+    self, Accepted, Identity, Keyring, Limits, Monitor, OpenError, Services,
     StoreUse, Timing, Trust, Word,
 };
 use crate::kms::{Counters, KeyArn};
@@ -31,6 +32,7 @@ use crate::secret::scrub_stack;
 use crate::store::{CopyState, Counts, Store, StoreError};
 use crate::threads::{Role, spawn};
 use crate::upkeep::Counting;
+use crate::web;
 
 /// Everything that a mount is told.
 pub struct Settings {
@@ -262,17 +264,6 @@ fn sweep_leftovers(store: &Arc<Store>) -> std::io::Result<()> {
     spawn(Role::Leftovers, sweep).map(drop)
 }
 
-/// The word that `status` uses for a phase.
-pub fn state_word(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Open => "open",
-        Phase::Draining(_) => "draining",
-        Phase::Locked(Reason::Refused) => "revoked",
-        Phase::Locked(Reason::Unreachable) => "unreachable",
-        Phase::Locked(Reason::Operator) => "locked",
-    }
-}
-
 struct Control {
     started: Moment,
     store: Arc<Store>,
@@ -290,13 +281,13 @@ impl Host for Control {
     fn report(&self) -> Option<Report> {
         let status = self.monitor.lock().as_ref()?.status();
         let keyring = self.shared.fs.keyring();
-        let (cached, pooled, fetched) = keyring.counts();
+        let keys = keyring.counts();
         let (inodes, paged) = self.shared.fs.table().counts();
         let counts = self.counting.current(&self.store);
         let strangers = self.shared.fs.strangers();
         Some(Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            state: state_word(status.phase).to_owned(),
+            state: status.phase.word().to_owned(),
             volume: keyring.volume().id().to_string(),
             store: self.settings.store.display().to_string(),
             mountpoint: self.settings.mountpoint.display().to_string(),
@@ -314,12 +305,12 @@ impl Host for Control {
             last_good_ms: millis(status.last_good),
             last_error: status.last_error,
             beats: status.beats,
-            beats_failed: status.failed,
+            beats_failed: status.beats - status.outcomes[0],
             up_ms: millis(Moment::now().since(self.started)),
             kms_calls: self.calls.snapshot(),
-            keys_cached: cached,
-            keys_pooled: pooled,
-            keys_fetched: fetched,
+            keys_cached: keys.cached,
+            keys_pooled: keys.pooled,
+            keys_fetched: keys.fetched,
             transport: self.transport.to_owned(),
             inodes,
             inodes_paged: paged,
@@ -333,6 +324,10 @@ impl Host for Control {
             stranger: (strangers.folders > 0).then(|| strangers.last.display().to_string()),
             device_warning: self.device.tearing.clone(),
         })
+    }
+
+    fn metrics(&self) -> Option<String> {
+        Some(web::exposition(self.figures()?))
     }
 
     fn lock(&self, by: Peer) {

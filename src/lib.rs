@@ -2,9 +2,10 @@
 //! own, wrapped by a master key in a KMS. Disabling the master key makes the mount unreadable.
 //!
 //! Layers, lowest first; a module imports only from lower ones and its own folder:
-//! ids, secret, disk, durable, clock, escape, sync, threads, walls, xdg · content, names · store,
+//! ids, secret, disk, durable, clock, escape, sync, threads, walls, xdg,
+//! metrics · content, names · store,
 //! kms · keys · fs ·
-//! fuse, control, upkeep · daemon · console · bench, demo · cli.
+//! fuse, control, upkeep, web · daemon · console · bench, demo · cli.
 #![deny(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![warn(missing_docs)]
@@ -25,6 +26,7 @@ pub mod fuse;
 pub mod ids;
 pub mod keys;
 pub mod kms;
+pub mod metrics;
 pub mod names;
 pub mod secret;
 pub mod store;
@@ -32,4 +34,5 @@ pub mod sync;
 pub mod threads;
 pub mod upkeep;
 pub mod walls;
+pub mod web;
 pub mod xdg;

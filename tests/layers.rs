@@ -12,6 +12,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("disk", 0),
     ("durable", 0),
     ("escape", 0),
+    ("metrics", 0),
     ("sync", 0),
     ("threads", 0),
     ("walls", 0),
@@ -25,6 +26,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("fuse", 5),
     ("control", 5),
     ("upkeep", 5),
+    ("web", 5),
     ("daemon", 6),
     ("console", 7),
     ("bench", 8),
@@ -40,6 +42,7 @@ const ALLOWED: &[(&str, &str)] = &[("store", "kms")];
 const FOREIGN: &[(&str, &[&str])] = &[
     ("fuser::", &["fuse", "daemon"]),
     ("clap::", &["cli", "console", "bench", "demo"]),
+    ("prometheus_client::", &["web"]),
     ("sd_notify::", &["daemon"]),
     ("clap_complete::", &["cli"]),
     ("clap_mangen::", &["cli"]),

@@ -6,13 +6,13 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::confirm::{can_ask, confirm};
-use super::{cost, provider};
+use super::provider;
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::KmsArgs;
 use crate::console::options::Output;
 use crate::console::printing::{say, tell};
 use crate::fs::Errno;
-use crate::kms::Verdict;
+use crate::kms::{Verdict, cost};
 use crate::store::{Census, Provider, Store};
 use crate::upkeep::{Checked, Finding, Fsck, FsckError, Repaired};
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::provider::{self, Kms};
-use super::{cost, place};
+use super::place;
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::{KmsArg, KmsArgs};
 use crate::console::printing::{say, tell};
@@ -17,7 +17,7 @@ use crate::disk;
 use crate::ids::VolumeId;
 use crate::keys::{self, OpenError};
 use crate::kms::local::{LocalKms, Sealing};
-use crate::kms::{KeyAdmin, KeyRef};
+use crate::kms::{KeyAdmin, KeyRef, cost};
 use crate::store::{self, DataKeys, Names, Provider, Settings, Store, StoreError};
 
 /// The alias that `init` makes when it is given no key.

@@ -5,7 +5,6 @@ mod background;
 mod backup;
 mod config;
 mod confirm;
-mod cost;
 mod export;
 mod fsck;
 mod helper;

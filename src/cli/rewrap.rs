@@ -8,13 +8,13 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::mount::open_keystore;
-use super::{cost, provider};
+use super::provider;
 use crate::console::failure::{Exit, Failure, second_copy};
 use crate::console::options::{KmsArg, KmsArgs};
 use crate::console::printing::{say, tell};
 use crate::control::{self, Answer, Ask, Report, Target};
 use crate::keys::Word;
-use crate::kms::{KeyArn, KeyRef, KeyService, Verdict};
+use crate::kms::{KeyArn, KeyRef, KeyService, Verdict, cost};
 use crate::store::{Provider, Store, StoreError};
 use crate::upkeep::{Done, Method, Order, Plan, Rewrap, RewrapError, Unsettled};
 

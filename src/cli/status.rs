@@ -12,7 +12,7 @@ use crate::console::failure::{Exit, Failure};
 use crate::console::options::Output;
 use crate::console::printing::{say, tell};
 use crate::control::{self, Answer, Ask, Report, Target};
-use crate::kms::Calls;
+use crate::kms::{Calls, cost};
 use crate::store::{Provider, Store};
 
 /// Arguments of `status`.
@@ -24,18 +24,57 @@ pub struct StatusArgs {
     #[arg(long)]
     watch: bool,
     /// Output format
-    #[arg(long, value_enum, default_value_t = Output::Text)]
-    output: Output,
+    #[arg(long, value_enum, default_value_t = StatusOutput::Text)]
+    output: StatusOutput,
+}
+
+/// How `status` prints what it finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum StatusOutput {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+    /// The figures of one mount, for monitoring.
+    Prometheus,
+}
+
+/// The figures of the only mount that was named, or that there is. The exit code says that they
+/// were had; where the mount stands is one of them.
+fn metrics(all: &[Target]) -> Result<(), Failure> {
+    let [target] = all else {
+        let text = format!("{} kmsfs stores are mounted, and figures are of one", all.len());
+        return Err(Failure::new(Exit::Usage, text)
+            .hint("name it: kmsfs status --output prometheus MOUNTPOINT"));
+    };
+    match answer_of(target, Ask::Metrics)? {
+        Answer::Metrics { text } => say!("{}", text.trim_end()),
+        Answer::Failed { .. } | Answer::Report { .. } | Answer::Done => {
+            let text = format!("{}: its daemon has no figures", target.mountpoint().display());
+            return Err(Failure::new(Exit::Failed, text));
+        }
+    }
+    Ok(())
 }
 
 fn report_of(target: &Target) -> Result<Report, Failure> {
+    match answer_of(target, Ask::Status)? {
+        Answer::Report { report } => Ok(*report),
+        Answer::Failed { .. } | Answer::Metrics { .. } | Answer::Done => {
+            let text = format!("{}: its daemon has no report", target.mountpoint().display());
+            Err(Failure::new(Exit::Failed, text))
+        }
+    }
+}
+
+fn answer_of(target: &Target, question: Ask) -> Result<Answer, Failure> {
     let at = target.mountpoint().display();
-    match target.ask(Ask::Status) {
-        Ok(Some(Answer::Report { report })) => Ok(*report),
+    match target.ask(question) {
         Ok(Some(Answer::Failed { why })) => Err(Failure::new(Exit::Failed, format!("{at}: {why}"))),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             Err(Failure::new(Exit::NotMounted, format!("{at}: it is not believed, nor asked: {e}")))
         }
+        Ok(Some(answer)) => Ok(answer),
         _ => Err(Failure::new(
             Exit::NotMounted,
             format!("{at}: its daemon does not answer; the mount may be dead"),
@@ -59,8 +98,18 @@ pub fn run(args: &StatusArgs) -> Result<(), Failure> {
     if all.is_empty() {
         return Err(Failure::new(Exit::NotMounted, "no kmsfs store is mounted"));
     }
+    let output = match args.output {
+        StatusOutput::Prometheus if args.watch => {
+            let text = "--watch prints changes of state, and figures are none";
+            return Err(Failure::new(Exit::Usage, text)
+                .hint("leave --watch out, or ask again and again: watch kmsfs status"));
+        }
+        StatusOutput::Prometheus => return metrics(&all),
+        StatusOutput::Text => Output::Text,
+        StatusOutput::Json => Output::Json,
+    };
     if args.watch {
-        return watch(all, args.output);
+        return watch(all, output);
     }
     let mut worst = Exit::Ok;
     // Of a user whose daemon keeps silent no further one is waited for.
@@ -72,7 +121,7 @@ pub fn run(args: &StatusArgs) -> Result<(), Failure> {
         }
         let exit = match report_of(target) {
             Ok(report) => {
-                print(target, &report, args.output);
+                print(target, &report, output);
                 exit_of(&report.state)
             }
             Err(failure) => {
@@ -173,9 +222,9 @@ fn print_calls(report: &Report) {
     }
     let total: u64 = report.kms_calls.iter().map(Calls::total).sum();
     let up = Duration::from_millis(report.up_ms);
-    let an_hour = super::cost::an_hour(total, up);
+    let an_hour = cost::an_hour(total, up);
     match report.provider.as_str() {
-        "aws" => say!("  an hour     {an_hour:.0} calls, USD {:.4}", super::cost::of(an_hour)),
+        "aws" => say!("  an hour     {an_hour:.0} calls, USD {:.4}", cost::of(an_hour)),
         _ => say!("  an hour     {an_hour:.0} calls"),
     }
 }
@@ -225,7 +274,7 @@ fn print(target: &Target, report: &Report, output: Output) {
     }
     if report.provider == "aws" {
         let heartbeat = Duration::from_millis(report.heartbeat_ms);
-        say!("  cost        {}", super::cost::monthly(heartbeat));
+        say!("  cost        {}", cost::monthly(heartbeat));
     }
     print_calls(report);
     say!(

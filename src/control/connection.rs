@@ -24,7 +24,7 @@ const LONGEST: usize = 1 << 20;
 /// How long a daemon has for its answer, from the question's first byte to the answer's last.
 fn patience(question: &Ask) -> Duration {
     match question {
-        Ask::Status => Duration::from_secs(5),
+        Ask::Status | Ask::Metrics => Duration::from_secs(5),
         // These may have to wait for calls of the KMS: three, each at most three seconds long.
         Ask::Lock | Ask::Unlock | Ask::Follow { .. } | Ask::Shred { .. } => Duration::from_secs(15),
     }

@@ -127,6 +127,8 @@ pub struct LinesUnder {
 pub trait Host: Send + Sync {
     /// Where things stand; `None` while it ends.
     fn report(&self) -> Option<Report>;
+    /// Its figures, in Prometheus's text format; `None` while it ends.
+    fn metrics(&self) -> Option<String>;
     /// Locks.
     fn lock(&self, by: Peer);
     /// Unlocks.

@@ -191,6 +191,10 @@ fn answer(ask: Ask, host: &dyn Host, by: Peer) -> Answer {
             Some(report) => Answer::Report { report: Box::new(report) },
             None => failed("it is being unmounted".to_owned()),
         },
+        Ask::Metrics => match host.metrics() {
+            Some(text) => Answer::Metrics { text },
+            None => failed("it is being unmounted".to_owned()),
+        },
         Ask::Lock => {
             host.lock(by);
             Answer::Done

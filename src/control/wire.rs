@@ -20,6 +20,8 @@ const VERSION: u32 = 1;
 pub enum Ask {
     /// A [`Report`].
     Status,
+    /// The figures of the mount, as monitoring reads them.
+    Metrics,
     /// An operator's lock.
     Lock,
     /// Its end.
@@ -49,6 +51,11 @@ pub enum Answer {
         /// Where things stand.
         #[serde(deserialize_with = "as_far_as_known")]
         report: Box<Report>,
+    },
+    /// To `Metrics`.
+    Metrics {
+        /// In Prometheus's text format.
+        text: String,
     },
     /// It is done, or under way.
     Done,

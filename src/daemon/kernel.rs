@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fuser::{INodeNo, Notifier};
 
-use super::{Hook, manager, state_word};
+use super::{Hook, manager};
 use crate::clock::Moment;
 use crate::disk::device;
 use crate::fs::Node;
@@ -81,7 +81,7 @@ impl Effects for Kernel {
     fn announce(&self, phase: Phase, why: Option<&KmsError>) {
         let at = self.mountpoint.display();
         let because = why.map_or_else(String::new, |e| format!(": {e}"));
-        let state = state_word(phase);
+        let state = phase.word();
         if let Some(audit_queue) = &self.audit_queue {
             audit_queue.state(state, why);
         }

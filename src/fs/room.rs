@@ -56,6 +56,11 @@ impl Room {
         Ok(())
     }
 
+    /// How much of it is taken.
+    pub fn taken(&self) -> usize {
+        self.users.lock().all
+    }
+
     /// Takes it back.
     pub fn give_back(&self, user: u32) {
         let mut users = self.users.lock();

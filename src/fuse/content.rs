@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::job::{Answered, Job, Past, Progress, settle};
+use super::job::{Answered, Arrived, Job, Past, Progress, settle};
 use super::reply::{Reply, Sent};
 use super::shared::Shared;
 use super::terms::PageCache;
 use super::watch::Watch;
-use crate::fs::{Errno, Fail, Fs, Outcome, SyncWhat, Who, errno};
+use crate::fs::{Errno, Fail, Outcome, SyncWhat, Who, errno};
 use crate::keys::Purpose;
 use crate::secret::wipe;
 
@@ -46,9 +46,11 @@ impl<S: Sink> Job for Read<S> {
         self.who
     }
 
-    fn run(self, fs: &Fs) -> Progress<Self> {
+    fn run(self, shared: &Shared) -> Progress<Self> {
         let Self { ino, offset, size, who, sink } = self;
-        match sink.fill(size, |out| fs.read(ino, offset, out)) {
+        let read = |out: &mut [u8]| shared.fs.read(ino, offset, out);
+        let counted = |n: &usize| shared.counted.read.add(*n as u64);
+        match sink.fill(size, |out| read(out).inspect(counted)) {
             Ok(sent) => Progress::Replied(sent),
             Err((fail, sink)) => Progress::of(fail, Self { ino, offset, size, who, sink }),
         }
@@ -162,11 +164,12 @@ pub(super) fn write<'a, R: Reply<u32>>(
     shared: &'a Arc<Shared>,
     mut job: Write<Copied<R>>,
     data: &[u8],
+    arrived: Arrived,
 ) -> Option<Answered<'a, R::Sent>> {
     let fs = &shared.fs;
     let (progress, pass) = match job.purpose().map(|purpose| fs.enter(purpose)).transpose() {
         Ok(pass) => {
-            let outcome = job.once(fs, data);
+            let outcome = job.once(shared, data);
             (job.progress(outcome), pass)
         }
         Err(fail) => {
@@ -185,12 +188,13 @@ pub(super) fn write<'a, R: Reply<u32>>(
         Progress::Unfinished(job) => Progress::Unfinished(keep(job)),
         replied => replied,
     };
-    settle(shared, progress, pass, Past::NONE)
+    settle(shared, progress, pass, Past::of(arrived))
 }
 
 impl<S: Source> Write<S> {
     /// Does what its stage is; answers how many bytes are written, and what is to be synced yet.
-    fn once(&self, fs: &Fs, data: &[u8]) -> Outcome<(u32, Option<SyncWhat>)> {
+    fn once(&self, shared: &Shared, data: &[u8]) -> Outcome<(u32, Option<SyncWhat>)> {
+        let fs = &shared.fs;
         let (purpose, sync) = match self.stage {
             Stage::Writing(purpose, sync) => (purpose, sync),
             Stage::Syncing(what, written) => {
@@ -203,6 +207,7 @@ impl<S: Source> Write<S> {
             Purpose::Save => fs.act_for_owner(self.ino)?,
         }
         fs.write(self.ino, self.offset, data)?;
+        shared.counted.written.add(data.len() as u64);
         if self.kill == Kill::SetIds {
             fs.drop_set_ids(self.ino, self.who)?;
         }
@@ -249,8 +254,8 @@ impl<S: Source> Job for Write<S> {
         self.source.weight()
     }
 
-    fn run(self, fs: &Fs) -> Progress<Self> {
-        let outcome = self.once(fs, self.source.data());
+    fn run(self, shared: &Shared) -> Progress<Self> {
+        let outcome = self.once(shared, self.source.data());
         self.progress(outcome)
     }
 

@@ -1,6 +1,7 @@
 //! Running a request: at once, again when its key has come, or a piece at a time.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::killed::is_killed;
 use super::pace::Pace;
@@ -11,6 +12,7 @@ use super::watch::Watch;
 use crate::fs::Who;
 use crate::fs::{Errno, Fail, Fs, Outcome};
 use crate::keys::{KeyRequest, Pass, Purpose};
+use crate::metrics::RequestKind;
 use crate::secret::scrub_stack;
 
 /// A request that finds another key missing each time it is run again is given up.
@@ -30,7 +32,7 @@ pub(super) trait Job: Send + Sized + 'static {
         0
     }
     /// Runs it, or a piece of it.
-    fn run(self, fs: &Fs) -> Progress<Self>;
+    fn run(self, shared: &Shared) -> Progress<Self>;
     /// Gathers from the store what an audit log is told, for [`Job::fail`] must not touch it.
     fn gather(&mut self) {}
     /// Replies with an errno. It neither blocks nor touches the store.
@@ -41,6 +43,8 @@ pub(super) trait Job: Send + Sized + 'static {
 pub(super) enum Progress<J: Job> {
     /// To its reply.
     Replied(J::Sent),
+    /// To an errno, which is to be replied.
+    Failed(Errno, J),
     /// Nowhere: it waits for a key.
     Wants(KeyRequest, J),
     /// Through one piece, and there is more.
@@ -51,7 +55,7 @@ impl<J: Job> Progress<J> {
     /// What an operation's failure means for the job that it belongs to.
     pub(super) fn of(fail: Fail, job: J) -> Self {
         match fail {
-            Fail::Errno(errno) => Self::Replied(job.fail(errno)),
+            Fail::Errno(errno) => Self::Failed(errno, job),
             Fail::Park(want) => Self::Wants(want, job),
             Fail::Unfinished => Self::Unfinished(job),
         }
@@ -64,22 +68,32 @@ impl<J: Job> Progress<J> {
 pub(super) struct Answered<'a, S> {
     sent: S,
     pass: Option<Pass<'a>>,
+    shared: &'a Shared,
+    arrived: Arrived,
 }
 
-impl<S> Answered<'_, S> {
+impl<'a, S> Answered<'a, S> {
     /// A reply of a request that needed no pass.
-    pub(super) fn of(sent: S) -> Self {
-        Self { sent, pass: None }
+    pub(super) fn of(sent: S, shared: &'a Shared, arrived: Arrived) -> Self {
+        Self { sent, pass: None, shared, arrived }
     }
 
     /// Has `send` send the reply, and leaves the gate.
     pub(super) fn finish(self, send: impl FnOnce(S)) {
-        let Self { sent, pass } = self;
+        let Self { sent, pass, shared, arrived } = self;
         send(sent);
         drop(pass);
+        shared.counted.answered(arrived.kind, arrived.at.elapsed());
         // Names and blocks of plaintext that ciphers worked on.
         scrub_stack();
     }
+}
+
+/// What a request is, and when it came.
+#[derive(Clone, Copy)]
+pub(super) struct Arrived {
+    pub(super) kind: RequestKind,
+    pub(super) at: Instant,
 }
 
 /// Where a request is run.
@@ -95,12 +109,13 @@ pub(super) enum Start<'a> {
 pub(super) fn go<'a, J: Job>(
     shared: &'a Arc<Shared>,
     job: J,
+    arrived: Arrived,
     start: Start<'_>,
 ) -> Option<Answered<'a, J::Sent>> {
     match start {
-        Start::Here => attempt(shared, job, Past::NONE),
+        Start::Here => attempt(shared, job, Past::of(arrived)),
         Start::Runner(pace) => {
-            let queued = Queued { shared: shared.clone(), job, past: Past::NONE };
+            let queued = Queued { shared: shared.clone(), job, past: Past::of(arrived) };
             shared.runner.push(Box::new(queued), Some(pace.clone()));
             None
         }
@@ -116,7 +131,7 @@ fn attempt<J: Job>(shared: &Arc<Shared>, mut job: J, past: Past) -> Option<Answe
             return settle(shared, Progress::of(fail, job), None, past);
         }
     };
-    let progress = job.run(&shared.fs);
+    let progress = job.run(shared);
     settle(shared, progress, pass, past)
 }
 
@@ -128,7 +143,13 @@ pub(super) fn settle<'a, J: Job>(
     past: Past,
 ) -> Option<Answered<'a, J::Sent>> {
     match progress {
-        Progress::Replied(sent) => return Some(Answered { sent, pass }),
+        Progress::Replied(sent) => {
+            return Some(Answered { sent, pass, shared, arrived: past.arrived });
+        }
+        Progress::Failed(errno, job) => {
+            shared.counted.failed(past.arrived.kind, errno.0);
+            return Some(Answered { sent: job.fail(errno), pass, shared, arrived: past.arrived });
+        }
         Progress::Wants(want, mut job) => {
             drop(pass);
             scrub_stack();
@@ -141,7 +162,7 @@ pub(super) fn settle<'a, J: Job>(
                 Some(Ok(())) => return attempt(shared, job, next),
                 Some(Err(fail)) => {
                     job.gather();
-                    return Some(Answered::of(job.fail(fail.errno())));
+                    return settle(shared, Progress::Failed(fail.errno(), job), None, next);
                 }
                 None => park(shared, want, job, next),
             }
@@ -149,7 +170,7 @@ pub(super) fn settle<'a, J: Job>(
         Progress::Unfinished(mut job) => {
             drop(pass);
             job.gather();
-            let past = Past { runs: 0, stage: Stage::Begun };
+            let past = Past { runs: 0, stage: Stage::Begun, ..past };
             let queued = Queued { shared: shared.clone(), job, past };
             shared.runner.push(Box::new(queued), None);
         }
@@ -181,10 +202,14 @@ pub(super) struct Past {
     /// How often it found a key missing since it last got on.
     runs: u32,
     stage: Stage,
+    arrived: Arrived,
 }
 
 impl Past {
-    pub(super) const NONE: Self = Self { runs: 0, stage: Stage::New };
+    /// Nothing yet.
+    pub(super) fn of(arrived: Arrived) -> Self {
+        Self { runs: 0, stage: Stage::New, arrived }
+    }
 }
 
 /// A job with the runner.
@@ -218,7 +243,10 @@ impl<J: Job> Task for Queued<J> {
     }
 
     fn refuse(self: Box<Self>, errno: Errno) {
-        self.job.fail(errno).send_refusal();
+        let Self { shared, job, past } = *self;
+        shared.counted.failed(past.arrived.kind, errno.0);
+        job.fail(errno).send_refusal();
+        shared.counted.answered(past.arrived.kind, past.arrived.at.elapsed());
     }
 }
 
@@ -247,8 +275,8 @@ where
         self.who
     }
 
-    fn run(mut self, fs: &Fs) -> Progress<Self> {
-        match (self.op)(fs) {
+    fn run(mut self, shared: &Shared) -> Progress<Self> {
+        match (self.op)(&shared.fs) {
             Ok(answer) => {
                 if let Some(watch) = &self.watch {
                     watch.tell(Ok(()));

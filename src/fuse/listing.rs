@@ -2,8 +2,8 @@
 
 use super::job::{Job, Progress};
 use super::reply::Sent;
-use crate::fs::Who;
-use crate::fs::{Detail, Errno, Fs, Listed, Visit};
+use super::shared::Shared;
+use crate::fs::{Detail, Errno, Listed, Visit, Who};
 use crate::keys::Purpose;
 
 /// A page of a listing on its way to the kernel.
@@ -39,10 +39,10 @@ impl<L: Listing> Job for List<L> {
         self.who
     }
 
-    fn run(mut self, fs: &Fs) -> Progress<Self> {
+    fn run(mut self, shared: &Shared) -> Progress<Self> {
         let detail = self.listing.detail();
         let listing = &mut self.listing;
-        let listed = fs.list(self.handle, &mut self.from, detail, &mut |entry| {
+        let listed = shared.fs.list(self.handle, &mut self.from, detail, &mut |entry| {
             // Without attributes the kernel would take zeros for them: such an entry (a
             // damaged symlink) is looked up on its own, and answers its errno then.
             if detail == Detail::Attributes && entry.found.is_none() {

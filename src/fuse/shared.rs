@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::runner::Runner;
 use crate::fs::Fs;
 use crate::keys::audit::AuditQueue;
+use crate::metrics::Requests;
 
 /// What the requests of a mount share, whatever thread they run on.
 pub struct Shared {
@@ -13,6 +14,8 @@ pub struct Shared {
     pub fs: Fs,
     /// Where uses of keys are told, if anywhere.
     pub audit_queue: Option<Arc<AuditQueue>>,
+    /// What they have been so far.
+    pub counted: Requests,
     pub(super) runner: Arc<Runner>,
 }
 
@@ -21,7 +24,7 @@ impl Shared {
     pub fn new(fs: Fs, audit_queue: Option<Arc<AuditQueue>>) -> Arc<Self> {
         let keyring = fs.keyring();
         let runner = Runner::new(keyring.gate().clone(), keyring.answers().clone());
-        Arc::new(Self { fs, audit_queue, runner: Arc::new(runner) })
+        Arc::new(Self { fs, audit_queue, counted: Requests::default(), runner: Arc::new(runner) })
     }
 
     /// Starts as many threads for requests that do not run where they came from.

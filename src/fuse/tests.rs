@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use fuser::{Config, Filesystem, INodeNo, ReplyStatfs, Request, Session};
 use rustix::mount::UnmountFlags;
 
-use super::job::{Simple, Start, go};
+use super::job::{Arrived, Simple, Start, go};
 use super::replies::{fuse_errno, statfs};
 use super::runner::MOST_PARKED;
 use super::shared::Shared;
@@ -19,6 +19,11 @@ use crate::fs::Who;
 use crate::fs::{Access, Errno, Fail, Fs, FsSettings, Outcome};
 use crate::keys::fixture::{close, kms, opened, volume};
 use crate::keys::{KeyRequest, Phase, Purpose, Reason};
+use crate::metrics::{Failure, RequestKind};
+
+fn statfs_now() -> Arrived {
+    Arrived { kind: RequestKind::Statfs, at: Instant::now() }
+}
 
 const REVOKED: Result<u32, Errno> = Err(Errno(libc::EKEYREVOKED));
 
@@ -57,7 +62,7 @@ impl Running {
         let who = Who { uid, gid: 0, pid: 0 };
         let reply = move |outcome| told.send(outcome).expect("the test waits");
         let job = Simple { op, reply, purpose: Some(Purpose::Use), who, watch: None };
-        if let Some(answered) = go(&self.0, job, start) {
+        if let Some(answered) = go(&self.0, job, statfs_now(), start) {
             answered.finish(|()| ());
         }
         outcomes
@@ -101,6 +106,43 @@ fn a_parked_request_runs_on_the_runner_and_not_on_who_has_its_key() {
     running.0.fs.keyring().supply(KeyRequest::Fresh).expect("the keystore answers");
     assert_eq!(ran_on.recv().expect("it ran again"), "kmsfs-runner");
     assert_eq!(outcome.recv().expect("it ended"), Ok(7));
+}
+
+/// Whatever way a request takes to its reply.
+#[test]
+fn each_request_is_counted_once_and_failures_by_their_errno() {
+    let running = Running::with_threads(1);
+    let (told, parked) = channel();
+    let mut outcomes = vec![
+        Err(Fail::Errno(Errno(libc::ENOENT))),
+        Err(Fail::Errno(Errno(libc::EBADMSG))),
+        Ok(7),
+    ];
+    for outcome in outcomes.drain(..) {
+        let answer = running.run(Start::Here, move |_| outcome);
+        answer.recv().expect("it ended").ok();
+    }
+    let mut pieces = 3;
+    let in_pieces = running.run(Start::Here, move |_| {
+        pieces -= 1;
+        if pieces > 0 { Err(Fail::Unfinished) } else { Ok(7) }
+    });
+    assert_eq!(in_pieces.recv().expect("it ended"), Ok(7));
+    let waits = running.run(Start::Here, move |_| {
+        told.send(()).expect("the test waits");
+        Err(Fail::Park(KeyRequest::Fresh))
+    });
+    parked.recv().expect("it ran");
+    running.lock();
+    assert_eq!(waits.recv().expect("it was refused"), REVOKED);
+    // A reply is counted after it was sent.
+    running.0.stop();
+    let counted = &running.0.counted;
+    let times: Vec<_> = counted.times().map(|(kind, times)| (kind, times.count())).collect();
+    assert_eq!(times, [(RequestKind::Statfs, 5)]);
+    let kind = RequestKind::Statfs;
+    let failures: Vec<_> = counted.failures().collect();
+    assert_eq!(failures, [(kind, Failure::NotAuthentic, 1), (kind, Failure::KeyRevoked, 1)]);
 }
 
 /// One user's requests filled all of the room: everybody else's were EKEYEXPIRED.
@@ -220,7 +262,7 @@ impl Filesystem for Endless {
         };
         let who = Who { uid: req.uid(), gid: req.gid(), pid: req.pid() };
         let job = Simple { op, reply, purpose: None, who, watch: None };
-        if let Some(answered) = go(&self.shared, job, Start::Here) {
+        if let Some(answered) = go(&self.shared, job, statfs_now(), Start::Here) {
             answered.finish(|()| ());
         }
     }

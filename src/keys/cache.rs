@@ -32,6 +32,7 @@ pub(super) struct Cache {
     idle: LruCache<FileId, CachedCipher>,
     held: HashMap<FileId, Held>,
     ttl: Duration,
+    evicted: u64,
 }
 
 impl Cache {
@@ -39,7 +40,7 @@ impl Cache {
         // Unbounded with a bound of our own: a bounded one allocates all of its table at once.
         let mut idle = LruCache::unbounded();
         idle.resize(size);
-        Self { idle, held: HashMap::new(), ttl }
+        Self { idle, held: HashMap::new(), ttl, evicted: 0 }
     }
 
     /// The cipher of a file, if it is here and its time is not up. `lenient` time keeps what is
@@ -71,7 +72,7 @@ impl Cache {
         let entry = CachedCipher { cipher, expires: now + self.ttl };
         match self.held.get_mut(&file) {
             Some(held) => held.entry = Some(entry),
-            None => drop(self.idle.push(file, entry)),
+            None => self.push(file, entry),
         }
     }
 
@@ -92,8 +93,19 @@ impl Cache {
         if held.users == 0
             && let Some(Held { entry: Some(entry), .. }) = self.held.remove(&file)
         {
-            self.idle.push(file, entry);
+            self.push(file, entry);
         }
+    }
+
+    fn push(&mut self, file: FileId, entry: CachedCipher) {
+        if self.idle.push(file, entry).is_some_and(|(other, _)| other != file) {
+            self.evicted += 1;
+        }
+    }
+
+    /// How many keys others have taken the room of.
+    pub(super) fn evicted(&self) -> u64 {
+        self.evicted
     }
 
     pub(super) fn evict(&mut self, file: FileId) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::ahead::Ahead;
 use super::answers::{Answer, Answers, Ticket};
 use super::cache::{Cache, Expiry};
+use super::counts::KeyCounts;
 use super::gate::Gate;
 use super::machine::Phase;
 use super::request::{KeyFail, KeyRequest, Waiter};
@@ -70,6 +71,8 @@ struct State {
     /// When lines were shredded, lately: one that was read before is not taken any more.
     shredded: HashMap<FileId, Moment>,
     fetched: u64,
+    hits: u64,
+    misses: u64,
     stopping: bool,
 }
 
@@ -103,6 +106,8 @@ impl FileKeys {
             cleared_at: never,
             shredded: HashMap::new(),
             fetched: 0,
+            hits: 0,
+            misses: 0,
             stopping: false,
         };
         let (state, work) = (Mutex::new(state), Condvar::new());
@@ -114,7 +119,10 @@ impl FileKeys {
         let mut state = self.state.lock();
         let found = state.cache.get(file, Moment::now(), expiry);
         if found.is_some() {
+            state.hits += 1;
             state.ahead.hit(file);
+        } else {
+            state.misses += 1;
         }
         found
     }
@@ -339,10 +347,17 @@ impl FileKeys {
         }
     }
 
-    /// How many keys are cached, and how many were fetched.
-    pub(super) fn counts(&self) -> (usize, u64) {
+    /// What became of keys so far; those of the pool are left out.
+    pub(super) fn counts(&self) -> KeyCounts {
         let state = self.state.lock();
-        (state.cache.len(), state.fetched)
+        KeyCounts {
+            cached: state.cache.len(),
+            pooled: 0,
+            fetched: state.fetched,
+            hits: state.hits,
+            misses: state.misses,
+            evicted: state.cache.evicted(),
+        }
     }
 
     /// Ends the fetch threads.

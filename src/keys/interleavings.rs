@@ -11,7 +11,7 @@ use std::time::Duration;
 use shuttle::thread;
 
 use super::fixture::{branch_volume, keyring, keyring_over, kms};
-use super::{Answer, Gate, KeyFail, KeyRequest, Keyring, Phase, Purpose, Reason, Ticket};
+use super::{Answer, Gate, KeyCounts, KeyFail, KeyRequest, Keyring, Phase, Purpose, Reason, Ticket};
 use super::{fetch, pool};
 use crate::ids::FileId;
 use crate::kms::{Context, Generated, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Wrapped};
@@ -310,10 +310,10 @@ fn locks(keyring: &Arc<Keyring>, file: FileId) {
     keyring.close(LOCKED);
     gate.wait_idle();
     keyring.wipe();
-    let (cached, pooled, _) = keyring.counts();
+    let KeyCounts { cached, pooled, .. } = keyring.counts();
     assert_eq!((cached, pooled, keyring.branches().len()), (0, 0, 0), "wiped");
     threads.into_iter().for_each(|thread| thread.join().expect("it does not panic"));
-    let (cached, pooled, _) = keyring.counts();
+    let KeyCounts { cached, pooled, .. } = keyring.counts();
     let branches = keyring.branches().len();
     assert_eq!((cached, pooled, branches), (0, 0, 0), "and what came later was not taken in");
     assert!(keyring.cipher(file).is_err() && keyring.names().is_err());

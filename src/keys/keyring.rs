@@ -18,6 +18,7 @@ use super::beat::AskedBeats;
 use super::branches::Branches;
 use super::cache::Expiry;
 use super::carriers::Carriers;
+use super::counts::KeyCounts;
 use super::files::FileKeys;
 use super::follow::Following;
 use super::gate::{Gate, Pass, Purpose, Shut};
@@ -374,10 +375,9 @@ impl Keyring {
         }
     }
 
-    /// How many data keys the cache holds, how many lie in the pool, how many were fetched.
-    pub fn counts(&self) -> (usize, usize, u64) {
-        let (cached, fetched) = self.files.counts();
-        (cached, self.pool.len(), fetched)
+    /// What became of data keys so far.
+    pub fn counts(&self) -> KeyCounts {
+        KeyCounts { pooled: self.pool.len(), ..self.files.counts() }
     }
 
     /// Ends the keyring's threads. Those who wait are answered.

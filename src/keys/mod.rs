@@ -9,6 +9,7 @@ mod branch;
 mod branches;
 mod cache;
 mod carriers;
+mod counts;
 mod fetch;
 mod files;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod race_tests;
 mod rate;
 mod services;
 mod source;
+mod status;
 mod store_use;
 #[cfg(test)]
 mod tests;
@@ -37,14 +39,16 @@ mod request;
 
 pub use answers::{Answer, Answers, Ticket};
 pub use carriers::Carriers;
+pub use counts::KeyCounts;
 pub use follow::FollowError;
 pub use gate::{Gate, Pass, Purpose, Shut};
 pub use keyring::{Keyring, Limits};
 pub use machine::{Effect, Event, Machine, Phase, Reason, Timing};
-pub use monitor::{Effects, LockTime, Monitor, Status};
+pub use monitor::{Effects, LockTime, Monitor};
 pub use rate::Rate;
 pub use request::{KeyFail, KeyRequest};
 pub use services::Services;
 pub use source::{Word, is_proven, source_mac};
+pub use status::{Beat, BeatOutcome, Status};
 pub use store_use::StoreUse;
 pub use volume::{Accepted, Identity, OpenError, Trust, Volume, create, open, open_file};

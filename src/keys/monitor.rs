@@ -11,6 +11,7 @@ use super::cache::Expiry;
 use super::keyring::Keyring;
 use super::machine::{Effect, Event, Machine, Phase, Reason, Timing};
 use super::request::KeyRequest;
+use super::status::{Beat, BeatOutcome, Status};
 use super::store_use::StoreUse;
 use super::volume::OpenError;
 use super::{beat, fetch, follow, pool};
@@ -39,21 +40,6 @@ pub struct LockTime {
     pub drain: Duration,
     /// With the gate closed: a second pass, and every name.
     pub seal: Duration,
-}
-
-/// What `status` tells of the monitor.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// Where the mount stands.
-    pub phase: Phase,
-    /// How long ago the KMS last answered well.
-    pub last_good: Duration,
-    /// What the KMS last said when it did not.
-    pub last_error: Option<String>,
-    /// Beats so far.
-    pub beats: u64,
-    /// Those that were not good.
-    pub failed: u64,
 }
 
 /// What the monitor's loop is told.
@@ -98,13 +84,7 @@ impl Monitor {
         timing: Timing,
     ) -> std::io::Result<Self> {
         let (events, inbox) = channel();
-        let status = Arc::new(Mutex::new(Status {
-            phase: Phase::Open,
-            last_good: Duration::ZERO,
-            last_error: None,
-            beats: 0,
-            failed: 0,
-        }));
+        let status = Arc::new(Mutex::new(Status::open(Moment::now())));
         let mut threads = Vec::new();
         for _ in 0..fetch::threads(keyring) {
             threads.push(start(Role::Fetch, keyring, |k| fetch::run(&k))?);
@@ -263,7 +243,9 @@ impl Loop {
     fn take(&mut self, message: Message) {
         let now = Moment::now();
         let Message { event, error, began } = message;
-        self.count(event, error);
+        if let Some(outcome) = BeatOutcome::of(event) {
+            self.count(Beat { began, took: now.since(began), outcome }, error);
+        }
         let effect = self.machine.step(event, now);
         match effect {
             Some(Effect::Drain { reason, until }) => self.drain(reason, until),
@@ -272,7 +254,7 @@ impl Loop {
             None => {}
         }
         self.follow_reason();
-        if matches!(event, Event::Good { .. } | Event::Refused | Event::Unavailable) {
+        if BeatOutcome::of(event).is_some() {
             self.record_beat(began);
         }
         if event == Event::Sealed {
@@ -280,11 +262,12 @@ impl Loop {
             self.effects.announce(self.keyring.gate().phase(), self.last_error.as_ref());
         }
         let mut status = self.status.lock();
-        status.phase = match self.keyring.gate().phase() {
+        let phase = match self.keyring.gate().phase() {
             // Not locked before the last key and page are gone.
             Phase::Locked(reason) if !self.sealed => Phase::Draining(reason),
             phase => phase,
         };
+        status.set_phase(phase, now);
         status.last_good = now.since(self.machine.last_good());
     }
 
@@ -301,21 +284,13 @@ impl Loop {
         }
     }
 
-    fn count(&mut self, event: Event, error: Option<KmsError>) {
+    fn count(&mut self, beat: Beat, error: Option<KmsError>) {
         let mut status = self.status.lock();
-        match event {
-            Event::Good { .. } => {
-                status.beats += 1;
-                self.keyring.set_expiry(Expiry::Strict);
-            }
-            Event::Refused | Event::Unavailable => {
-                status.beats += 1;
-                status.failed += 1;
-                let out = event == Event::Unavailable;
-                self.keyring.set_expiry(if out { Expiry::Outage } else { Expiry::Strict });
-            }
-            _ => return,
-        }
+        status.add(beat);
+        self.keyring.set_expiry(match beat.outcome {
+            BeatOutcome::Good | BeatOutcome::Refused => Expiry::Strict,
+            BeatOutcome::Unavailable => Expiry::Outage,
+        });
         if let Some(e) = &error {
             status.last_error = Some(e.to_string());
         }

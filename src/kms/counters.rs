@@ -3,10 +3,12 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use super::{
     Context, Generated, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Verdict, Wrapped,
 };
+use crate::metrics::{Histogram, Times};
 use crate::secret::Key;
 
 /// An operation and its outcomes so far. A call that a client tried again counts once.
@@ -37,10 +39,14 @@ struct Operation {
     refused: AtomicU64,
     unavailable: AtomicU64,
     rejected: AtomicU64,
+    times: Histogram,
 }
 
 impl Operation {
-    fn note<T>(&self, outcome: Result<T, KmsError>) -> Result<T, KmsError> {
+    fn call<T>(&self, call: impl FnOnce() -> Result<T, KmsError>) -> Result<T, KmsError> {
+        let began = Instant::now();
+        let outcome = call();
+        self.times.record(began.elapsed());
         let counter = match outcome.as_ref().map_err(|e| e.verdict) {
             Ok(_) => &self.ok,
             Err(Verdict::Refused) => &self.refused,
@@ -72,15 +78,26 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// By their names in the AWS KMS API.
+    fn all(&self) -> [(&'static str, &Operation); 4] {
+        [
+            ("GenerateDataKey", &self.generate),
+            ("Decrypt", &self.decrypt),
+            ("ReEncrypt", &self.reencrypt),
+            ("Encrypt", &self.encrypt),
+        ]
+    }
+
     /// The operations that were called at all.
     pub fn snapshot(&self) -> Vec<Calls> {
-        let all = [
-            self.generate.snapshot("GenerateDataKey"),
-            self.decrypt.snapshot("Decrypt"),
-            self.reencrypt.snapshot("ReEncrypt"),
-            self.encrypt.snapshot("Encrypt"),
-        ];
+        let all = self.all().map(|(name, operation)| operation.snapshot(name));
         all.into_iter().filter(|calls| calls.total() > 0).collect()
+    }
+
+    /// How long the calls of each operation took, tries of a client again included.
+    pub fn times(&self) -> Vec<(&'static str, Times)> {
+        let all = self.all().map(|(name, operation)| (name, operation.times.times()));
+        all.into_iter().filter(|(_, times)| times.count() > 0).collect()
     }
 }
 
@@ -107,7 +124,7 @@ impl KeyService for Counted {
     }
 
     fn generate(&self, key: &KeyRef, context: &Context) -> Result<Generated, KmsError> {
-        self.counters.generate.note(self.inner.generate(key, context))
+        self.counters.generate.call(|| self.inner.generate(key, context))
     }
 
     fn decrypt(
@@ -116,7 +133,7 @@ impl KeyService for Counted {
         wrapped: &Wrapped,
         context: &Context,
     ) -> Result<Unwrapped, KmsError> {
-        self.counters.decrypt.note(self.inner.decrypt(key, wrapped, context))
+        self.counters.decrypt.call(|| self.inner.decrypt(key, wrapped, context))
     }
 
     fn reencrypt(
@@ -125,11 +142,11 @@ impl KeyService for Counted {
         from: (&KeyRef, &Context),
         to: (&KeyRef, &Context),
     ) -> Result<Rewrapped, KmsError> {
-        self.counters.reencrypt.note(self.inner.reencrypt(wrapped, from, to))
+        self.counters.reencrypt.call(|| self.inner.reencrypt(wrapped, from, to))
     }
 
     fn encrypt(&self, to: &KeyRef, plain: &Key, context: &Context) -> Result<Rewrapped, KmsError> {
-        self.counters.encrypt.note(self.inner.encrypt(to, plain, context))
+        self.counters.encrypt.call(|| self.inner.encrypt(to, plain, context))
     }
 }
 
@@ -147,10 +164,10 @@ mod tests {
             Verdict::ThisKey,
             Verdict::Invalid,
         ];
-        operation.note(Ok(())).expect("it passes through");
+        operation.call(|| Ok(())).expect("it passes through");
         for verdict in verdicts {
             let failed: Result<(), _> = Err(KmsError::new(verdict, "Code", "why"));
-            assert!(operation.note(failed).is_err());
+            assert!(operation.call(|| failed).is_err());
         }
         let snapshot = operation.snapshot("Decrypt");
         assert_eq!(
@@ -158,5 +175,6 @@ mod tests {
             (1, 1, 2, 2)
         );
         assert_eq!(snapshot.total(), 6);
+        assert_eq!(operation.times.times().count(), 6);
     }
 }

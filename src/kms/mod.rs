@@ -7,6 +7,7 @@
 #[cfg(feature = "aws")]
 pub mod aws;
 mod context;
+pub mod cost;
 mod counters;
 mod error;
 pub mod local;

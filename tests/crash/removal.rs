@@ -88,7 +88,7 @@ fn empty_files_give_their_lines_up_when_they_are_forgotten() {
     volume.opened("punched", punch).expect("punched");
     volume.fs().keyring().end_grace().expect("swept");
 
-    let pooled = volume.fs().keyring().counts().1;
+    let pooled = volume.fs().keyring().counts().pooled;
     assert_eq!(lines(&volume.sim), pooled + 1);
     assert_eq!(volume.read("rewritten").as_deref(), Ok(&b"again"[..]));
     assert_eq!(volume.read("cut"), Ok(Vec::new()));

@@ -9,6 +9,7 @@ use crate::fuse::job::go;
 use crate::fuse::reply::Reply;
 use crate::fuse::terms::{Opened, opened_for, user_of};
 use crate::keys::audit::Operation;
+use crate::metrics::RequestKind;
 
 impl<'a> Asked<'a> {
     /// `flags` are those of open(2).
@@ -28,7 +29,7 @@ impl<'a> Asked<'a> {
             fs.table().mark_paged(&*fs.node(ino)?);
             Ok(opened)
         };
-        self.watched(self.shared().watch(self.who, Operation::Open, ino), op, reply)
+        self.watched(RequestKind::Open, self.shared().watch(self.who, Operation::Open, ino), op, reply)
     }
 
     /// `flags` are those of open(2).
@@ -62,7 +63,7 @@ impl<'a> Asked<'a> {
             fs.room().take(by.uid)?;
             make(fs).inspect_err(|_| fs.room().give_back(by.uid))
         };
-        self.watched(watch, op, reply)
+        self.watched(RequestKind::Create, watch, op, reply)
     }
 
     /// A file without a name, in the filesystem of a directory.
@@ -80,7 +81,7 @@ impl<'a> Asked<'a> {
             fs.table().mark_paged(&*fs.node(found.attr.0.ino)?);
             Ok((found, opened))
         };
-        self.answer(op, reply)
+        self.answer(RequestKind::Tmpfile, op, reply)
     }
 
     pub(in crate::fuse) fn read<S: Sink>(
@@ -91,7 +92,7 @@ impl<'a> Asked<'a> {
         sink: S,
     ) -> Soon<'a, S::Sent> {
         let (size, who) = (size as usize, self.who);
-        go(self.shared(), Read { ino, offset, size, who, sink }, self.start)
+        go(self.shared(), Read { ino, offset, size, who, sink }, self.arrived(RequestKind::Read), self.start)
     }
 
     /// `data` is copied only where the write has to wait.
@@ -103,7 +104,7 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         let source = Copied { data: Vec::new(), reply };
-        write(self.shared(), self.write_job(at, words, source), data)
+        write(self.shared(), self.write_job(at, words, source), data, self.arrived(RequestKind::Write))
     }
 
     /// A write whose content its source keeps until the reply.
@@ -113,7 +114,7 @@ impl<'a> Asked<'a> {
         words: WriteWords,
         source: S,
     ) -> Soon<'a, S::Sent> {
-        go(self.shared(), self.write_job(at, words, source), self.start)
+        go(self.shared(), self.write_job(at, words, source), self.arrived(RequestKind::Write), self.start)
     }
 
     fn write_job<S>(self, (ino, offset): (u64, u64), words: WriteWords, source: S) -> Write<S> {
@@ -132,7 +133,7 @@ impl<'a> Asked<'a> {
             fs.room().give_back(user_of(handle));
             fs.release(ino, opened_for(handle))
         };
-        self.always(op, reply)
+        self.always(RequestKind::Release, op, reply)
     }
 
     pub(in crate::fuse) fn fsync<R: Reply<()>>(
@@ -141,7 +142,7 @@ impl<'a> Asked<'a> {
         what: SyncWhat,
         reply: R,
     ) -> Soon<'a, R::Sent> {
-        self.always(move |fs| fs.fsync(ino, what), reply)
+        self.always(RequestKind::Fsync, move |fs| fs.fsync(ino, what), reply)
     }
 
     /// `mode` is that of fallocate(2).
@@ -167,7 +168,7 @@ impl<'a> Asked<'a> {
                 _ => Err(errno(libc::EOPNOTSUPP)),
             }
         };
-        self.watched_change(self.shared().watch_write(self.who, ino), op, reply)
+        self.watched_change(RequestKind::Fallocate, self.shared().watch_write(self.who, ino), op, reply)
     }
 
     /// `whence` is that of lseek(2).
@@ -181,7 +182,7 @@ impl<'a> Asked<'a> {
         let to = match whence {
             libc::SEEK_DATA => Sought::Data,
             libc::SEEK_HOLE => Sought::Hole,
-            _ => return self.refuse(libc::EINVAL, reply),
+            _ => return self.refuse(RequestKind::Lseek, libc::EINVAL, reply),
         };
         let mut from = u64::try_from(offset);
         let op = move |fs: &Fs| {
@@ -189,7 +190,7 @@ impl<'a> Asked<'a> {
             let at = fs.seek(ino, from, to)?;
             i64::try_from(at).map_err(|_| errno(libc::EOVERFLOW))
         };
-        self.answer(op, reply)
+        self.answer(RequestKind::Lseek, op, reply)
     }
 
     pub(in crate::fuse) fn copy_file_range<R: Reply<u32>>(
@@ -206,6 +207,6 @@ impl<'a> Asked<'a> {
             let n = fs.copy(from, to, len)?;
             u32::try_from(n).map_err(|_| errno(libc::EOVERFLOW))
         };
-        self.watched_change(self.shared().watch_write(self.who, to.0), op, reply)
+        self.watched_change(RequestKind::CopyFileRange, self.shared().watch_write(self.who, to.0), op, reply)
     }
 }

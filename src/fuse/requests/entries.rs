@@ -10,6 +10,7 @@ use crate::fuse::listing::{List, Listing};
 use crate::fuse::reply::Reply;
 use crate::fuse::terms::{Attribute, Opened, attribute};
 use crate::keys::audit::Operation;
+use crate::metrics::RequestKind;
 
 /// The attribute that an inode's access ACL is (xattr(7)).
 const ACCESS_ACL: &str = "system.posix_acl_access";
@@ -24,21 +25,21 @@ impl<'a> Asked<'a> {
         // What the kernel asks for a file handle is about the inode itself, and about its folder.
         if name == "." {
             let mut search = Search::default();
-            return self.answer(move |fs| fs.lookup_number(parent, &mut search), reply);
+            return self.answer(RequestKind::Lookup, move |fs| fs.lookup_number(parent, &mut search), reply);
         }
         if name == ".." {
-            return self.answer(move |fs| fs.lookup_parent(parent), reply);
+            return self.answer(RequestKind::Lookup, move |fs| fs.lookup_parent(parent), reply);
         }
         let watch = self.shared().watch_entry(self.who, Operation::Lookup, (parent, name));
         let name = name.to_owned();
-        self.watched(watch, move |fs| fs.lookup(parent, &name), reply)
+        self.watched(RequestKind::Lookup, watch, move |fs| fs.lookup(parent, &name), reply)
     }
 
     pub(in crate::fuse) fn getattr<R: Reply<Attr>>(self, ino: u64, reply: R) -> Soon<'a, R::Sent> {
         if ino == crate::fs::ROOT {
-            return self.always(move |fs| fs.getattr(ino), reply);
+            return self.always(RequestKind::Getattr, move |fs| fs.getattr(ino), reply);
         }
-        self.answer(move |fs| fs.getattr(ino), reply)
+        self.answer(RequestKind::Getattr, move |fs| fs.getattr(ino), reply)
     }
 
     pub(in crate::fuse) fn setattr<R: Reply<Attr>>(
@@ -49,7 +50,7 @@ impl<'a> Asked<'a> {
     ) -> Soon<'a, R::Sent> {
         let watch =
             change.size.and_then(|_| self.shared().watch(self.who, Operation::Truncate, ino));
-        self.watched_change(watch, move |fs| fs.setattr(ino, &change), reply)
+        self.watched_change(RequestKind::Setattr, watch, move |fs| fs.setattr(ino, &change), reply)
     }
 
     pub(in crate::fuse) fn readlink<R: Reply<OsString>>(
@@ -57,7 +58,7 @@ impl<'a> Asked<'a> {
         ino: u64,
         reply: R,
     ) -> Soon<'a, R::Sent> {
-        self.answer(move |fs| fs.readlink(ino), reply)
+        self.answer(RequestKind::Readlink, move |fs| fs.readlink(ino), reply)
     }
 
     /// `rdev` is a device number as stat(2) gives it.
@@ -68,7 +69,7 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         let (name, by) = (name.to_owned(), self.who.caller(umask));
-        self.answer(move |fs| fs.make(parent, &name, Made::Node(mode, rdev), by), reply)
+        self.answer(RequestKind::Mknod, move |fs| fs.make(parent, &name, Made::Node(mode, rdev), by), reply)
     }
 
     pub(in crate::fuse) fn mkdir<R: Reply<Found>>(
@@ -78,7 +79,7 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         let (name, by) = (name.to_owned(), self.who.caller(umask));
-        self.answer(move |fs| fs.make(parent, &name, Made::Dir(mode), by), reply)
+        self.answer(RequestKind::Mkdir, move |fs| fs.make(parent, &name, Made::Dir(mode), by), reply)
     }
 
     pub(in crate::fuse) fn symlink<R: Reply<Found>>(
@@ -88,7 +89,7 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         let (name, target, by) = (name.to_owned(), target.to_owned(), self.who.caller(0));
-        self.answer(move |fs| fs.make(parent, &name, Made::Symlink(&target), by), reply)
+        self.answer(RequestKind::Symlink, move |fs| fs.make(parent, &name, Made::Symlink(&target), by), reply)
     }
 
     pub(in crate::fuse) fn unlink<R: Reply<()>>(
@@ -98,7 +99,7 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         let name = name.to_owned();
-        self.change(move |fs| fs.unlink(parent, &name), reply)
+        self.change(RequestKind::Unlink, move |fs| fs.unlink(parent, &name), reply)
     }
 
     pub(in crate::fuse) fn rmdir<R: Reply<()>>(
@@ -108,7 +109,7 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         let name = name.to_owned();
-        self.change(move |fs| fs.rmdir(parent, &name), reply)
+        self.change(RequestKind::Rmdir, move |fs| fs.rmdir(parent, &name), reply)
     }
 
     /// `flags` are those of renameat2(2).
@@ -124,10 +125,10 @@ impl<'a> Asked<'a> {
             libc::RENAME_NOREPLACE => RenameHow::NoReplace,
             libc::RENAME_EXCHANGE => RenameHow::Exchange,
             libc::RENAME_WHITEOUT => RenameHow::Whiteout,
-            _ => return self.refuse(libc::EINVAL, reply),
+            _ => return self.refuse(RequestKind::Rename, libc::EINVAL, reply),
         };
         let (name, to_name) = (name.to_owned(), to_name.to_owned());
-        self.change(move |fs| fs.rename((parent, &name), (to_parent, &to_name), how), reply)
+        self.change(RequestKind::Rename, move |fs| fs.rename((parent, &name), (to_parent, &to_name), how), reply)
     }
 
     pub(in crate::fuse) fn link<R: Reply<Found>>(
@@ -137,7 +138,7 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         let (name, by) = (name.to_owned(), self.who.caller(0));
-        self.answer(move |fs| fs.link(ino, parent, &name, by), reply)
+        self.answer(RequestKind::Link, move |fs| fs.link(ino, parent, &name, by), reply)
     }
 
     pub(in crate::fuse) fn opendir<R: Reply<Opened>>(
@@ -147,7 +148,7 @@ impl<'a> Asked<'a> {
     ) -> Soon<'a, R::Sent> {
         let user = self.who.uid;
         let op = move |fs: &Fs| Ok(Opened { handle: fs.open_listing(ino, user)?, flags: 0 });
-        self.answer(op, reply)
+        self.answer(RequestKind::Opendir, op, reply)
     }
 
     pub(in crate::fuse) fn list<L: Listing>(
@@ -156,7 +157,7 @@ impl<'a> Asked<'a> {
         from: u64,
         listing: L,
     ) -> Soon<'a, L::Sent> {
-        go(self.shared(), List { handle, from, who: self.who, listing }, self.start)
+        go(self.shared(), List { handle, from, who: self.who, listing }, self.arrived(RequestKind::Readdir), self.start)
     }
 
     pub(in crate::fuse) fn releasedir<R: Reply<()>>(
@@ -168,15 +169,15 @@ impl<'a> Asked<'a> {
             fs.close_listing(handle);
             Ok(())
         };
-        self.always(op, reply)
+        self.always(RequestKind::Releasedir, op, reply)
     }
 
     pub(in crate::fuse) fn fsyncdir<R: Reply<()>>(self, ino: u64, reply: R) -> Soon<'a, R::Sent> {
-        self.always(move |fs| fs.sync_dir(ino), reply)
+        self.always(RequestKind::Fsyncdir, move |fs| fs.sync_dir(ino), reply)
     }
 
     pub(in crate::fuse) fn statfs<R: Reply<FsStat>>(self, reply: R) -> Soon<'a, R::Sent> {
-        self.always(Fs::statfs, reply)
+        self.always(RequestKind::Statfs, Fs::statfs, reply)
     }
 
     /// `flags` are those of setxattr(2).
@@ -191,14 +192,14 @@ impl<'a> Asked<'a> {
             0 => XattrHow::Any,
             libc::XATTR_CREATE => XattrHow::Create,
             libc::XATTR_REPLACE => XattrHow::Replace,
-            _ => return self.refuse(libc::EINVAL, reply),
+            _ => return self.refuse(RequestKind::Setxattr, libc::EINVAL, reply),
         };
         let (name, value, who) = (name.to_owned(), value.to_vec(), self.who);
         let op = move |fs: &Fs| {
             fs.setxattr(ino, &name, &value, how)?;
             if name == ACCESS_ACL { fs.drop_set_group_id(ino, who) } else { Ok(()) }
         };
-        self.change(op, reply)
+        self.change(RequestKind::Setxattr, op, reply)
     }
 
     pub(in crate::fuse) fn getxattr<R: Reply<Attribute>>(
@@ -209,7 +210,7 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         let name = name.to_owned();
-        self.answer(move |fs| attribute(fs.getxattr(ino, &name)?, room), reply)
+        self.answer(RequestKind::Getxattr, move |fs| attribute(fs.getxattr(ino, &name)?, room), reply)
     }
 
     pub(in crate::fuse) fn listxattr<R: Reply<Attribute>>(
@@ -218,7 +219,7 @@ impl<'a> Asked<'a> {
         room: u32,
         reply: R,
     ) -> Soon<'a, R::Sent> {
-        self.answer(move |fs| attribute(fs.listxattr(ino)?, room), reply)
+        self.answer(RequestKind::Listxattr, move |fs| attribute(fs.listxattr(ino)?, room), reply)
     }
 
     pub(in crate::fuse) fn removexattr<R: Reply<()>>(
@@ -228,6 +229,6 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         let name = name.to_owned();
-        self.change(move |fs| fs.removexattr(ino, &name), reply)
+        self.change(RequestKind::Removexattr, move |fs| fs.removexattr(ino, &name), reply)
     }
 }

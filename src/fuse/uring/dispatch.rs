@@ -9,7 +9,7 @@ use super::slot::{Page, RingReply, Slot};
 use crate::fs::{Attr, Detail, Found, SyncWhat};
 use crate::fuse::content::WriteWords;
 use crate::fuse::convert;
-use crate::fuse::job::{Answered, Start};
+use crate::fuse::job::Start;
 use crate::fuse::requests::{Asked, Requests, Soon};
 use crate::fuse::terms::{Attribute, Opened};
 use crate::secret::wipe;
@@ -245,6 +245,6 @@ fn by_node(asked: Asked<'_>, slot: Slot) -> Soon<'_, RingReply> {
             asked.copy_file_range(from, to, head.u64(40), to!(slot, written))
         }
         // FLUSH among them: see the other adapter.
-        _ => Some(Answered::of(slot.error(libc::ENOSYS))),
+        _ => asked.unknown(to!(slot, done)),
     }
 }

@@ -152,11 +152,6 @@ impl Slot {
         self.finish(outcome)
     }
 
-    /// Replies with an errno.
-    pub(super) fn error(self, errno: i32) -> RingReply {
-        self.finish(Err(Errno(errno)))
-    }
-
     /// Replies with what lies in the payload.
     pub(super) fn finish(mut self, outcome: Result<usize, Errno>) -> RingReply {
         self.entry.answer(outcome);

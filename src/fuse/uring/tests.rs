@@ -119,7 +119,7 @@ fn who_sends_through_a_lane_waits_until_it_is_sent() {
     assert!(!returned.load(Ordering::SeqCst), "it is not sent yet");
     lane.mailbox.note_sent(1);
     thread.join().expect("it goes on");
-    let (thread, _) = send(asked(&lane, 1, b"").error(libc::EKEYREVOKED));
+    let (thread, _) = send(asked(&lane, 1, b"").finish(Err(Errno(libc::EKEYREVOKED))));
     thread.join().expect("an errno is not waited for");
     assert_eq!(take(), [pending(&lane, 1)]);
     let (thread, _) = send(reply(asked(&lane, 2, b"")));

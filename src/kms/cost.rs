@@ -19,17 +19,17 @@ fn calls(heartbeat: Duration) -> f64 {
 
 /// Calls an hour, by how many there were in this time; a mount younger than a minute is taken
 /// for one of a minute, or its first calls would seem to go on.
-pub(super) fn an_hour(calls: u64, within: Duration) -> f64 {
+pub fn an_hour(calls: u64, within: Duration) -> f64 {
     calls as f64 * 3600.0 / within.as_secs_f64().max(60.0)
 }
 
 /// USD for so many calls.
-pub(super) fn of(calls: f64) -> f64 {
+pub fn of(calls: f64) -> f64 {
     calls * CALL
 }
 
 /// One line: what a mount with this heartbeat costs a month.
-pub(super) fn monthly(heartbeat: Duration) -> String {
+pub fn monthly(heartbeat: Duration) -> String {
     let calls = calls(heartbeat);
     format!(
         "about USD {:.2} a month (1 key, {:.0} heartbeat calls); data keys come on top, USD 0.03 per 10,000 calls",
