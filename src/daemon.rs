@@ -6,6 +6,7 @@ mod hook;
 mod kernel;
 mod manager;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,15 +25,15 @@ use crate::fuse::{self, Adapter, MountError, PageCache, Shared};
 use crate::ids::VolumeId;
 use crate::keys::audit::{By, Log, LogError, Operation};
 use crate::keys::{
-    self, Accepted, Identity, Keyring, Limits, Monitor, OpenError, Services,
-    StoreUse, Timing, Trust, Word,
+    self, Accepted, Identity, Keyring, Limits, Monitor, OpenError, Services, StoreUse, Timing,
+    Trust, Word,
 };
 use crate::kms::{Counters, KeyArn};
 use crate::secret::scrub_stack;
 use crate::store::{CopyState, Counts, Store, StoreError};
 use crate::threads::{Role, spawn};
 use crate::upkeep::Counting;
-use crate::web;
+use crate::web::{self, Source};
 
 /// Everything that a mount is told.
 pub struct Settings {
@@ -63,6 +64,8 @@ pub struct Settings {
     pub on_lock: Option<Arc<Hook>>,
     /// Where every use of a key is told, if anywhere.
     pub audit_log: Option<PathBuf>,
+    /// Where metrics and the status page are served, if anywhere.
+    pub web: Option<web::Listener>,
 }
 
 /// Why a volume is not to be trusted: what happened, and the next command to type.
@@ -113,7 +116,7 @@ impl Daemon {
     ///
     /// # Errors
     /// [`DaemonError`].
-    pub fn start(settings: Settings, services: Services) -> Result<Self, DaemonError> {
+    pub fn start(mut settings: Settings, services: Services) -> Result<Self, DaemonError> {
         let io = |what| move |e| DaemonError::Io(what, e);
         let times = access_times(&settings)?;
         let store = Arc::new(Store::open_path_for_mount(&settings.store, times)?);
@@ -189,6 +192,7 @@ impl Daemon {
         if settings.fs.access == Access::ReadWrite {
             sweep_leftovers(&store).map_err(io("a thread"))?;
         }
+        let listener = settings.web.take();
         let control = Arc::new(Control {
             started,
             store: store.clone(),
@@ -196,11 +200,15 @@ impl Daemon {
             calls,
             shared: shared.clone(),
             monitor: Mutex::new(Some(monitor)),
+            web: listener.as_ref().map(web::Listener::address),
             settings,
             device,
             transport: if mounted.is_over_rings() { "io_uring" } else { "/dev/fuse" },
             notifier: mounted.notifier(),
         });
+        if let Some(listener) = listener {
+            listener.serve(control.clone()).map_err(io("a thread for metrics"))?;
+        }
         if let Some(audit_queue) = &audit_queue {
             audit_queue.note(By::Daemon, Operation::Mount);
         }
@@ -274,6 +282,7 @@ struct Control {
     settings: Settings,
     device: Device,
     transport: &'static str,
+    web: Option<SocketAddr>,
     notifier: Notifier,
 }
 
@@ -319,6 +328,7 @@ impl Host for Control {
                 lost: audit_queue.lost(),
             }),
             parked: self.shared.parked(),
+            metrics: self.web.map(|at| at.to_string()),
             unlocked_memory: crate::secret::lock_failures(),
             strangers: strangers.folders,
             stranger: (strangers.folders > 0).then(|| strangers.last.display().to_string()),

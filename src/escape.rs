@@ -32,6 +32,24 @@ pub fn is_steering(c: char) -> bool {
         || matches!(c, '\u{e0000}'..='\u{e007f}')
 }
 
+/// Text with nothing in it that HTML, XML or an attribute would take for its own.
+pub fn markup(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            // XML has no form for these.
+            c if c.is_control() && c != '\n' && c != '\t' => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,6 +63,14 @@ mod tests {
         assert_eq!(escape("\u{e0041}"), "\\udb40\\udc41");
         let plain = "größe 大 € \\ \"quoted\" é";
         assert!(matches!(escape(plain), Cow::Borrowed(same) if same == plain));
+    }
+
+    #[test]
+    fn what_would_be_markup_is_text() {
+        assert_eq!(
+            markup("<a href=\"x\">'&\u{1}"),
+            "&lt;a href=&quot;x&quot;&gt;&#39;&amp;\u{fffd}"
+        );
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub enum Role {
     Count,
     /// Sweeps temporary files that a kill left.
     Leftovers,
+    /// Serves metrics and the status page.
+    Web,
     /// Unmounts at a signal.
     Signals,
     /// Rewraps pages.
@@ -97,6 +99,7 @@ impl Role {
             Self::Look => "kmsfs-look",
             Self::Count => "kmsfs-count",
             Self::Leftovers => "kmsfs-leftovers",
+            Self::Web => "kmsfs-web",
             Self::Signals => "kmsfs-signals",
             Self::Rewrap => "kmsfs-rewrap",
             Self::Fsck => "kmsfs-fsck",

@@ -43,6 +43,9 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("fuser::", &["fuse", "daemon"]),
     ("clap::", &["cli", "console", "bench", "demo"]),
     ("prometheus_client::", &["web"]),
+    ("hyper::", &["web"]),
+    ("hyper_util::", &["web"]),
+    ("http_body_util::", &["web"]),
     ("sd_notify::", &["daemon"]),
     ("clap_complete::", &["cli"]),
     ("clap_mangen::", &["cli"]),
@@ -56,7 +59,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("aws_sdk_kms::", &["kms/aws"]),
     ("aws_smithy_http_client::", &["kms/aws"]),
     ("aws_types::", &["kms/aws"]),
-    ("tokio::", &["kms/aws"]),
+    ("tokio::", &["kms/aws", "web"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::provider::{self, Kms};
 use super::place;
+use super::provider::{self, Kms};
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::{KmsArg, KmsArgs};
 use crate::console::printing::{say, tell};

@@ -5,6 +5,7 @@ mod background;
 mod backup;
 mod config;
 mod confirm;
+mod descriptors;
 mod export;
 mod fsck;
 mod helper;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,9 +11,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::log_file::LogFile;
-use super::{background, known, logging, place, provider, unmount};
+use super::{background, descriptors, known, logging, place, provider, unmount};
 use crate::console::failure::{Exit, Failure};
-use crate::console::options::{KmsArgs, duration, heartbeat};
+use crate::console::options::{KmsArgs, address, duration, heartbeat};
 use crate::console::passphrase::PassphraseSource;
 use crate::console::printing::tell;
 use crate::control::{self, Server, Target};
@@ -27,6 +28,7 @@ use crate::kms::local::LocalKms;
 use crate::secret::Passphrase;
 use crate::store::Store;
 use crate::walls;
+use crate::web;
 
 /// Whether requests come over io_uring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -104,6 +106,9 @@ pub struct Mount {
     /// Append a line of JSON to this file for every use of a key
     #[arg(long, env = "KMSFS_AUDIT_LOG", value_name = "FILE")]
     audit_log: Option<PathBuf>,
+    /// Serve metrics and a status page over HTTP: at this port of 127.0.0.1, or at ADDRESS:PORT
+    #[arg(long, env = "KMSFS_METRICS", value_name = "ADDR", value_parser = address)]
+    metrics: Option<SocketAddr>,
     /// How requests come from the kernel: over io_uring (Linux 6.14; root switches it on in the
     /// module fuse) or over /dev/fuse; auto: over io_uring where that can be had
     #[arg(long, env = "KMSFS_IO_URING", value_enum, default_value_t = IoUring::Auto)]
@@ -240,7 +245,8 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     let wanted = args.master_key.as_deref();
     let master = wanted.map(|key| provider::master_key(key, &kms)).transpose()?;
     let access = access(args)?;
-    let daemon = Daemon::start(settings(args, access, master, hook), kms.services)
+    let web = args.metrics.map(listener).transpose()?;
+    let daemon = Daemon::start(settings(args, access, (master, hook, web)), kms.services)
         .map_err(|e| Failure::daemon(&args.store, &args.mountpoint, &e))?;
     let host = daemon.host();
     let control = Server::start(&args.mountpoint, host).map_err(|e| {
@@ -258,6 +264,22 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     // What tidies up serves no mount any more: nobody is to find one here.
     let served = daemon.serve(|| drop(control));
     served.map_err(|e| Failure::new(Exit::Failed, format!("the mount ended: {e}")))
+}
+
+/// Whoever can reach the address reads what it serves.
+fn listener(address: SocketAddr) -> Result<web::Listener, Failure> {
+    let listener = web::Listener::bind(address).map_err(|e| {
+        Failure::new(Exit::Failed, format!("cannot serve metrics at {address}: {e}"))
+            .hint("choose another port: kmsfs mount --metrics 127.0.0.1:PORT …")
+    })?;
+    let address = listener.address();
+    log::info!("metrics and a status page are served at http://{address}/");
+    if !address.ip().is_loopback() {
+        log::warn!(
+            "{address}: other machines can read the metrics, for nobody is asked who they are"
+        );
+    }
+    Ok(listener)
 }
 
 /// The log file of the store's daemon.
@@ -315,8 +337,7 @@ fn access(args: &Mount) -> Result<Access, Failure> {
 fn settings(
     args: &Mount,
     access: Access,
-    master: Option<KeyArn>,
-    on_lock: Option<Hook>,
+    (master, on_lock, web): (Option<KeyArn>, Option<Hook>, Option<web::Listener>),
 ) -> Settings {
     let root = rustix::process::geteuid().is_root();
     let everyone = args.allow_other || (root && !args.no_allow_other);
@@ -346,8 +367,8 @@ fn settings(
         fs: FsSettings {
             access,
             owners: Owners::detect(),
-            directories: directories(),
-            handles: handles(),
+            directories: descriptors::directories(),
+            handles: descriptors::handles(),
         },
         limits: Limits {
             cache: args.key_cache,
@@ -370,22 +391,6 @@ fn settings(
         known: known::check,
         on_lock: on_lock.map(Arc::new),
         audit_log: args.audit_log.clone(),
+        web,
     }
-}
-
-/// An eighth of the descriptors for directories: the rest is for open files.
-fn directories() -> usize {
-    (descriptors() / 8).clamp(16, 512)
-}
-
-/// What is left for files and listings that programs have open. The daemon needs some itself: for
-/// rings, sockets and pages of keys, and for removed files whose header the disk was asked for.
-fn handles() -> usize {
-    const OWN: usize = 96 + crate::fs::MOST_ASKED;
-    descriptors().saturating_sub(directories() + OWN)
-}
-
-fn descriptors() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }

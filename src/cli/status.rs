@@ -48,7 +48,7 @@ fn metrics(all: &[Target]) -> Result<(), Failure> {
             .hint("name it: kmsfs status --output prometheus MOUNTPOINT"));
     };
     match answer_of(target, Ask::Metrics)? {
-        Answer::Metrics { text } => say!("{}", text.trim_end()),
+        Answer::Metrics { text } => text.lines().for_each(|line| say!("{line}")),
         Answer::Failed { .. } | Answer::Report { .. } | Answer::Done => {
             let text = format!("{}: its daemon has no figures", target.mountpoint().display());
             return Err(Failure::new(Exit::Failed, text));
@@ -290,6 +290,9 @@ fn print(target: &Target, report: &Report, output: Output) {
         report.parked,
         report.transport
     );
+    if let Some(at) = &report.metrics {
+        say!("  metrics     http://{at}/");
+    }
     if let Some(audit) = &report.audit {
         say!("  audit log   {}, {} entries lost", audit.log, audit.lost);
     }

@@ -1,6 +1,7 @@
 //! Options that several verbs share. Where they belong to a family of verbs (`kmsfs key …`), they are
 //! accepted before and after the verb: `global`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -122,9 +123,35 @@ pub fn heartbeat(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Where a server listens: a port of 127.0.0.1, or an address with a port.
+///
+/// # Errors
+/// Why a text is neither.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
+    }
+    text.parse().map_err(|_| {
+        "it is neither a port nor an address with a port: 9464, 10.0.0.1:9464, \
+         [::1]:9464"
+            .to_owned()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_alone_is_of_this_machine_alone() {
+        let of = |text| address(text).map(|at| at.to_string());
+        assert_eq!(of("9464").as_deref(), Ok("127.0.0.1:9464"));
+        assert_eq!(of("0.0.0.0:1").as_deref(), Ok("0.0.0.0:1"));
+        assert_eq!(of("[::1]:9464").as_deref(), Ok("[::1]:9464"));
+        for wrong in ["", "localhost:1", "10.0.0.1", "70000", ":9464"] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_heartbeat_is_not_shorter_than_a_second() {

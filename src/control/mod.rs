@@ -86,6 +86,8 @@ pub struct Report {
     pub audit: Option<Audit>,
     /// Requests that wait for a key.
     pub parked: usize,
+    /// Where metrics and the status page are served, if anywhere: an address and a port.
+    pub metrics: Option<String>,
     /// Chunks of key memory that could not be locked against swap.
     pub unlocked_memory: u64,
     /// In how many folders of the store entries were found that are not of the volume.

@@ -2,11 +2,11 @@
 
 use super::Control;
 use crate::clock::Moment;
-use crate::web::Figures;
+use crate::web::{Figures, Source};
 
-impl Control {
-    /// Where things stand; `None` while it ends. It neither waits for the store nor for the KMS.
-    pub(super) fn figures(&self) -> Option<Figures> {
+impl Source for Control {
+    /// They wait neither for the store nor for the KMS.
+    fn figures(&self) -> Option<Figures> {
         let status = self.monitor.lock().as_ref()?.status();
         let (fs, now) = (&self.shared.fs, Moment::now());
         let (inodes, inodes_paged) = fs.table().counts();
@@ -37,5 +37,9 @@ impl Control {
             unlocked_memory: crate::secret::lock_failures(),
             strangers: fs.strangers().folders,
         })
+    }
+
+    fn name(&self) -> String {
+        self.settings.mountpoint.display().to_string()
     }
 }

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-use super::svg::{self, Mark, Stroke, escape};
+use super::svg::{self, Mark, Stroke};
 use super::timeline::words;
 use super::verdict::{self, Check, Facts, Since, seconds};
+use crate::escape::markup;
 
 /// What else the page tells.
 pub struct Setting {
@@ -53,8 +54,8 @@ fn about(facts: &Facts<'_>, setting: &Setting) -> String {
         "<p><small>kmsfs {} · heartbeat {} · master key in {} · {}</small></p>\n",
         env!("CARGO_PKG_VERSION"),
         seconds(facts.heartbeat),
-        escape(&setting.kms),
-        escape(&setting.machine)
+        markup(&setting.kms),
+        markup(&setting.machine)
     )
 }
 
@@ -89,14 +90,14 @@ fn programs(facts: &Facts<'_>) -> String {
     );
     for row in t.rows() {
         let spans = [(t.origin, disabled), (disabled, enabled), (enabled, after_all)];
-        let cells = spans.map(|(from, to)| escape(&words(&t.tally(row, from, to))));
+        let cells = spans.map(|(from, to)| markup(&words(&t.tally(row, from, to))));
         let last = verdict::last_success(facts, row).map_or_else(|| "none".to_owned(), seconds);
         let _ = writeln!(
             out,
             "<tr><td><b>{}</b><br><small>{}</small></td><td>{}</td><td>{}</td><td>{}</td>\
              <td>{last}</td></tr>",
             row.name(),
-            escape(row.title()),
+            markup(row.title()),
             cells[0],
             cells[1],
             cells[2]
@@ -109,7 +110,7 @@ fn promises(checks: &[Check]) -> String {
     let mut out = "<table>\n<tr><th>held</th><th>what</th></tr>\n".to_owned();
     for check in checks {
         let (class, word) = if check.held { ("yes", "yes") } else { ("no", "NO") };
-        let what = escape(&check.what);
+        let what = markup(&check.what);
         let _ = writeln!(out, "<tr><td class=\"{class}\">{word}</td><td>{what}</td></tr>");
     }
     out + "</table>\n"

@@ -1,5 +1,6 @@
 //! The timeline as a picture: SVG text with nothing from outside. Pure.
 
+use crate::escape::markup;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -33,24 +34,6 @@ pub enum Stroke {
     Solid,
     /// Something was promised.
     Dashed,
-}
-
-/// Text with nothing in it that HTML, XML or an attribute would take for its own.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            // XML has no form for these.
-            c if c.is_control() && c != '\n' && c != '\t' => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 /// The colour of what an access got.
@@ -99,7 +82,7 @@ impl Canvas<'_> {
     }
 
     fn text(&mut self, x: f64, y: f64, class: &str, text: &str) {
-        let text = escape(text);
+        let text = markup(text);
         self.put(format_args!("<text x=\"{x:.1}\" y=\"{y:.1}\" class=\"{class}\">{text}</text>"));
     }
 
@@ -290,10 +273,6 @@ mod tests {
 
     #[test]
     fn what_is_written_cannot_become_markup() {
-        assert_eq!(
-            escape("<a href=\"x\">'&\u{1}"),
-            "&lt;a href=&quot;x&quot;&gt;&#39;&amp;\u{fffd}"
-        );
         let mut t = play();
         t.events.push(event(Row::Map, 4600, "<script>", 1));
         t.states.push((ms(7600), "<b>".to_owned()));

@@ -113,11 +113,8 @@ fn a_parked_request_runs_on_the_runner_and_not_on_who_has_its_key() {
 fn each_request_is_counted_once_and_failures_by_their_errno() {
     let running = Running::with_threads(1);
     let (told, parked) = channel();
-    let mut outcomes = vec![
-        Err(Fail::Errno(Errno(libc::ENOENT))),
-        Err(Fail::Errno(Errno(libc::EBADMSG))),
-        Ok(7),
-    ];
+    let mut outcomes =
+        vec![Err(Fail::Errno(Errno(libc::ENOENT))), Err(Fail::Errno(Errno(libc::EBADMSG))), Ok(7)];
     for outcome in outcomes.drain(..) {
         let answer = running.run(Start::Here, move |_| outcome);
         answer.recv().expect("it ended").ok();

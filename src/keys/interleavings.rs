@@ -11,7 +11,9 @@ use std::time::Duration;
 use shuttle::thread;
 
 use super::fixture::{branch_volume, keyring, keyring_over, kms};
-use super::{Answer, Gate, KeyCounts, KeyFail, KeyRequest, Keyring, Phase, Purpose, Reason, Ticket};
+use super::{
+    Answer, Gate, KeyCounts, KeyFail, KeyRequest, Keyring, Phase, Purpose, Reason, Ticket,
+};
 use super::{fetch, pool};
 use crate::ids::FileId;
 use crate::kms::{Context, Generated, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Wrapped};

@@ -23,6 +23,11 @@ pub fn an_hour(calls: u64, within: Duration) -> f64 {
     calls as f64 * 3600.0 / within.as_secs_f64().max(60.0)
 }
 
+/// USD a month where so many calls are made an hour, the key included.
+pub fn a_month(calls_an_hour: f64) -> f64 {
+    KEY + of(calls_an_hour) * MONTH / 3600.0
+}
+
 /// USD for so many calls.
 pub fn of(calls: f64) -> f64 {
     calls * CALL

@@ -89,7 +89,7 @@ mod tests {
     fn a_duration_is_counted_where_it_belongs() {
         let histogram = Histogram::default();
         let micros = [1, 10, 11, 30, 1_000_000, 1_000_001, 40_000_000];
-        micros.map(|n| histogram.record(Duration::from_micros(n)));
+        micros.iter().for_each(|n| histogram.record(Duration::from_micros(*n)));
         let times = histogram.times();
         assert_eq!((times.buckets[0], times.buckets[1], times.buckets[2]), (2, 2, 0));
         assert_eq!((times.buckets[10], times.buckets[11], times.buckets[14]), (1, 1, 1));

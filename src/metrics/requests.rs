@@ -142,7 +142,8 @@ impl Requests {
 
     /// The kinds of which there were any.
     pub fn times(&self) -> impl Iterator<Item = TimesOf> + '_ {
-        let all = RequestKind::ALL.iter().zip(&self.kinds).map(|(kind, of)| (*kind, of.times.times()));
+        let all =
+            RequestKind::ALL.iter().zip(&self.kinds).map(|(kind, of)| (*kind, of.times.times()));
         all.filter(|(_, times)| times.count() > 0)
     }
 
@@ -180,7 +181,8 @@ mod tests {
         let codes = (1..200).filter_map(|code| Some((code, Failure::of(code)?)));
         let mut found: Vec<_> = codes.map(|(_, failure)| failure.name()).collect();
         let mut all: Vec<_> = Failure::ALL.iter().map(|failure| failure.name()).collect();
-        (found.sort_unstable(), all.sort_unstable());
+        found.sort_unstable();
+        all.sort_unstable();
         assert_eq!(found, all);
     }
 }

@@ -80,8 +80,10 @@ pub(super) fn sample() -> Figures {
     use crate::metrics::{Failure, Histogram, RequestKind};
     let at = |secs| Moment(Duration::from_secs(secs));
     let times = Histogram::default();
-    [Duration::from_millis(2), Duration::from_secs(60)].map(|took| times.record(took));
-    let calls = Calls { operation: "Decrypt".to_owned(), ok: 5, refused: 2, unavailable: 0, rejected: 0 };
+    times.record(Duration::from_millis(2));
+    times.record(Duration::from_secs(60));
+    let calls =
+        Calls { operation: "Decrypt".to_owned(), ok: 5, refused: 2, unavailable: 0, rejected: 0 };
     let beat = |n, outcome| Beat { began: at(n), took: Duration::from_millis(4), outcome };
     Figures {
         now: at(101),

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use prometheus_client::collector::Collector;
+pub(super) use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 use prometheus_client::encoding::prometheus_text::encode;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet,
@@ -72,9 +73,9 @@ impl Writer<'_> {
                 // The last bucket is what is missing from the count.
                 let buckets: Vec<_> = BOUNDS.into_iter().zip(times.buckets).collect();
                 let (total, count) = (times.total.as_secs_f64(), times.count());
-                metric.encode_family(&[label])?.encode_histogram::<NoLabelSet>(
-                    total, count, &buckets, None,
-                )?;
+                metric
+                    .encode_family(&[label])?
+                    .encode_histogram::<NoLabelSet>(total, count, &buckets, None)?;
             }
             Ok(())
         })
@@ -102,15 +103,21 @@ const STATES: [&str; 5] = ["open", "draining", "revoked", "unreachable", "locked
 impl Figures {
     fn state(&self, to: &mut Writer<'_>) -> fmt::Result {
         let version = [("version", env!("CARGO_PKG_VERSION")), ("transport", self.transport)];
-        to.family(("build_info", "Version and transport, as labels"), MetricType::Gauge, |metric| {
-            metric.encode_family(&version)?.encode_gauge(&1u32)
-        })?;
+        to.family(
+            ("build_info", "Version and transport, as labels"),
+            MetricType::Gauge,
+            |metric| metric.encode_family(&version)?.encode_gauge(&1u32),
+        )?;
         let now = Phase::word(self.phase);
-        to.family(("state", "1 for the state of the mount, 0 for the others"), MetricType::Gauge, |m| {
-            STATES.iter().try_for_each(|state| {
-                m.encode_family(&[("state", *state)])?.encode_gauge(&u32::from(*state == now))
-            })
-        })?;
+        to.family(
+            ("state", "1 for the state of the mount, 0 for the others"),
+            MetricType::Gauge,
+            |m| {
+                STATES.iter().try_for_each(|state| {
+                    m.encode_family(&[("state", *state)])?.encode_gauge(&u32::from(*state == now))
+                })
+            },
+        )?;
         to.gauge(("uptime_seconds", "Time since the daemon began"), self.up.as_secs_f64())?;
         to.gauge(
             ("heartbeat_seconds", "Time between heartbeats, as configured"),

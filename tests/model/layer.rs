@@ -378,7 +378,7 @@ impl Target for Layer {
         let fs = self.volume().fs();
         assert_eq!(fs.table().counts().0, 1, "the kernel knows the root alone");
         fs.keyring().end_grace().expect("the disk is well");
-        let spare = fs.keyring().counts().1;
+        let spare = fs.keyring().counts().pooled;
         self.volume = None;
         assert_eq!(self.sim.orphans(), 0, "inodes without a name are held open");
         let (_, _, found) = simulated::fsck(&self.sim).expect("checked");

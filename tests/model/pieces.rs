@@ -141,7 +141,7 @@ fn zeros_of_a_file_without_a_key_are_looked_at_in_pieces() {
     raw.write_at(&zeros, 0).expect("written");
     in_pieces(&v, "open", |fs| fs.open(file, OpenFor::Writing));
     v.sim.slow(CALL);
-    let pooled = || v.fs().keyring().counts().1;
+    let pooled = || v.fs().keyring().counts().pooled;
     let ((), pieces) = in_pieces(&v, "the first write", |fs| fs.write(file, 9, b"x"));
     assert!(pieces > 3, "{pieces} pieces");
     let left = pooled();

@@ -27,6 +27,7 @@ mod hostile_store;
 mod killswitch;
 mod limits;
 mod memory;
+mod metrics;
 mod nameless;
 mod posix;
 mod privileges;

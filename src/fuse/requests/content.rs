@@ -29,7 +29,12 @@ impl<'a> Asked<'a> {
             fs.table().mark_paged(&*fs.node(ino)?);
             Ok(opened)
         };
-        self.watched(RequestKind::Open, self.shared().watch(self.who, Operation::Open, ino), op, reply)
+        self.watched(
+            RequestKind::Open,
+            self.shared().watch(self.who, Operation::Open, ino),
+            op,
+            reply,
+        )
     }
 
     /// `flags` are those of open(2).
@@ -92,7 +97,12 @@ impl<'a> Asked<'a> {
         sink: S,
     ) -> Soon<'a, S::Sent> {
         let (size, who) = (size as usize, self.who);
-        go(self.shared(), Read { ino, offset, size, who, sink }, self.arrived(RequestKind::Read), self.start)
+        go(
+            self.shared(),
+            Read { ino, offset, size, who, sink },
+            self.arrived(RequestKind::Read),
+            self.start,
+        )
     }
 
     /// `data` is copied only where the write has to wait.
@@ -104,7 +114,12 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         let source = Copied { data: Vec::new(), reply };
-        write(self.shared(), self.write_job(at, words, source), data, self.arrived(RequestKind::Write))
+        write(
+            self.shared(),
+            self.write_job(at, words, source),
+            data,
+            self.arrived(RequestKind::Write),
+        )
     }
 
     /// A write whose content its source keeps until the reply.
@@ -114,7 +129,12 @@ impl<'a> Asked<'a> {
         words: WriteWords,
         source: S,
     ) -> Soon<'a, S::Sent> {
-        go(self.shared(), self.write_job(at, words, source), self.arrived(RequestKind::Write), self.start)
+        go(
+            self.shared(),
+            self.write_job(at, words, source),
+            self.arrived(RequestKind::Write),
+            self.start,
+        )
     }
 
     fn write_job<S>(self, (ino, offset): (u64, u64), words: WriteWords, source: S) -> Write<S> {
@@ -168,7 +188,12 @@ impl<'a> Asked<'a> {
                 _ => Err(errno(libc::EOPNOTSUPP)),
             }
         };
-        self.watched_change(RequestKind::Fallocate, self.shared().watch_write(self.who, ino), op, reply)
+        self.watched_change(
+            RequestKind::Fallocate,
+            self.shared().watch_write(self.who, ino),
+            op,
+            reply,
+        )
     }
 
     /// `whence` is that of lseek(2).
@@ -207,6 +232,11 @@ impl<'a> Asked<'a> {
             let n = fs.copy(from, to, len)?;
             u32::try_from(n).map_err(|_| errno(libc::EOVERFLOW))
         };
-        self.watched_change(RequestKind::CopyFileRange, self.shared().watch_write(self.who, to.0), op, reply)
+        self.watched_change(
+            RequestKind::CopyFileRange,
+            self.shared().watch_write(self.who, to.0),
+            op,
+            reply,
+        )
     }
 }

@@ -25,7 +25,11 @@ impl<'a> Asked<'a> {
         // What the kernel asks for a file handle is about the inode itself, and about its folder.
         if name == "." {
             let mut search = Search::default();
-            return self.answer(RequestKind::Lookup, move |fs| fs.lookup_number(parent, &mut search), reply);
+            return self.answer(
+                RequestKind::Lookup,
+                move |fs| fs.lookup_number(parent, &mut search),
+                reply,
+            );
         }
         if name == ".." {
             return self.answer(RequestKind::Lookup, move |fs| fs.lookup_parent(parent), reply);
@@ -69,7 +73,11 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         let (name, by) = (name.to_owned(), self.who.caller(umask));
-        self.answer(RequestKind::Mknod, move |fs| fs.make(parent, &name, Made::Node(mode, rdev), by), reply)
+        self.answer(
+            RequestKind::Mknod,
+            move |fs| fs.make(parent, &name, Made::Node(mode, rdev), by),
+            reply,
+        )
     }
 
     pub(in crate::fuse) fn mkdir<R: Reply<Found>>(
@@ -79,7 +87,11 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         let (name, by) = (name.to_owned(), self.who.caller(umask));
-        self.answer(RequestKind::Mkdir, move |fs| fs.make(parent, &name, Made::Dir(mode), by), reply)
+        self.answer(
+            RequestKind::Mkdir,
+            move |fs| fs.make(parent, &name, Made::Dir(mode), by),
+            reply,
+        )
     }
 
     pub(in crate::fuse) fn symlink<R: Reply<Found>>(
@@ -89,7 +101,11 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         let (name, target, by) = (name.to_owned(), target.to_owned(), self.who.caller(0));
-        self.answer(RequestKind::Symlink, move |fs| fs.make(parent, &name, Made::Symlink(&target), by), reply)
+        self.answer(
+            RequestKind::Symlink,
+            move |fs| fs.make(parent, &name, Made::Symlink(&target), by),
+            reply,
+        )
     }
 
     pub(in crate::fuse) fn unlink<R: Reply<()>>(
@@ -128,7 +144,11 @@ impl<'a> Asked<'a> {
             _ => return self.refuse(RequestKind::Rename, libc::EINVAL, reply),
         };
         let (name, to_name) = (name.to_owned(), to_name.to_owned());
-        self.change(RequestKind::Rename, move |fs| fs.rename((parent, &name), (to_parent, &to_name), how), reply)
+        self.change(
+            RequestKind::Rename,
+            move |fs| fs.rename((parent, &name), (to_parent, &to_name), how),
+            reply,
+        )
     }
 
     pub(in crate::fuse) fn link<R: Reply<Found>>(
@@ -157,7 +177,12 @@ impl<'a> Asked<'a> {
         from: u64,
         listing: L,
     ) -> Soon<'a, L::Sent> {
-        go(self.shared(), List { handle, from, who: self.who, listing }, self.arrived(RequestKind::Readdir), self.start)
+        go(
+            self.shared(),
+            List { handle, from, who: self.who, listing },
+            self.arrived(RequestKind::Readdir),
+            self.start,
+        )
     }
 
     pub(in crate::fuse) fn releasedir<R: Reply<()>>(
@@ -210,7 +235,11 @@ impl<'a> Asked<'a> {
         reply: R,
     ) -> Soon<'a, R::Sent> {
         let name = name.to_owned();
-        self.answer(RequestKind::Getxattr, move |fs| attribute(fs.getxattr(ino, &name)?, room), reply)
+        self.answer(
+            RequestKind::Getxattr,
+            move |fs| attribute(fs.getxattr(ino, &name)?, room),
+            reply,
+        )
     }
 
     pub(in crate::fuse) fn listxattr<R: Reply<Attribute>>(

@@ -75,12 +75,7 @@ impl<'a> Asked<'a> {
     }
 
     /// What cannot be: no operation is run.
-    fn refuse<A, R: Reply<A>>(
-        self,
-        kind: RequestKind,
-        errno: i32,
-        reply: R,
-    ) -> Soon<'a, R::Sent> {
+    fn refuse<A, R: Reply<A>>(self, kind: RequestKind, errno: i32, reply: R) -> Soon<'a, R::Sent> {
         let sent = reply.send(Err(Errno(errno)));
         Some(Answered::of(sent, self.shared(), self.arrived(kind)))
     }
