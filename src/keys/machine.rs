@@ -37,17 +37,6 @@ pub enum Phase {
 const REASONS: [Reason; 3] = [Reason::Refused, Reason::Unreachable, Reason::Operator];
 
 impl Phase {
-    /// The word that `status` and metrics use for it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Draining(_) => "draining",
-            Self::Locked(Reason::Refused) => "revoked",
-            Self::Locked(Reason::Unreachable) => "unreachable",
-            Self::Locked(Reason::Operator) => "locked",
-        }
-    }
-
     /// A number for an atomic.
     pub(super) fn code(self) -> u8 {
         match self {

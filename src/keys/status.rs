@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::machine::{Event, Phase};
+use super::machine::{Event, Phase, Reason};
 use crate::clock::Moment;
 
 /// As many beats are remembered as fill an hour at the default heartbeat.
@@ -28,6 +28,19 @@ pub struct Status {
     pub history: VecDeque<Beat>,
     /// The phases until now, each with its beginning, the oldest first.
     pub phases: VecDeque<(Moment, Phase)>,
+}
+
+impl Phase {
+    /// The word that `status` and metrics use for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Draining(_) => "draining",
+            Self::Locked(Reason::Refused) => "revoked",
+            Self::Locked(Reason::Unreachable) => "unreachable",
+            Self::Locked(Reason::Operator) => "locked",
+        }
+    }
 }
 
 /// A heartbeat that has ended.
@@ -113,7 +126,6 @@ fn push<T>(queue: &mut VecDeque<T>, new: T, most: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::machine::Reason;
 
     #[test]
     fn the_last_beats_and_phases_are_remembered() {
