@@ -59,11 +59,18 @@ impl World {
         how: XattrHow,
     ) -> io::Result<()> {
         self.expect_xattrs(ino, name)?;
+        let room = self.attribute_room.unwrap_or(usize::MAX);
         let xattrs = &mut self.inode(ino).xattrs;
         match (how, xattrs.contains_key(name)) {
             (XattrHow::Create, true) => return Err(error(libc::EEXIST)),
             (XattrHow::Replace, false) => return Err(error(libc::ENODATA)),
             _ => {}
+        }
+        let size = |name: &OsStr, value: &[u8]| 16 + name.len() + value.len();
+        let others = xattrs.iter().filter(|(other, _)| *other != name);
+        let taken: usize = others.map(|(name, value)| size(name, value)).sum();
+        if taken + size(name, value) > room {
+            return Err(error(libc::ENOSPC));
         }
         xattrs.insert(name.to_owned(), value.to_vec());
         Ok(())

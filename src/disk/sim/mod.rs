@@ -72,7 +72,13 @@ impl Sim {
 
     /// Makes the `n`th operation from now (the next is 1) fail with this errno, and only that.
     pub fn fail_at(&self, n: u64, errno: i32) {
-        self.0.lock().fail_at(n, errno);
+        self.0.lock().fail_at(n, 0, errno);
+    }
+
+    /// Makes the `n`th operation from now and all after it fail with this errno: what is changed
+    /// by then is what a power cut before that operation leaves, where changes are durable at once.
+    pub fn fail_from(&self, n: u64, errno: i32) {
+        self.0.lock().fail_at(n, u64::MAX, errno);
     }
 
     /// Gives the number of an inode that has neither a name nor a descriptor any more to the next
@@ -97,11 +103,17 @@ impl Sim {
         self.0.lock().delay = delay;
     }
 
-    /// Lifts what [`Sim::fail_at`] and [`Sim::limit_space`] asked for.
+    /// Lifts what [`Sim::fail_at`], [`Sim::fail_from`] and [`Sim::limit_space`] asked for.
     pub fn clear_faults(&self) {
         let mut world = self.0.lock();
         world.clear_fault();
         world.space = None;
+    }
+
+    /// Gives the extended attributes of an inode this much room, in bytes, 16 of which each takes
+    /// besides its name and value; `None` for no limit. Beyond it setting one fails with ENOSPC.
+    pub fn limit_attributes(&self, room: Option<usize>) {
+        self.0.lock().attribute_room = room;
     }
 
     /// Leaves space for this many more pages of files; `None` for no limit. Beyond it a write

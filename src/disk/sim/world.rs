@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,12 +83,15 @@ pub(super) struct World {
     descriptors: BTreeMap<u64, usize>,
     pub(super) pending: Vec<EntryChange>,
     pub(super) space: Option<u64>,
+    /// Room for the extended attributes of an inode, in bytes.
+    pub(super) attribute_room: Option<usize>,
     /// What each operation takes.
     pub(super) delay: Duration,
     next: u64,
     clock: i64,
     operations: u64,
-    fault: Option<(u64, i32)>,
+    /// Which operations fail, by their numbers.
+    fault: Option<(RangeInclusive<u64>, i32)>,
     /// Copies of this world, one before each sync, while they are kept.
     moments: Option<Vec<World>>,
 }
@@ -100,6 +104,7 @@ impl World {
             descriptors: BTreeMap::new(),
             pending: Vec::new(),
             space: None,
+            attribute_room: None,
             delay: Duration::ZERO,
             next: ROOT,
             clock: 0,
@@ -111,8 +116,10 @@ impl World {
         world
     }
 
-    pub(super) fn fail_at(&mut self, n: u64, errno: i32) {
-        self.fault = Some((self.operations + n, errno));
+    /// The `n`th operation from now fails, and so many after it.
+    pub(super) fn fail_at(&mut self, n: u64, more: u64, errno: i32) {
+        let first = self.operations + n;
+        self.fault = Some((first..=first.saturating_add(more), errno));
     }
 
     pub(super) fn clear_fault(&mut self) {
@@ -124,9 +131,12 @@ impl World {
         self.moments.replace(Vec::new()).unwrap_or_default()
     }
 
-    /// What a copy begins as: nobody has it open, and it keeps no moments.
+    /// What a copy begins as: nobody has it open or locked, and it keeps no moments.
     pub(super) fn begin_copy(&mut self) {
         self.descriptors.clear();
+        for inode in self.inodes.values_mut().filter(|inode| inode.locked) {
+            Arc::make_mut(inode).locked = false;
+        }
         self.moments = None;
     }
 
@@ -147,8 +157,8 @@ impl World {
     pub(super) fn begin(&mut self) -> io::Result<()> {
         self.operations += 1;
         std::thread::sleep(self.delay);
-        match self.fault {
-            Some((at, errno)) if at == self.operations => Err(error(errno)),
+        match &self.fault {
+            Some((failing, errno)) if failing.contains(&self.operations) => Err(error(*errno)),
             _ => Ok(()),
         }
     }
