@@ -4,20 +4,21 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 
+/// Room for nearly all of them: ext4 keeps no larger ones.
+const ROOM: usize = 4096;
+
 /// What `get` writes, called with growing buffers until it fits; an attribute, or the list of
 /// their names, is at most 64 KiB (xattr(7)).
 pub(super) fn value(get: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> io::Result<Vec<u8>> {
-    let mut buf = vec![0; 256];
-    loop {
-        match get(&mut buf) {
-            Ok(n) => {
-                buf.truncate(n);
-                return Ok(buf);
-            }
-            Err(rustix::io::Errno::RANGE) if buf.len() <= 1 << 16 => buf.resize(buf.len() * 16, 0),
-            Err(e) => return Err(e.into()),
-        }
+    let mut first = [0; ROOM];
+    match get(&mut first) {
+        Err(rustix::io::Errno::RANGE) => {}
+        got => return Ok(first[..got?].to_vec()),
     }
+    let mut buf = vec![0; 1 << 16];
+    let n = get(&mut buf)?;
+    buf.truncate(n);
+    Ok(buf)
 }
 
 /// The names in a list that `get` writes (listxattr(2)).
