@@ -9,7 +9,7 @@ use kmsfs::content::{
     ContentCipher, FirstPage, Header, Opened, capacity, check, disk_size, parse_header, plain_size,
 };
 use kmsfs::ids::{DirId, FileId, LinkId, VolumeId};
-use kmsfs::names::{self, DiskName, LinkText, VolumeKeys};
+use kmsfs::names::{self, DiskName, LinkText, VolumeKeys, XattrBlock};
 use kmsfs::secret::Key;
 use kmsfs::store::{Line, Page, Removed, VolumeFile};
 use serde_json::Value;
@@ -155,6 +155,25 @@ fn attributes_settings_and_fingerprint() {
     assert!(keys.verify_source(settings, source, &mac));
     assert!(!keys.verify_source(settings, b"{}", &mac) && !keys.verify_settings(source, &mac));
     assert_eq!(keys.fingerprint(), text(&v.0["fingerprint"]));
+}
+
+#[test]
+fn attribute_blocks() {
+    let (v, keys) = (Vectors::load(), Vectors::load().volume_keys());
+    for b in v.list("xattr_blocks") {
+        let entries = b["entries"].as_array().expect("a list");
+        let mut block = XattrBlock::default();
+        for entry in entries {
+            let (name, value) = (text(&entry["name"]).as_bytes(), hex(&entry["value"]));
+            block = block.with(name, &value).expect("it fits");
+        }
+        if b["apart"] == true {
+            block = block.with_apart();
+        }
+        let sealed = hex(&b["sealed"]);
+        assert_eq!(block.seal(&keys).len(), sealed.len());
+        assert_eq!(XattrBlock::open(&keys, &sealed), Ok(block));
+    }
 }
 
 #[test]

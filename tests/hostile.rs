@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use kmsfs::content::{ContentCipher, FirstPage, Opened, capacity, parse_header, plain_size};
 use kmsfs::ids::{BranchId, DirId, FileId, LinkId, PageId, VolumeId};
 use kmsfs::kms::{KeyArn, Wrapped};
-use kmsfs::names::{self, DiskLink, DiskName, LinkText, VolumeKeys};
+use kmsfs::names::{self, DiskLink, DiskName, LinkText, VolumeKeys, XattrBlock};
 use kmsfs::secret::Key;
 use kmsfs::store::{BranchFile, Line, Page, VolumeFile, WrapKind};
 use proptest::prelude::*;
@@ -243,6 +243,34 @@ proptest! {
             prop_assert_eq!(got, (b"user.colour".to_vec(), value));
         }
         prop_assert!(names::open_xattr(&keys, OsStr::from_bytes(&noise), &noise).is_err());
+    }
+
+    #[test]
+    fn attribute_blocks(
+        entries in prop::collection::vec((prop::collection::vec(any::<u8>(), 1..20), noise()), 1..8),
+        apart in any::<bool>(),
+        bends in bends(),
+        noise in noise(),
+    ) {
+        let keys = keys();
+        let mut block = XattrBlock::default();
+        for (name, value) in &entries {
+            block = block.with(name, value).unwrap_or(block);
+        }
+        if apart || block.says_nothing() {
+            block = block.with_apart();
+        }
+        let sealed = block.seal(&keys);
+        prop_assert!(sealed.len() <= 4028);
+        let read = bent(&sealed, &bends);
+        match XattrBlock::open(&keys, &read) {
+            Ok(got) => {
+                prop_assert_eq!(read, sealed);
+                prop_assert_eq!(got, block);
+            }
+            Err(_) => prop_assert_ne!(read, sealed),
+        }
+        prop_assert!(XattrBlock::open(&keys, &noise).is_err());
     }
 
     #[test]

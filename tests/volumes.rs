@@ -52,9 +52,15 @@ fn look(at: &Path) {
     assert_eq!(read("dir/hard"), b"a short file\n");
     let target = fs::read_link(at.join("long-link")).expect("a link");
     assert_eq!(target.to_str(), Some(format!("/{}", "t".repeat(3500)).as_str()));
-    let mut value = [0; 8];
-    let n = rustix::fs::getxattr(at.join("short"), "user.colour", &mut value).expect("there");
-    assert_eq!(&value[..n], b"blue");
+    let attribute = |name: &str, attribute: &str| {
+        let mut value = vec![0; 1000];
+        let n = rustix::fs::getxattr(at.join(name), attribute, &mut value).expect("there");
+        value.truncate(n);
+        value
+    };
+    assert_eq!(attribute("short", "user.colour"), b"blue");
+    assert_eq!(attribute("dir", "user.empty"), b"");
+    assert_eq!(attribute("dir", "user.long"), [b'x'; 300]);
     let mut names: Vec<_> = fs::read_dir(at)
         .expect("listed")
         .map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned())

@@ -26,6 +26,7 @@ mod search;
 mod seek;
 mod strangers;
 mod table;
+mod user_xattrs;
 mod who;
 mod xattrs;
 
@@ -49,6 +50,7 @@ pub use search::Search;
 pub use seek::Sought;
 pub use strangers::Found as StrangersFound;
 pub use table::{ROOT, Table};
+pub use user_xattrs::NamesApart;
 pub use who::{Tell, Who};
 pub use xattrs::XattrSet;
 

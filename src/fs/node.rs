@@ -71,6 +71,8 @@ pub struct Node {
     pub no_capability: AtomicBool,
     /// Whether it is a directory with an entry that is not of this volume.
     pub has_stranger: AtomicBool,
+    /// Held while its `user.*` attributes are changed.
+    pub(super) user_xattrs: Mutex<()>,
     /// Directories made in this one, whose ids are not durable yet.
     pub fresh_children: Mutex<Fresh>,
 }
@@ -91,6 +93,7 @@ impl Node {
             default_acl: AtomicU8::new(0),
             no_capability: AtomicBool::new(false),
             has_stranger: AtomicBool::new(false),
+            user_xattrs: Mutex::default(),
             fresh_children: Mutex::default(),
         }
     }

@@ -1,21 +1,22 @@
 //! Extended attributes: `user.*` sealed, the others passed through.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::atomic::Ordering;
 
 use super::Fs;
 use super::dirs::Seen;
 use super::errno::{Fail, Outcome, errno};
 use super::node::Node;
+use super::piece::Piece;
+use super::user_xattrs::{
+    NamesApart, UserXattrs, add_names, block_name, is_user, open_block, others, own_part,
+};
 use crate::disk::{Directory, FileKind, OpenFile, XattrHow};
-use crate::names;
+use crate::names::Apart;
 
 /// What setxattr does about an attribute that is there already.
 pub type XattrSet = XattrHow;
-
-const USER: &[u8] = b"user.";
 
 /// Where SELinux is on, the kernel answers for labels itself and asks no FUSE daemon; where it
 /// is off, "there are none here" lets `ls -l` stop asking after the first file, and "this file
@@ -47,94 +48,107 @@ impl Fs {
         .map_err(Fail::from)
     }
 
-    fn on_disk(&self, name: &OsStr) -> Outcome<OsString> {
-        if !name.as_bytes().starts_with(USER) {
-            return Ok(name.to_owned());
-        }
-        Ok(names::xattr_disk_name(&*self.keyring.names()?, name.as_bytes()))
-    }
-
     /// getxattr(2).
     ///
     /// # Errors
     /// ENODATA, EBADMSG; of the backing filesystem.
     pub fn getxattr(&self, ino: u64, name: &OsStr) -> Outcome<Vec<u8>> {
         let node = self.node(ino)?;
-        let on_disk = self.on_disk(name)?;
-        let bytes = self
-            .look_at_xattrs(&node, |f| f.xattr(&on_disk), |d, n| d.xattr(n, &on_disk))
-            .map_err(|e| absent(name, e))?;
-        if !name.as_bytes().starts_with(USER) {
-            return Ok(bytes);
+        if !is_user(name) {
+            let found = self.look_at_xattrs(&node, |f| f.xattr(name), |d, n| d.xattr(n, name));
+            return found.map_err(|e| absent(name, e));
         }
-        let keys = self.keyring.names()?;
-        let opened = names::open_xattr(&keys, &on_disk, &bytes);
-        opened.map(|(_, value)| value).map_err(|_| errno(libc::EBADMSG))
+        let (own, keys, block) = (own_part(name)?, self.keyring.names()?, block_name());
+        let bytes = self.look_at_xattrs(&node, |f| f.xattr(block), |d, n| d.xattr(n, block))?;
+        let block = open_block(&keys, &bytes)?;
+        match block.get(own) {
+            Some(value) => Ok(value.to_vec()),
+            None if block.apart == Apart::None => Err(errno(libc::ENODATA)),
+            // It may be on its way into the block: both are looked at again, with nobody at them.
+            None => self.with_user_xattrs(&node, |all| all.get(name)),
+        }
     }
 
     /// setxattr(2).
     ///
     /// # Errors
-    /// EEXIST, ENODATA; of the backing filesystem.
+    /// EEXIST, ENODATA, EBADMSG; of the backing filesystem.
     pub fn setxattr(&self, ino: u64, name: &OsStr, value: &[u8], how: XattrSet) -> Outcome<()> {
         self.writable()?;
         let node = self.node(ino)?;
-        let on_disk = self.on_disk(name)?;
-        let sealed = if name.as_bytes().starts_with(USER) {
-            // The kernel's rule for user attributes: files and directories alone have them.
-            if !matches!(node.kind, FileKind::File | FileKind::Dir) {
-                return Err(errno(libc::EPERM));
-            }
-            names::seal_xattr(&*self.keyring.names()?, name.as_bytes(), value)
-        } else {
-            value.to_vec()
-        };
-        self.hold(&node)?.set_xattr(&on_disk, &sealed, how)?;
-        self.acl_changed(&node);
+        if is_user(name) {
+            own_part(name)?;
+            expect_user_xattrs(&node)?;
+            return self.with_user_xattrs(&node, |all| all.set(name, value, how));
+        }
+        self.hold(&node)?.set_xattr(name, value, how)?;
+        acl_changed(&node);
         Ok(())
     }
 
     /// removexattr(2).
     ///
     /// # Errors
-    /// ENODATA; of the backing filesystem.
+    /// ENODATA, EBADMSG; of the backing filesystem.
     pub fn removexattr(&self, ino: u64, name: &OsStr) -> Outcome<()> {
         self.writable()?;
         let node = self.node(ino)?;
-        let on_disk = self.on_disk(name)?;
-        self.hold(&node)?.remove_xattr(&on_disk)?;
-        self.acl_changed(&node);
+        if is_user(name) {
+            own_part(name)?;
+            expect_user_xattrs(&node)?;
+            return self.with_user_xattrs(&node, |all| all.remove(name));
+        }
+        self.hold(&node)?.remove_xattr(name)?;
+        acl_changed(&node);
         Ok(())
     }
 
-    fn acl_changed(&self, node: &Node) {
-        node.default_acl.store(0, Ordering::Relaxed);
-        node.no_capability.store(false, Ordering::Relaxed);
-    }
-
-    /// listxattr(2): the names, each with its NUL.
+    /// listxattr(2): the names, each with its NUL. `known` is what it goes on from.
     ///
     /// # Errors
-    /// Of the backing filesystem.
-    pub fn listxattr(&self, ino: u64) -> Outcome<Vec<u8>> {
+    /// `Unfinished`; of the backing filesystem.
+    pub fn listxattr(&self, ino: u64, known: &mut NamesApart) -> Outcome<Vec<u8>> {
+        let piece = Piece::begin();
         let node = self.node(ino)?;
         let keys = self.keyring.names()?;
         let all = self.look_at_xattrs(&node, |f| f.xattrs(), |d, n| d.xattrs(n))?;
-        let mut list = Vec::new();
-        for name in all {
-            if names::is_sealed_xattr(&name) {
-                let bytes =
-                    self.look_at_xattrs(&node, |f| f.xattr(&name), |d, n| d.xattr(n, &name));
-                let opened = bytes.ok().and_then(|b| names::open_xattr(&keys, &name, &b).ok());
-                let Some((clear, _)) = opened else { continue };
-                list.extend(clear);
-            } else if name.as_bytes().starts_with(USER) {
-                continue; // Not of this volume.
-            } else {
-                list.extend(name.into_vec());
-            }
-            list.push(0);
+        let block = block_name();
+        if !all.iter().any(|name| name == block) {
+            return Ok(others(&all));
         }
-        Ok(list)
+        let bytes = self.look_at_xattrs(&node, |f| f.xattr(block), |d, n| d.xattr(n, block));
+        match bytes.and_then(|bytes| open_block(&keys, &bytes)) {
+            Ok(block) if block.apart == Apart::None => {
+                let mut list = others(&all);
+                add_names(&mut list, &block);
+                Ok(list)
+            }
+            _ => self.with_user_xattrs(&node, |all| all.list(known, &piece)),
+        }
     }
+
+    /// Works on an inode's `user.*` attributes while nobody else does.
+    fn with_user_xattrs<T>(
+        &self,
+        node: &Node,
+        work: impl FnOnce(&UserXattrs<'_>) -> Outcome<T>,
+    ) -> Outcome<T> {
+        let keys = self.keyring.names()?;
+        let _alone = node.user_xattrs.lock();
+        let held = self.hold(node)?;
+        work(&UserXattrs { file: &*held, keys: &keys })
+    }
+}
+
+/// The kernel's rule: files and directories alone have attributes of users.
+fn expect_user_xattrs(node: &Node) -> Outcome<()> {
+    match node.kind {
+        FileKind::File | FileKind::Dir => Ok(()),
+        _ => Err(errno(libc::EPERM)),
+    }
+}
+
+fn acl_changed(node: &Node) {
+    node.default_acl.store(0, Ordering::Relaxed);
+    node.no_capability.store(false, Ordering::Relaxed);
 }

@@ -5,6 +5,7 @@ mod link;
 mod name;
 mod sealed;
 mod xattr;
+mod xattr_block;
 
 pub use keys::VolumeKeys;
 pub use link::{
@@ -19,3 +20,4 @@ pub use xattr::{
     BadXattr, disk_name as xattr_disk_name, is_sealed_name as is_sealed_xattr, open as open_xattr,
     seal as seal_xattr,
 };
+pub use xattr_block::{Apart, NAME as XATTR_BLOCK, XattrBlock};

@@ -13,6 +13,7 @@
 #[path = "../support/simulated.rs"]
 mod simulated;
 
+mod attributes;
 mod driver;
 mod history;
 mod init;

@@ -7,6 +7,7 @@
 #[path = "../support/simulated.rs"]
 mod simulated;
 
+mod attributes;
 mod branch;
 mod content;
 mod fsck;

@@ -78,8 +78,8 @@ static STORE: LazyLock<Sim> = LazyLock::new(|| {
     make("pipe", Made::Node(libc::S_IFIFO | 0o644, 0));
     make("link", Made::Symlink(OsStr::new("file")));
     make("far", Made::Symlink(OsStr::new(&"t".repeat(4000))));
-    for path in ["file", "empty"] {
-        let set = |ino| volume.run(|fs| fs.setxattr(ino, attribute(), b"old", XattrSet::Any));
+    for (path, value) in [("file", &b"old"[..]), ("empty", b"old"), ("full", &[7; APART])] {
+        let set = |ino| volume.run(|fs| fs.setxattr(ino, attribute(), value, XattrSet::Any));
         volume.at(path, set).expect("set");
     }
     volume.unmount()
@@ -136,8 +136,12 @@ fn setattr(name: &'static str, change: Change) -> Op {
     Box::new(move |fs, known| fs.setattr(known[OsStr::new(name)], &change).map(|_| ()))
 }
 
-fn setxattr(name: &'static str, how: XattrSet) -> Op {
-    Box::new(move |fs, known| fs.setxattr(known[OsStr::new(name)], attribute(), b"new", how))
+/// A value of so many bytes lies apart from the attribute block.
+const APART: usize = 5000;
+
+fn setxattr(name: &'static str, len: usize, how: XattrSet) -> Op {
+    let value = vec![b'n'; len];
+    Box::new(move |fs, known| fs.setxattr(known[OsStr::new(name)], attribute(), &value, how))
 }
 
 fn removexattr(name: &'static str) -> Op {
@@ -204,10 +208,15 @@ fn operations() -> Vec<(String, Op)> {
     {
         add(what, setattr(name, Change { uid: Some(7), gid: Some(8), ..Change::default() }));
     }
-    for name in ["file", "empty"] {
-        add("setxattr", setxattr(name, XattrSet::Any));
-        add("setxattr that replaces", setxattr(name, XattrSet::Replace));
+    for name in ["file", "empty", "full"] {
+        for len in [3, APART] {
+            add("setxattr", setxattr(name, len, XattrSet::Any));
+            add("setxattr that replaces", setxattr(name, len, XattrSet::Replace));
+        }
         add("removexattr", removexattr(name));
+    }
+    for len in [3, APART] {
+        add("setxattr of the first", setxattr("other", len, XattrSet::Create));
     }
     add("list", listed());
     all
@@ -299,8 +308,11 @@ fn what_is_refused_leaves_everything_as_it_was() {
         (create(of("empty")), libc::EEXIST),
         (link("file", long("dir")), libc::EEXIST),
         (link("empty", of("new")), libc::EPERM),
-        (setxattr("file", XattrSet::Create), libc::EEXIST),
-        (setxattr("pipe", XattrSet::Any), libc::EPERM),
+        (setxattr("file", 3, XattrSet::Create), libc::EEXIST),
+        (setxattr("full", APART, XattrSet::Create), libc::EEXIST),
+        (setxattr("other", APART, XattrSet::Replace), libc::ENODATA),
+        (setxattr("pipe", 3, XattrSet::Any), libc::EPERM),
+        (removexattr("pipe"), libc::EPERM),
         (removexattr("other"), libc::ENODATA),
     ];
     for (i, (op, errno)) in refused.into_iter().enumerate() {

@@ -22,7 +22,7 @@ use kmsfs::store::Names;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use reference::Model;
-use script::{Op, Place, Replace, scripts};
+use script::{Op, Place, Replace, Values, scripts};
 use tree::{Answer, Tree};
 
 /// What a script is run on.
@@ -66,25 +66,26 @@ fn compare(target: &mut dyn Target, script: &[Op]) -> Result<(), TestCaseError> 
     check_tree(target, &model, "when everything was closed and forgotten")
 }
 
-fn check<T: Target>(default: u32, make: impl Fn() -> T) {
+fn check<T: Target>(default: u32, values: Values, make: impl Fn() -> T) {
     let config = Config {
         cases: cases(default),
         max_shrink_iters: 2000,
         failure_persistence: None,
         ..Config::default()
     };
-    let outcome = TestRunner::new(config).run(&scripts(), |script| compare(&mut make(), &script));
+    let outcome =
+        TestRunner::new(config).run(&scripts(values), |script| compare(&mut make(), &script));
     outcome.unwrap_or_else(|e| panic!("{e}"));
 }
 
 #[test]
 fn the_layer_does_what_the_model_does() {
-    check(200, || layer::Layer::new(Names::Encrypted));
+    check(200, Values::Large, || layer::Layer::new(Names::Encrypted));
 }
 
 #[test]
 fn the_layer_with_plain_names_does_what_the_model_does() {
-    check(60, || layer::Layer::new(Names::Plain));
+    check(60, Values::Large, || layer::Layer::new(Names::Plain));
 }
 
 #[test]
@@ -96,7 +97,7 @@ fn a_mount_does_what_the_model_does() {
     assert_eq!(before.bits(), reference::UMASK, "the other tests of this process make files too");
     let store = support::Store::new(&[]);
     let mount = store.mount(&[]);
-    check(40, || mounted::Mounted::new(&mount));
+    check(40, Values::Small, || mounted::Mounted::new(&mount));
 }
 
 /// What an operation did, or why it did not, by the names in errno(3).
@@ -181,8 +182,8 @@ fn scripts_reach_every_outcome() {
     }
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut runner = TestRunner::deterministic();
-    for _ in 0..400 {
-        let script = scripts().new_tree(&mut runner).expect("a script").current();
+    for _ in 0..600 {
+        let script = scripts(Values::Large).new_tree(&mut runner).expect("a script").current();
         let mut model = Model::default();
         for op in script {
             let result = model.run(&op);

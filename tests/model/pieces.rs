@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use kmsfs::disk::{Entry, Open, XattrHow};
 use kmsfs::fs::{
-    Change, Detail, Errno, Fail, Fs, Made, OpenFor, Outcome, ROOT, Reach, Reached, RenameHow,
-    Sought, SyncWhat, Visit,
+    Change, Detail, Errno, Fail, Fs, Made, NamesApart, OpenFor, Outcome, ROOT, Reach, Reached,
+    RenameHow, Sought, SyncWhat, Visit,
 };
 
 use crate::simulated::{self, Volume, WHO};
@@ -107,7 +107,17 @@ fn no_piece_of_an_operation_is_long() {
     in_pieces(&v, "fsync of a folder", |fs| fs.sync_dir(ROOT));
     let value = vec![7; 4000];
     in_pieces(&v, "setxattr", |fs| fs.setxattr(copy, OsStr::new("user.a"), &value, XattrHow::Any));
-    in_pieces(&v, "listxattr", |fs| fs.listxattr(copy));
+    for n in 0..MANY {
+        // Those after the first lie apart.
+        let name = format!("user.{n}");
+        let set = |fs: &Fs| fs.setxattr(copy, OsStr::new(&name), &value[..900], XattrHow::Any);
+        in_pieces(&v, "setxattr", set);
+    }
+    let mut known = NamesApart::default();
+    let (list, pieces) = in_pieces(&v, "listxattr", |fs| fs.listxattr(copy, &mut known));
+    assert_eq!(list.iter().filter(|b| **b == 0).count(), MANY + 1);
+    assert!(pieces > 10, "{pieces} pieces");
+    in_pieces(&v, "removexattr", |fs| fs.removexattr(copy, OsStr::new("user.7")));
     let how = RenameHow::Over;
     let (a, b) = (OsStr::new("copy"), OsStr::new("large"));
     in_pieces(&v, "rename", |fs| fs.rename((ROOT, a), (ROOT, b), how));
@@ -117,6 +127,36 @@ fn no_piece_of_an_operation_is_long() {
         fs.rename((ROOT, folders[0]), (ROOT, folders[1]), how)
     });
     in_pieces(&v, "rmdir", |fs| fs.rmdir(ROOT, folders[1]));
+}
+
+/// The kernel asks for capabilities and ACLs all the time, and programs for attributes that are not
+/// there: what that costs is pinned.
+#[test]
+fn a_look_at_attributes_takes_few_calls_of_the_store() {
+    let v = Volume::new();
+    v.create("bare").expect("made");
+    v.create("some").expect("made");
+    let [bare, some] = ["bare", "some"].map(|name| ino(&v, ROOT, name));
+    let set = |fs: &Fs| fs.setxattr(some, OsStr::new("user.a"), b"value", XattrHow::Any);
+    in_pieces(&v, "setxattr", set);
+    let calls = |op: &dyn Fn(&Fs) -> Outcome<()>| {
+        let before = v.sim.operations();
+        let _ = op(v.fs());
+        v.sim.operations() - before
+    };
+    let get = |file, name: &'static str| calls(&|fs| fs.getxattr(file, OsStr::new(name)).map(drop));
+    let list = |file| calls(&|fs| fs.listxattr(file, &mut NamesApart::default()).map(drop));
+    // The attribute, and whose it is.
+    for (file, name) in [
+        (bare, "security.capability"),
+        (some, "system.posix_acl_access"),
+        (bare, "user.a"),
+        (some, "user.a"),
+        (some, "user.absent"),
+    ] {
+        assert_eq!(get(file, name), 2, "{name}");
+    }
+    assert_eq!((list(bare), list(some)), (2, 4));
 }
 
 /// A store that was copied without its holes has zeros as data where a file without a key has

@@ -122,9 +122,12 @@ pub enum Op {
     Forget,
 }
 
+/// How many extended attributes there are.
+const ATTRIBUTES: usize = 5;
+
 /// The extended attribute of a number.
 pub fn attribute(n: usize) -> &'static str {
-    ["user.first", "user.second"][n]
+    ["user.a", "user.b", "user.c", "user.d", "user.e"][n]
 }
 
 /// The target of this length of a symbolic link. There is nothing there.
@@ -206,28 +209,52 @@ fn on_content() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn on_attributes() -> impl Strategy<Value = Op> {
+/// The most that a script sets.
+#[derive(Clone, Copy, Debug)]
+pub enum Values {
+    /// What ext4 has room for.
+    Small,
+    /// More than lies together in one attribute on disk.
+    Large,
+}
+
+/// Lengths of values.
+fn lengths(values: Values) -> BoxedStrategy<usize> {
+    let small = 0usize..300;
+    match values {
+        Values::Small => prop_oneof![4 => small, 1 => 300usize..700].boxed(),
+        Values::Large => prop_oneof![
+            4 => small,
+            3 => 300usize..2000,
+            2 => select(vec![2600, 3500, 3985, 3990, 3992, 4000, 9000]),
+        ]
+        .boxed(),
+    }
+}
+
+fn on_attributes(values: Values) -> impl Strategy<Value = Op> {
+    let number = || 0..ATTRIBUTES;
     let set = || select(vec![Set::Any, Set::Create, Set::Replace]);
     prop_oneof![
         3 => (anything(), mode()).prop_map(|(p, m)| Op::Chmod(p, m)),
-        3 => (anything(), 0usize..2, 0usize..300, set())
+        5 => (anything(), number(), lengths(values), set())
             .prop_map(|(p, n, len, how)| Op::SetXattr(p, n, len, how)),
-        1 => (anything(), 0usize..2).prop_map(|(p, n)| Op::GetXattr(p, n)),
+        3 => (anything(), number()).prop_map(|(p, n)| Op::GetXattr(p, n)),
         1 => anything().prop_map(Op::ListXattr),
-        2 => (anything(), 0usize..2).prop_map(|(p, n)| Op::RemoveXattr(p, n)),
+        2 => (anything(), number()).prop_map(|(p, n)| Op::RemoveXattr(p, n)),
         1 => anything().prop_map(Op::Stat),
     ]
 }
 
 /// A script: some folders and files to begin with, then anything.
-pub fn scripts() -> impl Strategy<Value = Vec<Op>> {
+pub fn scripts(values: Values) -> impl Strategy<Value = Vec<Op>> {
     let folder = prop_oneof![
         3 => folder().prop_map(|a| Path(vec![a])),
         1 => (folder(), folder()).prop_map(|(a, b)| Path(vec![a, b])),
     ];
     let file = (path(), 0..FILES)
         .prop_map(|(p, n)| vec![Op::Create(p.clone(), 0o644), Op::Open(Handle::File(n), p)]);
-    let any = prop_oneof![6 => on_entries(), 3 => on_content(), 2 => on_attributes()];
+    let any = prop_oneof![6 => on_entries(), 3 => on_content(), 2 => on_attributes(values)];
     let folders = prop::collection::vec(folder.prop_map(|p| Op::Mkdir(p, 0o755)), 0..5);
     let files = prop::collection::vec(file, 0..3);
     let rest = prop::collection::vec(any, 1..120);

@@ -5,6 +5,7 @@
 mod support;
 
 mod aliases;
+mod attributes;
 mod audit;
 mod backup;
 mod beneath;

@@ -43,6 +43,31 @@ fn work(at: &Path) {
     assert_eq!(fs::metadata(at.join("large")).expect("there").len(), 3_000_000);
 }
 
+/// Sets attributes of one folder, as others do at the same time.
+fn share(at: &Path, who: usize) {
+    let none = rustix::fs::XattrFlags::empty();
+    for round in 0..20 {
+        for n in 0..5 {
+            let (name, value) = (format!("user.{who}-{n}"), format!("{round}"));
+            rustix::fs::setxattr(at, name, value.as_bytes(), none).expect("set");
+        }
+        rustix::fs::removexattr(at, format!("user.{who}-0")).expect("there");
+    }
+}
+
+/// None of them is lost.
+fn check_shared(at: &Path) {
+    for (who, n) in (0..8).flat_map(|who| (0..5).map(move |n| (who, n))) {
+        let mut value = [0; 8];
+        let got = rustix::fs::getxattr(at, format!("user.{who}-{n}"), &mut value);
+        if n == 0 {
+            assert_eq!(got, Err(rustix::io::Errno::NODATA));
+        } else {
+            assert_eq!(&value[..got.expect("there")], b"19");
+        }
+    }
+}
+
 #[test]
 fn a_mount_works_over_either() {
     if skipped("fuse") {
@@ -66,9 +91,11 @@ fn a_mount_works_over_either() {
                     scope.spawn(move || {
                         fs::create_dir(&at).expect("made");
                         work(&at);
+                        share(at.parent().expect("in the mount"), n);
                     });
                 }
             });
+            check_shared(&mount.root());
             mount.unmount();
             let mount = store.mount(&["--io-uring", given]);
             let names = fs::read_dir(mount.at("folder-3")).expect("a folder").count();

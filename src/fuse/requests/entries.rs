@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 
 use super::{Asked, Soon};
 use crate::disk::{FsStat, XattrHow};
-use crate::fs::{Attr, Change, Found, Fs, Made, RenameHow, Search};
+use crate::fs::{Attr, Change, Found, Fs, Made, NamesApart, RenameHow, Search};
 use crate::fuse::job::go;
 use crate::fuse::listing::{List, Listing};
 use crate::fuse::reply::Reply;
@@ -248,7 +248,12 @@ impl<'a> Asked<'a> {
         room: u32,
         reply: R,
     ) -> Soon<'a, R::Sent> {
-        self.answer(RequestKind::Listxattr, move |fs| attribute(fs.listxattr(ino)?, room), reply)
+        let mut known = NamesApart::default();
+        self.answer(
+            RequestKind::Listxattr,
+            move |fs| attribute(fs.listxattr(ino, &mut known)?, room),
+            reply,
+        )
     }
 
     pub(in crate::fuse) fn removexattr<R: Reply<()>>(

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::finding::{BadHeader, Problem, errno};
-use super::walk::{FileJob, xattrs};
-use super::{Job, key};
+use super::walk::FileJob;
+use super::{Job, key, xattrs};
 use crate::content::{
     ContentCipher, FirstPage, HEADER, PAGE, capacity, is_hole, parse_header, start_of,
 };
@@ -62,7 +62,7 @@ impl<'a> Reader<'a> {
     pub(super) fn check(&mut self, file: &FileJob) {
         let job = self.job;
         job.files.fetch_add(1, Ordering::Relaxed);
-        xattrs(job, &*file.dir, &file.entry, &file.place);
+        xattrs::check(job, &*file.dir, &file.entry, &file.place, || file.path.clone());
         if !is_finished(file.stat.size) {
             job.tell(&file.place, Problem::Size);
         }

@@ -270,6 +270,12 @@ pub enum Problem {
     /// An attribute does not decrypt.
     #[error("its attribute {0} does not decrypt")]
     Xattr(Text),
+    /// There are attributes apart from the attribute block, and there is none.
+    #[error("it has attributes, but no attribute block says so")]
+    NoXattrBlock,
+    /// The attribute block says otherwise than an attribute that lies apart from it.
+    #[error("its attribute {0} is not seen in a mount, for the attribute block says otherwise")]
+    HiddenXattr(Text),
     /// An attribute that was not written through a mount.
     #[error("its attribute {0} was not written through a mount, and is not seen there")]
     ForeignXattr(Text),
@@ -291,6 +297,7 @@ impl Problem {
             | Self::UnusedRecord
             | Self::FreshDir
             | Self::Size
+            | Self::HiddenXattr(_)
             | Self::ForeignXattr(_) => Kind::Leftover,
             _ => Kind::Damage,
         }
@@ -336,6 +343,8 @@ impl Problem {
             Self::Target => "link-target",
             Self::NoBody(_) => "link-body-missing",
             Self::Xattr(_) => "attribute",
+            Self::NoXattrBlock => "attribute-block-missing",
+            Self::HiddenXattr(_) => "attribute-hidden",
             Self::ForeignXattr(_) => "attribute-unknown",
         }
     }

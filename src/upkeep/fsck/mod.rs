@@ -18,6 +18,7 @@ mod stack;
 mod twin;
 mod volume;
 mod walk;
+mod xattrs;
 
 use std::collections::HashSet;
 use std::path::Path;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::finding::{Finding, Kind, errno};
 use super::{Fsck, FsckError, Seen, twin};
 use crate::disk::identity::{self, Owners};
-use crate::disk::{Dir, FileKind};
+use crate::disk::{Dir, File, FileKind, Open};
 use crate::fs::{DIR_ID, Errno};
 use crate::ids::{BranchId, DirId, LinkId, PageId, SLOTS};
 use crate::store::{Copy, Folder, Store, StoreError};
@@ -50,6 +50,8 @@ pub(super) enum Repair {
     DirId(PathBuf),
     /// Remove the record of a long name.
     Record(PathBuf),
+    /// Remove an attribute of an entry that the attribute block hides.
+    Xattr(PathBuf, OsString),
     /// Remove lines.
     Lines(PageId, Slots),
     /// Remove a body.
@@ -69,9 +71,10 @@ impl Repair {
             Self::Twin { .. } => 4,
             Self::DirId(_) => 5,
             Self::Record(_) => 6,
-            Self::Lines(..) => 7,
-            Self::Body(_) => 8,
-            Self::Branch(_) => 9,
+            Self::Xattr(..) => 7,
+            Self::Lines(..) => 8,
+            Self::Body(_) => 9,
+            Self::Branch(_) => 10,
         }
     }
 
@@ -95,6 +98,7 @@ impl Repair {
             Self::Twin { keep, other } => twin::settle(store, keep, other),
             Self::DirId(path) => give_id(store, path),
             Self::Record(path) => remove_record(store, path),
+            Self::Xattr(path, name) => pinned(store, path)?.remove_xattr(name),
             Self::Lines(page, slots) => {
                 store.change_page(*page, |lines| lines.remove(|slot| slots.has(slot)))
             }
@@ -158,7 +162,7 @@ pub struct Repaired {
 impl Fsck {
     /// Repairs what a check has found that can be repaired with no loss: copies of
     /// `volume.json`, folders of the store, temporary files, ids of empty directories, records of
-    /// long names; wrapped keys and bodies that nothing refers to; and what is not of the store is
+    /// long names, attributes that were replaced; wrapped keys and bodies that nothing refers to; and what is not of the store is
     /// moved aside. `report` gets each finding,
     /// and why it could not be repaired, if so.
     ///
@@ -226,6 +230,15 @@ pub(super) fn parent_of(store: &Store, path: &Path) -> io::Result<(Dir, OsString
         dir = dir.open_dir(part)?;
     }
     Ok((dir, name.to_owned()))
+}
+
+/// Holds the inode that a path of the tree leads to; an empty one is the tree's own.
+fn pinned(store: &Store, path: &Path) -> io::Result<File> {
+    if path.as_os_str().is_empty() {
+        return store.tree().open(OsStr::new("."), Open::Pin);
+    }
+    let (dir, name) = parent_of(store, path)?;
+    dir.open(&name, Open::Pin)
 }
 
 fn give_id(store: &Store, path: &Path) -> io::Result<()> {

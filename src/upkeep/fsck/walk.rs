@@ -4,13 +4,14 @@
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 
 use super::Job;
-use super::finding::{Place, Problem, Text, errno};
+use super::finding::{Place, Problem, errno};
 use super::repair::Repair;
 use super::stack::Stack;
+use super::xattrs;
 use crate::content::{HEADER, has_magic};
 use crate::disk::{Dir, Directory, Entry, FileKind, Open, Stat};
 use crate::fs::DIR_ID;
@@ -24,6 +25,8 @@ pub(super) struct FileJob {
     pub(super) entry: OsString,
     pub(super) stat: Stat,
     pub(super) place: Place,
+    /// Its path in the tree, as it lies on disk.
+    pub(super) path: PathBuf,
 }
 
 /// What an entry of the tree is.
@@ -72,7 +75,8 @@ impl<'a> Walk<'a> {
         self.stack.push(entry, dir.clone());
         let here = self.stack.here();
         let id = if self.stack.is_at_root() { Some(DirId::ROOT) } else { self.id(&*dir, &here) };
-        xattrs(self.job, &*dir, OsStr::new("."), &here);
+        let path = || self.stack.path(None);
+        xattrs::check(self.job, &*dir, OsStr::new("."), &here, path);
         self.stack.set_id(id.filter(|_| self.job.is_encrypted()));
     }
 
@@ -142,7 +146,8 @@ impl<'a> Walk<'a> {
         match stat.kind() {
             FileKind::Symlink => self.symlink(&*dir, &entry.name, &place),
             FileKind::File => {
-                let file = FileJob { dir, entry: entry.name.clone(), stat, place };
+                let path = self.stack.path(Some(&entry.name));
+                let file = FileJob { dir, entry: entry.name.clone(), stat, place, path };
                 // The threads take all, also when the check has stopped.
                 let _ = self.queue.send(file);
             }
@@ -255,25 +260,4 @@ fn is_stranger(dir: &dyn Directory, entry: &OsStr) -> bool {
             }
             _ => true,
         }
-}
-
-/// The `user.*` attributes of an entry.
-pub(super) fn xattrs(job: &Job<'_>, dir: &dyn Directory, entry: &OsStr, place: &Place) {
-    let all = match dir.xattrs(entry) {
-        Ok(all) => all,
-        // The store's filesystem has none.
-        Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => return,
-        Err(e) => return job.tell(place, Problem::Unreadable(errno(&e))),
-    };
-    for name in all.into_iter().filter(|n| n.as_bytes().starts_with(b"user.")) {
-        if !names::is_sealed_xattr(&name) {
-            job.tell(place, Problem::ForeignXattr(Text(name)));
-            continue;
-        }
-        match dir.xattr(entry, &name) {
-            Ok(bytes) if names::open_xattr(&job.names, &name, &bytes).is_ok() => {}
-            Ok(_) => job.tell(place, Problem::Xattr(Text(name))),
-            Err(e) => job.tell(place, Problem::Unreadable(errno(&e))),
-        }
-    }
 }

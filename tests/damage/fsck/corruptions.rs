@@ -4,12 +4,14 @@ use std::ffi::{OsStr, OsString};
 
 use kmsfs::disk::sim::Sim;
 use kmsfs::disk::{self, Open, XattrHow};
+use kmsfs::fs::XattrSet;
 use kmsfs::ids::{BranchId, LinkId, PageId};
 use kmsfs::kms::{KeyArn, KeyRef, Wrapped};
 use kmsfs::store::{BranchFile, Copy, Line, Page, Store, WrapKind};
 
 use super::{Furnished, LONG};
 use crate::Raw;
+use crate::simulated::Volume;
 
 const PAGE: usize = 4096;
 
@@ -36,6 +38,25 @@ fn change_lines(f: &Furnished, sim: &Sim, path: &str, change: impl FnOnce(&mut V
     let mut lines: Vec<Line> = Page::parse(&raw.bytes()).readable().collect();
     change(&mut lines, f.id(path).slot());
     raw.set(&Page::of(&lines).encode());
+}
+
+const BLOCK: &str = "user.kmsfs";
+
+/// Sets the one attribute of /g through a mount.
+fn set_note(sim: &Sim, value: &[u8]) {
+    let volume = Volume::mount(sim.clone()).expect("it opens");
+    let set =
+        |ino| volume.run(|fs| fs.setxattr(ino, OsStr::new("user.note"), value, XattrSet::Any));
+    volume.at("g", set).expect("set");
+    volume.unmount();
+}
+
+/// Has the attribute of /g lie apart from its block, and answers what it is called there.
+fn with_one_apart(f: &Furnished, sim: &Sim) -> (disk::File, OsString) {
+    set_note(sim, &[7; 5000]);
+    let pin = f.raw(sim, "g").pin();
+    let apart = pin.xattrs().expect("listed").into_iter().find(|name| name != BLOCK);
+    (pin, apart.expect("it is too large for the block"))
 }
 
 fn records() -> Vec<(&'static str, Corruption)> {
@@ -66,6 +87,23 @@ fn records() -> Vec<(&'static str, Corruption)> {
                 raw.pin().set_xattr(&all[0], &value, XattrHow::Any).expect("set");
             }),
         ),
+        corruption("damage attribute /g", |f, sim| {
+            let (pin, apart) = with_one_apart(f, sim);
+            let mut value = pin.xattr(&apart).expect("there");
+            value[20] ^= 1;
+            pin.set_xattr(&apart, &value, XattrHow::Any).expect("set");
+        }),
+        corruption("damage attribute-block-missing /g", |f, sim| {
+            let (pin, _) = with_one_apart(f, sim);
+            pin.remove_xattr(OsStr::new(BLOCK)).expect("there");
+        }),
+        corruption("leftover attribute-hidden /g", |f, sim| {
+            // As it is after a power cut, just before the old value went.
+            let (pin, apart) = with_one_apart(f, sim);
+            let value = pin.xattr(&apart).expect("there");
+            set_note(sim, b"value");
+            pin.set_xattr(&apart, &value, XattrHow::Create).expect("it was gone");
+        }),
         (
             "leftover attribute-unknown /d",
             on("d", |raw| {

@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStringExt;
 
-use kmsfs::fs::{Detail, OpenFor, Reached, Visit};
+use kmsfs::fs::{Detail, NamesApart, OpenFor, Reached, Visit};
 
 use super::{Layer, kind, stat};
 use crate::tree::{Bytes, Kind, Tree};
 
 impl Layer {
     pub(super) fn xattrs(&self, ino: u64) -> Result<Vec<String>, i32> {
-        let list = self.run(|fs| fs.listxattr(ino))?;
+        let mut known = NamesApart::default();
+        let list = self.run(|fs| fs.listxattr(ino, &mut known))?;
         let list = String::from_utf8(list).expect("names of scripts");
         let mut names: Vec<String> = list.split_terminator('\0').map(str::to_owned).collect();
         names.sort();
