@@ -1,12 +1,13 @@
 //! One entry of the tree: whether it has changed, and copying it whole.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::xattrs;
 use crate::content::PAGE;
 use crate::disk::{
-    Dir, Directory, File, FileKind, Open, OpenFile, Replace, Stat, Time, TimeChange, XattrHow,
+    Dir, Directory, File, FileKind, Open, OpenFile, Replace, Stat, Time, TimeChange,
 };
 
 /// What is written aside before it takes its name. The next run removes what a kill left of it, for
@@ -185,31 +186,9 @@ pub(super) fn attributes(from: &dyn OpenFile, stat: &Stat, to: &dyn OpenFile) ->
     }
     if !is_link {
         to.set_mode(stat.mode & 0o7777)?;
-        xattrs(from, to)?;
+        xattrs::copy(from, to)?;
     }
     to.set_times(TimeChange::To(stat.atime), TimeChange::To(stat.mtime))
-}
-
-fn xattrs(from: &dyn OpenFile, to: &dyn OpenFile) -> io::Result<()> {
-    let all = |file: &dyn OpenFile| match file.xattrs() {
-        Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(Vec::new()),
-        listed => listed,
-    };
-    let (wanted, there): (Vec<OsString>, Vec<OsString>) = (all(from)?, all(to)?);
-    for name in there.iter().filter(|name| !wanted.contains(name)) {
-        to.remove_xattr(name)?;
-    }
-    for name in &wanted {
-        let value = match from.xattr(name) {
-            // Removed since they were listed.
-            Err(e) if e.raw_os_error() == Some(libc::ENODATA) => continue,
-            value => value?,
-        };
-        if to.xattr(name).ok().as_ref() != Some(&value) {
-            to.set_xattr(name, &value, XattrHow::Any)?;
-        }
-    }
-    Ok(())
 }
 
 /// Removes an entry, of whatever kind, if it is there.

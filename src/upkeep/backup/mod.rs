@@ -10,6 +10,7 @@ mod folder;
 mod keys;
 mod open;
 mod tree;
+mod xattrs;
 
 use std::io;
 use std::path::{Path, PathBuf};
