@@ -16,9 +16,10 @@ use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::postgres::{Postgres, as_postgres, initdb, pg};
+use crate::root;
 use crate::support::role::{self, Stamps};
 use crate::support::{Mount, PATIENCE, Store, files, full_size, kmsfs, run, skipped, wait_for};
-use crate::{Postgres, as_postgres, initdb, pg, root};
 
 const ENTRY: &str = "attackers::a_role";
 /// Anybody but root and the victims.

@@ -1,12 +1,16 @@
-//! Copies of a store in use by tools that people have: rsync, restic, borg. Each is given the tree
-//! first and then the rest, as OPERATIONS says.
+//! Copies by tools that people have: rsync, restic, borg. Of a store in use: each is given the tree
+//! first and then the rest, as OPERATIONS says. And of what a mount shows, while its key is disabled.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::servers::logs;
 use crate::support::churn::{self, Churn};
-use crate::support::{MountedAt, PATIENCE, Store, full_size, kmsfs, run, skipped, wait_for};
+use crate::support::{MountedAt, PATIENCE, Store, files, full_size, kmsfs, run, skipped, wait_for};
 
 /// All of a store but its tree.
 const REST: [&str; 5] = ["keys", "links", "lock", "volume.json", "volume.json.bak"];
@@ -113,4 +117,108 @@ fn borg_with_the_tree_named_first_loses_no_file() {
         run(borg().args(["check", "--verify-data"]));
         run(borg().args(["extract", "::copy"]).current_dir(to));
     });
+}
+
+/// What a tool says that cannot read a file, in its own output, and its exit code then.
+struct Told {
+    code: i32,
+    line: &'static str,
+}
+
+/// Copies a mount whose key is disabled midway, and once more when it is enabled.
+fn through_a_disabled_key(
+    backup: impl Fn(&Store, &str) -> Command,
+    restore: impl Fn(&Store, &Path),
+    told: &Told,
+) {
+    let store = Store::new(&[]);
+    let mount = store.mount(&["--heartbeat", "2s"]);
+    for n in 0..128 {
+        let mut content = vec![0; 1 << 19];
+        let random = fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut content));
+        random
+            .and_then(|()| fs::write(mount.at(&format!("file-{n:03}")), content))
+            .expect("written");
+    }
+    let output = store.outside("output");
+    let mut first = backup(&store, "first");
+    first.current_dir(mount.root()).stdout(Stdio::null());
+    first.stderr(fs::File::create(&output).expect("made"));
+    let mut first = first.spawn().expect("it is installed");
+    let pid = Pid::from_child(&first);
+    // It waits where it is, so that the key is gone before it has read everything.
+    let repository = store.outside("repository");
+    wait_for("a part of the copy", PATIENCE, || {
+        files(&repository).iter().filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum::<u64>()
+            > 2 << 20
+    });
+    kill_process(pid, Signal::STOP).expect("it is ours");
+    store.key(&["disable", "alias/kmsfs"]);
+    mount.wait_state("revoked", PATIENCE);
+    kill_process(pid, Signal::CONT).expect("it is ours");
+    let status = first.wait().expect("it is ours");
+    let said = fs::read_to_string(&output).expect("readable");
+    assert_eq!(status.code(), Some(told.code), "{said}");
+    logs(&said, &[told.line]);
+    store.key(&["enable", "alias/kmsfs"]);
+    mount.wait_state("open", PATIENCE);
+    run(backup(&store, "second").current_dir(mount.root()));
+    let restored = store.outside("restored");
+    fs::create_dir(&restored).expect("made");
+    restore(&store, &restored);
+    run(Command::new("diff").arg("-r").arg(mount.root()).arg(&restored));
+}
+
+#[test]
+fn restic_on_a_mount_says_that_the_key_was_disabled() {
+    if skipped("fuse") || skipped("restic") {
+        return;
+    }
+    let restic = |store: &Store| {
+        let mut restic = Command::new("restic");
+        restic.env("RESTIC_PASSWORD", "x").env("RESTIC_REPOSITORY", store.outside("repository"));
+        restic.args(["--no-cache", "--quiet"]);
+        restic
+    };
+    let backup = |store: &Store, name: &str| {
+        let mut command = restic(store);
+        if name == "first" {
+            run(restic(store).arg("init"));
+        }
+        command.args(["backup", "--tag", name, "."]);
+        command
+    };
+    let restore = |store: &Store, to: &Path| {
+        run(restic(store).args(["check", "--read-data"]));
+        run(restic(store).args(["restore", "latest", "--tag", "second", "--target"]).arg(to));
+    };
+    through_a_disabled_key(backup, restore, &Told { code: 3, line: "key has been revoked" });
+}
+
+#[test]
+fn borg_on_a_mount_says_that_the_key_was_disabled() {
+    if skipped("fuse") || skipped("borg") {
+        return;
+    }
+    let borg = |store: &Store| {
+        let mut borg = Command::new("borg");
+        borg.env("BORG_REPO", store.outside("repository"));
+        borg.env("BORG_BASE_DIR", store.outside("borg-base"));
+        borg.env("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "yes");
+        borg
+    };
+    let backup = |store: &Store, name: &str| {
+        let mut command = borg(store);
+        if name == "first" {
+            run(borg(store).args(["init", "--encryption=none"]));
+        }
+        command.args(["create", &format!("::{name}"), "."]);
+        command
+    };
+    let restore = |store: &Store, to: &Path| {
+        run(borg(store).args(["check", "--verify-data"]));
+        run(borg(store).args(["extract", "::second"]).current_dir(to));
+    };
+    let told = Told { code: 1, line: "[Errno 128] Key has been revoked" };
+    through_a_disabled_key(backup, restore, &told);
 }
