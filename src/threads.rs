@@ -39,6 +39,8 @@ pub enum Role {
     Drain,
     /// Wipes keys and invalidates names when the gate is closed.
     Seal,
+    /// Gives folders in use their names back after a lock.
+    Folders,
     /// Drops keys under an earlier master key.
     StaleKeys,
     /// Writes the audit log.
@@ -92,6 +94,7 @@ impl Role {
             Self::Canary => "kmsfs-canary",
             Self::Drain => "kmsfs-drain",
             Self::Seal => "kmsfs-seal",
+            Self::Folders => "kmsfs-folders",
             Self::StaleKeys => "kmsfs-stale",
             Self::Audit => "kmsfs-audit",
             Self::Control => "kmsfs-control",

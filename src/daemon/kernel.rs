@@ -1,5 +1,7 @@
 //! What a lock needs of the kernel and of the operator.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +10,14 @@ use fuser::{INodeNo, Notifier};
 
 use super::{Hook, manager};
 use crate::clock::Moment;
-use crate::disk::device;
-use crate::fs::Node;
+use crate::disk::{FileKind, device};
+use crate::fs::{Node, Reading};
 use crate::fuse::Shared;
 use crate::keys::audit::AuditQueue;
 use crate::keys::{Effects, LockTime, Phase};
 use crate::kms::KmsError;
 use crate::names::VolumeKeys;
+use crate::threads::{self, Role};
 
 /// The kernel's side of a lock.
 pub(super) struct Kernel {
@@ -33,6 +36,28 @@ const WITHOUT: Duration = Duration::from_micros(12);
 const SAVED: u64 = 150 << 20;
 
 impl Kernel {
+    /// A folder that is in use when names are invalidated has lost its own: getcwd(2) of whoever
+    /// stands in it is ENOENT, and of whoever stands below it, until somebody looks it up by its
+    /// path. That is done here. A lock makes the kernel forget every folder that nobody uses, so
+    /// those that are left are few.
+    fn look_up_folders(&self) {
+        let (shared, mountpoint) = (self.shared.clone(), self.mountpoint.clone());
+        let started = threads::spawn(Role::Folders, move || {
+            let fs = &shared.fs;
+            let nodes = fs.table().all().into_iter();
+            for folder in nodes.filter(|n| n.kind == FileKind::Dir) {
+                let Some(path) = fs.path(folder.ino, Reading::Store) else { continue };
+                let mut at = mountpoint.clone().into_os_string();
+                at.push(OsStr::from_bytes(&path));
+                // Removed meanwhile, or locked again: then there is no name to give back.
+                let _ = std::fs::symlink_metadata(at);
+            }
+        });
+        if let Err(e) = started {
+            log::warn!("working directories are without a name until they are looked up: {e}");
+        }
+    }
+
     fn invalidate(&self, node: &Node) {
         // ENOENT: the kernel has forgotten it meanwhile.
         let _ = self.notifier.inval_inode(INodeNo(node.ino), 0, 0);
@@ -87,7 +112,10 @@ impl Effects for Kernel {
         }
         manager::state(state, &because);
         match phase {
-            Phase::Open => log::warn!("{at}: open"),
+            Phase::Open => {
+                log::warn!("{at}: open");
+                self.look_up_folders();
+            }
             Phase::Draining(_) => log::warn!("{at}: locking{because}"),
             Phase::Locked(_) => log::warn!("{at}: {state}{because}"),
         }

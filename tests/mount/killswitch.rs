@@ -4,10 +4,12 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{EKEYREVOKED, ENOKEY, PATIENCE, Store, errno, fails, kmsfs, run, skipped};
+use crate::support::{
+    EKEYREVOKED, ENOKEY, PATIENCE, Store, errno, fails, kmsfs, run, skipped, wait_for,
+};
 
 /// A second process that has a file mapped, and reads a byte of the map for each line it gets.
 struct Mapper {
@@ -228,4 +230,49 @@ fn a_lock_in_the_middle_of_renames_writes_and_an_unmount_loses_nothing() {
     }
     let large = fs::read(mount.at("large")).expect("readable");
     assert!(large.iter().all(|b| *b == 7 || *b == 0), "only what was written, or zeros");
+}
+
+/// A program that stands in a folder, until it is dropped: its input ends then.
+fn standing_in(folder: &Path) -> Child {
+    let mut program = Command::new("cat");
+    program.current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::null());
+    program.spawn().expect("started")
+}
+
+/// getcwd(2) was ENOENT after a lock until somebody looked the folder up, and git would not run.
+#[test]
+fn a_working_directory_has_its_name_again_when_the_mount_opens() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&["--heartbeat", "2s"]);
+    // Of the second the name has a record of its own in the store.
+    let folders = ["a", &format!("a/{}/c", "b".repeat(200))].map(|name| mount.at(name));
+    fs::create_dir_all(&folders[1]).expect("made");
+    let mut programs = folders.each_ref().map(|folder| standing_in(folder));
+    // What getcwd(2) would say; to ask looks nothing up.
+    let said =
+        |program: &Child| fs::read_link(format!("/proc/{}/cwd", program.id())).expect("it lives");
+    for open in ["enable", "unlock"] {
+        match open {
+            "enable" => drop(store.key(&["disable", "alias/kmsfs"])),
+            _ => drop(run(kmsfs().arg("lock").arg(mount.root()))),
+        }
+        wait_for("a lock", PATIENCE, || mount.state() != "open");
+        wait_for("names to go", PATIENCE, || {
+            programs.iter().all(|program| said(program).to_string_lossy().ends_with(" (deleted)"))
+        });
+        match open {
+            "enable" => drop(store.key(&["enable", "alias/kmsfs"])),
+            _ => drop(run(kmsfs().arg("unlock").arg(mount.root()))),
+        }
+        wait_for("names", PATIENCE, || {
+            programs.iter().zip(&folders).all(|(program, folder)| said(program) == *folder)
+        });
+    }
+    for program in &mut programs {
+        drop(program.stdin.take());
+        program.wait().expect("it is ours");
+    }
 }
