@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kmsfs::upkeep::{self, BackupError, Copied, Destination, Watcher};
 use serde_json::Value;
 
-use crate::support::churn::{self, Churn};
+use crate::support::churn::{self, Churn, MidWrite};
 use crate::support::device::OpenDevice;
 use crate::support::{
     MountedAt, Ordinary, PATIENCE, Store, fails, files, full_size, kmsfs, run, skipped, wait_for,
@@ -59,7 +59,7 @@ fn a_copy_of_a_store_in_use_loses_no_file() {
             wait_for("a load", PATIENCE, || churn.rounds() > rounds + 3);
             let said = done(&store.path(), &copy);
             assert_eq!((&said["failed"], &said["keyless"]), (&Value::from(0), &Value::from(0)));
-            looked_at(&store, &copy, |at| found += churn::check(at));
+            looked_at(&store, &copy, |at| found += churn::check(at, MidWrite::Whole));
         }
         assert!(found > 100, "{found}");
         churn.stop();
