@@ -38,6 +38,11 @@ impl Add<Duration> for Moment {
     }
 }
 
+/// A duration in whole milliseconds, as reports have it; the most that there is where it is longer.
+pub fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A time of day for logs, in RFC 3339's form: UTC, with milliseconds. What lies before 1970 is
 /// its beginning.
 pub fn rfc3339(time: SystemTime) -> String {

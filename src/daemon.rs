@@ -9,14 +9,13 @@ mod manager;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use fuser::{INodeNo, Notifier};
 use parking_lot::Mutex;
 
 pub use self::hook::Hook;
 use self::kernel::Kernel;
-use crate::clock::Moment;
+use crate::clock::{Moment, millis};
 use crate::control::{self, Host, LinesUnder, Peer, Report};
 use crate::disk::AccessTimes;
 use crate::disk::device::{self, Device};
@@ -312,9 +311,9 @@ impl Host for Control {
             lines: counts.map(|c| lines_under(&c)),
             heartbeat_ms: millis(self.settings.timing.heartbeat),
             last_good_ms: millis(status.last_good),
+            beats: status.beats(),
+            beats_failed: status.beats_failed(),
             last_error: status.last_error,
-            beats: status.beats,
-            beats_failed: status.beats - status.outcomes[0],
             up_ms: millis(Moment::now().since(self.started)),
             kms_calls: self.calls.snapshot(),
             keys_cached: keys.cached,
@@ -388,8 +387,4 @@ fn lines_under(counts: &Counts) -> Vec<LinesUnder> {
         all.push(LinesUnder { key: "others".to_owned(), lines: counts.others });
     }
     all
-}
-
-fn millis(d: Duration) -> u64 {
-    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }

@@ -6,7 +6,8 @@ pub(super) fn directories() -> usize {
 }
 
 /// What is left for files and listings that programs have open. The daemon needs some itself: for
-/// rings, sockets, connections for metrics and pages of keys, and for removed files whose header the disk was asked for.
+/// rings, sockets, connections for metrics and pages of keys, and for removed files whose header the
+/// disk was asked for.
 pub(super) fn handles() -> usize {
     const OWN: usize = 96 + crate::fs::MOST_ASKED + crate::web::MOST_CONNECTIONS;
     descriptors().saturating_sub(directories() + OWN)

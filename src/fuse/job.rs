@@ -78,6 +78,17 @@ impl<'a, S> Answered<'a, S> {
         Self { sent, pass: None, shared, arrived }
     }
 
+    /// A reply that says why a job failed, which is counted.
+    fn failed<J: Job<Sent = S>>(
+        job: J,
+        errno: Errno,
+        shared: &'a Shared,
+        arrived: Arrived,
+    ) -> Self {
+        shared.counted.failed(arrived.kind, errno.0);
+        Self::of(job.fail(errno), shared, arrived)
+    }
+
     /// Has `send` send the reply, and leaves the gate.
     pub(super) fn finish(self, send: impl FnOnce(S)) {
         let Self { sent, pass, shared, arrived } = self;
@@ -147,8 +158,7 @@ pub(super) fn settle<'a, J: Job>(
             return Some(Answered { sent, pass, shared, arrived: past.arrived });
         }
         Progress::Failed(errno, job) => {
-            shared.counted.failed(past.arrived.kind, errno.0);
-            return Some(Answered { sent: job.fail(errno), pass, shared, arrived: past.arrived });
+            return Some(Answered { pass, ..Answered::failed(job, errno, shared, past.arrived) });
         }
         Progress::Wants(want, mut job) => {
             drop(pass);
@@ -244,9 +254,7 @@ impl<J: Job> Task for Queued<J> {
 
     fn refuse(self: Box<Self>, errno: Errno) {
         let Self { shared, job, past } = *self;
-        shared.counted.failed(past.arrived.kind, errno.0);
-        job.fail(errno).send_refusal();
-        shared.counted.answered(past.arrived.kind, past.arrived.at.elapsed());
+        Answered::failed(job, errno, &shared, past.arrived).finish(Sent::send_refusal);
     }
 }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::machine::{Phase, Reason};
-use crate::clock::Moment;
+use crate::clock::{Moment, millis};
 use crate::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
 
@@ -69,8 +69,8 @@ impl Gate {
         Self {
             phase: AtomicU8::new(Phase::Open.code()),
             inside: AtomicUsize::new(0),
-            fresh_as_of: AtomicU64::new(millis(Moment::now())),
-            patience: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
+            fresh_as_of: AtomicU64::new(since_boot(Moment::now())),
+            patience: millis(patience),
             idle: Mutex::new(()),
             left: Condvar::new(),
         }
@@ -94,7 +94,7 @@ impl Gate {
     }
 
     fn is_stale(&self) -> bool {
-        millis(Moment::now()).saturating_sub(self.fresh_as_of.load(Ordering::SeqCst))
+        since_boot(Moment::now()).saturating_sub(self.fresh_as_of.load(Ordering::SeqCst))
             > self.patience
     }
 
@@ -118,7 +118,7 @@ impl Gate {
     /// The monitor has made sure how things stood at `as_of`. Pass the time that was sampled
     /// before the check: the present is wrong if the process was stopped in between.
     pub fn mark_fresh(&self, as_of: Moment) {
-        self.fresh_as_of.fetch_max(millis(as_of), Ordering::SeqCst);
+        self.fresh_as_of.fetch_max(since_boot(as_of), Ordering::SeqCst);
     }
 
     /// Waits until nobody is inside. The gate should be closed, or this may last.
@@ -142,8 +142,8 @@ impl Drop for Pass<'_> {
     }
 }
 
-fn millis(at: Moment) -> u64 {
-    u64::try_from(at.0.as_millis()).unwrap_or(u64::MAX)
+fn since_boot(at: Moment) -> u64 {
+    millis(at.0)
 }
 
 #[cfg(test)]

@@ -20,9 +20,7 @@ pub struct Status {
     pub last_good: Duration,
     /// What the KMS last said when it did not.
     pub last_error: Option<String>,
-    /// Beats so far.
-    pub beats: u64,
-    /// The same by outcome, in the order of [`BeatOutcome`].
+    /// Beats so far by outcome, in the order of [`BeatOutcome`].
     pub outcomes: [u64; 3],
     /// The last of them, the oldest first.
     pub history: VecDeque<Beat>,
@@ -93,16 +91,24 @@ impl Status {
             phase: Phase::Open,
             last_good: Duration::ZERO,
             last_error: None,
-            beats: 0,
             outcomes: [0; 3],
             history: VecDeque::new(),
             phases: [(now, Phase::Open)].into(),
         }
     }
 
+    /// Beats so far.
+    pub fn beats(&self) -> u64 {
+        self.outcomes.iter().sum()
+    }
+
+    /// Those that were not good.
+    pub fn beats_failed(&self) -> u64 {
+        self.beats() - self.outcomes[BeatOutcome::Good as usize]
+    }
+
     /// A beat has ended.
     pub(super) fn add(&mut self, beat: Beat) {
-        self.beats += 1;
         self.outcomes[beat.outcome as usize] += 1;
         push(&mut self.history, beat, BEATS);
     }
@@ -135,7 +141,7 @@ mod tests {
             let outcome = if n % 2 == 0 { BeatOutcome::Good } else { BeatOutcome::Refused };
             status.add(Beat { began: at(n), took: Duration::from_millis(n), outcome });
         }
-        assert_eq!(status.beats, BEATS as u64 + 3);
+        assert_eq!(status.beats(), BEATS as u64 + 3);
         assert_eq!(status.outcomes, [BEATS as u64 / 2 + 2, BEATS as u64 / 2 + 1, 0]);
         assert_eq!((status.history.len(), status.history[0].began), (BEATS, at(3)));
         let locked = Phase::Locked(Reason::Refused);

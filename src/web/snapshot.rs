@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::figures::Figures;
-use crate::clock::Moment;
+use crate::clock::{Moment, millis};
 use crate::kms::{Calls, cost};
 
 #[derive(Serialize)]
@@ -98,10 +98,6 @@ pub(super) fn json(figures: &Figures) -> String {
         open_files: figures.open_files,
     };
     serde_json::to_string(&snapshot).expect("strings and numbers have a JSON form")
-}
-
-fn millis(d: std::time::Duration) -> u64 {
-    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
