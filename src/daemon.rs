@@ -219,6 +219,11 @@ impl Daemon {
         manager::ready();
     }
 
+    /// What the mount is known by, to those who may ask when it has ended.
+    pub fn connection(&self) -> fuse::Connection {
+        self.mounted.connection()
+    }
+
     /// What the control socket speaks to.
     pub fn host(&self) -> Arc<dyn Host> {
         self.control.clone()

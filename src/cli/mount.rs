@@ -254,7 +254,7 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
         let _ = unmount::detach(&args.mountpoint);
         Failure::new(Exit::Failed, format!("the control socket: {e}"))
     })?;
-    unmount::on_signals(&args.mountpoint)?;
+    unmount::on_signals(&args.mountpoint, daemon.connection())?;
     walls::refuse_calls();
     match log {
         Some(log) => background::leave_terminal(log)?,

@@ -12,7 +12,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use crate::console::failure::{Exit, Failure};
 use crate::console::printing::tell;
 use crate::control::{self, Target, has_ended};
-use crate::disk::DeviceNumber;
+use crate::fuse::Connection;
 use crate::threads::{Role, spawn};
 
 /// Arguments of `unmount`.
@@ -133,10 +133,13 @@ fn as_user(at: &Path, flags: UnmountFlags) -> Result<(), Failure> {
     }
 }
 
-/// Unmounts at each place where it is seen in this mount namespace.
-fn unmount_all(at: &Path, device: Option<DeviceNumber>) {
+/// Unmounts at each place where it is seen in this mount namespace. A daemon that tidies up after
+/// its mount has ended has nothing to unmount: its mount's number and place may be another's.
+fn unmount_all(at: &Path, connection: &Connection) {
     let mounts = control::mounts().unwrap_or_default();
-    let seen = mounts.into_iter().rev().filter(|mount| Some(mount.device) == device);
+    // Asked after the list was made.
+    let Some(device) = connection.number() else { return };
+    let seen = mounts.into_iter().rev().filter(|mount| mount.device == device);
     let mut places: Vec<PathBuf> = seen.map(|mount| mount.mountpoint).collect();
     if places.is_empty() {
         // It cannot be seen, or lies in another namespace by now.
@@ -155,9 +158,8 @@ fn unmount_all(at: &Path, device: Option<DeviceNumber>) {
 ///
 /// # Errors
 /// When no thread can be started.
-pub(super) fn on_signals(at: &Path) -> Result<(), Failure> {
+pub(super) fn on_signals(at: &Path, connection: Connection) -> Result<(), Failure> {
     let at = at.to_owned();
-    let device = DeviceNumber::mounted_at(&at).ok().flatten();
     let mut signals =
         signal_hook::iterator::Signals::new([libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
             .map_err(|e| Failure::io(&at, &e))?;
@@ -166,7 +168,7 @@ pub(super) fn on_signals(at: &Path) -> Result<(), Failure> {
             if signal == libc::SIGHUP {
                 log::warn!("SIGHUP does nothing; to unmount, send SIGTERM");
             } else {
-                unmount_all(&at, device);
+                unmount_all(&at, &connection);
             }
         }
     };

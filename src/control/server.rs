@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::Uid;
 
 use super::belief::is_folder_of;
@@ -102,6 +103,7 @@ impl Server {
     pub fn start(mountpoint: &Path, host: Arc<dyn Host>) -> io::Result<Self> {
         make_folder()?;
         let folder = folder();
+        let _alone = hold(&folder)?;
         sweep(&folder);
         let path = folder.join(socket_name(DeviceNumber::of(mountpoint)?));
         let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
@@ -121,13 +123,22 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        let _alone = self.path.parent().map(hold);
         if fs::symlink_metadata(&self.path).is_ok_and(|m| m.ino() == self.ino) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Removes the sockets of daemons that were killed.
+/// Holds the folder: one daemon at a time gives a socket its name or removes one. Two could remove
+/// a new socket for the dead one whose name it has just taken.
+fn hold(folder: &Path) -> io::Result<fs::File> {
+    let held = fs::File::open(folder)?;
+    flock(&held, FlockOperation::LockExclusive)?;
+    Ok(held)
+}
+
+/// Removes the sockets of daemons that were killed. The folder is held.
 fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();

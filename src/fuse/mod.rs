@@ -1,7 +1,7 @@
 //! FUSE: the adapter from kernel requests to [`crate::fs::Fs`], and the mount itself.
 
-mod abort;
 mod adapter;
+mod connection;
 mod content;
 mod convert;
 mod handshake;
@@ -22,6 +22,7 @@ mod uring;
 mod watch;
 
 pub use adapter::Adapter;
+pub use connection::Connection;
 pub use mountpoint::{
     Exposure, MountError, Mounted, Options, Transport, UNPRIVILEGED, changed_flags, mount,
 };

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
@@ -17,7 +18,7 @@ use rustix::mount::MountFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::Adapter;
-use super::abort::{abort, detach};
+use super::connection::{Connection, detach};
 use super::handshake::Offer;
 use super::uring::{self, Rings};
 use crate::disk::DeviceNumber;
@@ -83,12 +84,20 @@ const READ_AHEAD: u32 = 2 << 20;
 pub struct Mounted {
     session: Session<Adapter>,
     rings: Vec<JoinHandle<()>>,
+    /// /dev/fuse, for those who ask whether the mount is there still.
+    device: Arc<OwnedFd>,
+    number: DeviceNumber,
 }
 
 impl Mounted {
     /// For invalidations; never called from a request's own thread.
     pub fn notifier(&self) -> Notifier {
         self.session.notifier()
+    }
+
+    /// What it is known by, to those who may ask when it has ended.
+    pub fn connection(&self) -> Connection {
+        Connection::new(&self.device, self.number)
     }
 
     /// Serves requests until it is unmounted.
@@ -129,6 +138,10 @@ pub fn mount(
     } else {
         mount_as_user(source, at, options)?
     };
+    let known_by = device.try_clone().map(Arc::new).map_err(|e| {
+        detach(at);
+        MountError::Kernel("/dev/fuse cannot be opened twice", e)
+    })?;
     let mut config = Config::default();
     config.n_threads = Some(options.threads);
     config.clone_fd = true;
@@ -148,7 +161,8 @@ pub fn mount(
     let rings = match rings {
         Some(rings) if over_rings => {
             let at = at.to_owned();
-            let broken = move || abort(&at, number);
+            let connection = Connection::new(&known_by, number);
+            let broken = move || connection.abort(&at);
             rings.start(&session, &requests, options.threads, broken)
         }
         _ if options.transport == Transport::Uring => Err(io::ErrorKind::Unsupported.into()),
@@ -158,7 +172,7 @@ pub fn mount(
         detach(at);
         MountError::NoRings(e)
     })?;
-    Ok(Mounted { session, rings })
+    Ok(Mounted { session, rings, device: known_by, number })
 }
 
 /// The kernel reads 128 KiB ahead on FUSE, whatever it is asked for when it is mounted: root can

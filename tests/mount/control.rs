@@ -4,11 +4,14 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use kmsfs::disk::DeviceNumber;
+use rustix::mount::UnmountFlags;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{PATIENCE, Store, errno, fails, kmsfs, run, skipped, two_keys, wait_for};
 
@@ -160,6 +163,59 @@ fn a_store_is_mounted_right_after_it_was_unmounted() {
     assert_eq!(fs::read_dir(store.mount(&[]).root()).expect("listed").count(), 1000);
 }
 
+/// A process that stands still until this is dropped.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn new(pid: u64) -> Self {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process");
+        kill_process(pid, Signal::STOP).expect("it runs");
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
+    }
+}
+
+/// The kernel gives the number of a mount that has ended to the next one. A daemon that was told
+/// to unmount while it tidied up unmounted that one.
+#[test]
+fn a_daemon_that_outlives_its_mount_leaves_the_next_mount_alone() {
+    if skipped("fuse") {
+        return;
+    }
+    // Other tests mount, too, and may be given the number first.
+    assert!((0..20).any(|_| next_mount_is_left_alone()), "no mount was given a number again");
+}
+
+/// False where the next mount has a number of its own.
+fn next_mount_is_left_alone() -> bool {
+    let (store, next) = (Store::new(&[]), Store::new(&[]));
+    let first = store.mount(&[]);
+    let number = |at: &Path| fs::metadata(at).expect("mounted").dev();
+    let given = number(&first.root());
+    let daemon = Stopped::new(first.pid());
+    wait_for("an unmount", PATIENCE, || {
+        rustix::mount::unmount(first.root(), UnmountFlags::empty()).is_ok()
+    });
+    std::mem::forget(first);
+    let second = next.mount(&[]);
+    if number(&second.root()) != given {
+        return false;
+    }
+    let pid = daemon.0;
+    kill_process(pid, Signal::TERM).expect("it stands still");
+    drop(daemon);
+    let process = format!("/proc/{}", pid.as_raw_pid());
+    wait_for("the end of the first daemon", PATIENCE, || !Path::new(&process).exists());
+    assert_eq!(second.state(), "open");
+    second.unmount();
+    true
+}
+
 #[test]
 fn a_hangup_does_not_unmount() {
     if skipped("fuse") {
@@ -169,9 +225,8 @@ fn a_hangup_does_not_unmount() {
     let mount = store.mount(&[]);
     first_file(&mount.root());
     let log = format!("/run/kmsfs/{}.log", mount.report()["volume"].as_str().expect("an id"));
-    let pid = i32::try_from(mount.pid()).ok().and_then(rustix::process::Pid::from_raw);
-    let hangup = rustix::process::Signal::HUP;
-    rustix::process::kill_process(pid.expect("a process"), hangup).expect("it is ours");
+    let pid = i32::try_from(mount.pid()).ok().and_then(Pid::from_raw);
+    kill_process(pid.expect("a process"), Signal::HUP).expect("it is ours");
     let said = || fs::read_to_string(&log).is_ok_and(|l| l.contains("SIGHUP does nothing"));
     wait_for("a line in the log", PATIENCE, said);
     assert_eq!(fs::read(mount.at("file")).expect("readable"), b"content");

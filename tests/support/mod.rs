@@ -403,8 +403,20 @@ impl Mount<'_> {
             is_over
         });
         let told = told.expect("it was tried");
-        assert!(told.status.success(), "{}", text(&told));
+        assert!(told.status.success(), "{}\n{}", text(&told), self.log());
         std::mem::forget(self);
+    }
+
+    /// What its daemon has logged, for the message of a test that fails.
+    fn log(&self) -> String {
+        let file = std::fs::read(self.store.path().join("volume.json")).unwrap_or_default();
+        let file: serde_json::Value = serde_json::from_slice(&file).unwrap_or_default();
+        // A text within the text, for it is authenticated byte by byte.
+        let settings = file["settings"].as_str().unwrap_or_default();
+        let settings: serde_json::Value = serde_json::from_str(settings).unwrap_or_default();
+        let id = settings["volume"].as_str().unwrap_or("no volume.json");
+        let log = std::fs::read_to_string(format!("/run/kmsfs/{id}.log"));
+        format!("the daemon's log: {}", log.unwrap_or_else(|e| format!("{id}: {e}")))
     }
 }
 
