@@ -43,33 +43,32 @@ pub fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A time of day for logs, in RFC 3339's form: UTC, with milliseconds. What lies before 1970 is
-/// its beginning.
+/// The last second that RFC 3339 can write: 9999-12-31T23:59:59Z.
+const LAST: u64 = 253_402_300_799;
+
+/// A time in RFC 3339's form: UTC, with milliseconds. What lies before 1970, or after 9999, is
+/// the beginning or the end of that.
 pub fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let (mut days, secs) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let mut year = 1970;
-    while days >= days_of(year) {
-        days -= days_of(year);
-        year += 1;
-    }
-    let february = days_of(year) - 337;
-    let mut month = 1;
-    for len in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if days < len {
-            break;
-        }
-        days -= len;
-        month += 1;
-    }
-    let (hour, minute, second) = (secs / 3600, secs / 60 % 60, secs % 60);
-    let (day, millis) = (days + 1, since.subsec_millis());
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+    let within = since.min(Duration::from_secs(LAST));
+    humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + within).to_string()
 }
 
-fn days_of(year: u64) -> u64 {
-    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    365 + u64::from(leap)
+/// A time in seconds since 1970 in the same form, without milliseconds.
+pub fn date(secs: u64) -> String {
+    let within = Duration::from_secs(secs.min(LAST));
+    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + within).to_string()
+}
+
+/// A duration as people say it: `10s`, `1m 30s`, `250ms`. From one second on it is whole seconds.
+pub fn spoken(d: Duration) -> String {
+    let whole = if d.as_secs() == 0 { millis(d) } else { d.as_secs().saturating_mul(1000) };
+    humantime::format_duration(Duration::from_millis(whole)).to_string()
+}
+
+/// A duration as it would be typed: one word, exact to the nanosecond.
+pub fn typed(d: Duration) -> String {
+    humantime::format_duration(d).to_string().replace(' ', "")
 }
 
 #[cfg(test)]
@@ -94,5 +93,16 @@ mod tests {
         assert_eq!(at(4_107_542_400, 0), "2100-03-01T00:00:00.000Z");
         let before = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
         assert_eq!(rfc3339(before), at(0, 0));
+        assert_eq!(date(951_782_400), "2000-02-29T00:00:00Z");
+        // A KMS may say anything.
+        assert_eq!(date(u64::MAX), "9999-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn durations_are_said_as_people_say_them() {
+        let said = |ms| spoken(Duration::from_millis(ms));
+        let all = [said(0), said(250), said(10_000), said(90_700), said(86_400_000)];
+        assert_eq!(all, ["0s", "250ms", "10s", "1m 30s", "1day"]);
+        let _ = spoken(Duration::MAX);
     }
 }

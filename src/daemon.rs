@@ -185,6 +185,7 @@ impl Daemon {
             mountpoint: settings.mountpoint.clone(),
             on_lock: settings.on_lock.clone(),
             audit_queue: audit_queue.clone(),
+            watchdog: manager::Watchdog::of_environment(),
         });
         let monitor = Monitor::start(&keyring, effects, settings.timing)
             .map_err(io("the keyring's threads"))?;

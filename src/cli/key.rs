@@ -7,6 +7,7 @@ use clap::Subcommand;
 use super::confirm::confirm;
 use super::mount::open_keystore;
 use super::provider;
+use crate::clock::date;
 use crate::console::failure::Failure;
 use crate::console::options::{KmsArg, KmsArgs};
 use crate::console::printing::say;
@@ -164,7 +165,7 @@ pub fn run(command: &KeyCommand, kms: KmsArg, args: &KmsArgs) -> Result<(), Fail
                 ask_for(&info)?;
             }
             let at = admin.schedule_deletion(&key_ref(key), *pending_window_days)?;
-            say!("{} will be deleted at {at} (seconds since 1970)", info.id);
+            say!("{} will be deleted at {}", info.id, date(at));
         }
         KeyCommand::CancelDeletion { key } => admin.cancel_deletion(&key_ref(key))?,
         KeyCommand::Alias { command } => alias(command, &*admin)?,
@@ -190,12 +191,12 @@ fn describe(key: &KeyInfo) {
     say!("arn          {}", key.arn);
     say!("state        {}", key.state.name());
     say!("aliases      {}", key.aliases.join(" "));
-    say!("created      {} (seconds since 1970)", key.created);
+    say!("created      {}", date(key.created));
     if !key.description.is_empty() {
         say!("description  {}", key.description);
     }
     if let Some(at) = key.deletion {
-        say!("deletion     {at} (seconds since 1970)");
+        say!("deletion     {}", date(at));
     }
     if let Some(n) = key.versions {
         say!("versions     {n}");

@@ -3,9 +3,12 @@
 mod again;
 mod background;
 mod backup;
+mod completion;
 mod config;
 mod confirm;
 mod descriptors;
+#[cfg(test)]
+mod documents;
 mod export;
 mod fsck;
 mod helper;
@@ -19,6 +22,7 @@ mod mount;
 mod pages;
 mod place;
 mod policy;
+mod process;
 mod provider;
 mod remount;
 mod repeats;
@@ -106,12 +110,17 @@ enum Verb {
         #[command(subcommand)]
         command: key::KeyCommand,
     },
+    /// Check the configuration file
+    Config {
+        #[command(subcommand)]
+        command: config::ConfigCommand,
+    },
     /// Show what disabling a key does to programs at work on a mount, and that nothing is lost
     Demo(demo::Demo),
     /// Print a manual page, or write all of them to a folder
     Man(pages::ManArgs),
     /// Print the completion script of a shell
-    Completion(pages::CompletionArgs),
+    Completion(completion::CompletionArgs),
     /// A program of the demonstration
     #[command(name = demo::VERB, hide = true)]
     Program(demo::Role),
@@ -133,7 +142,7 @@ enum Verb {
 
 /// Reads a command line, the program's name first.
 fn read(typed: &[OsString]) -> Result<Cli, Failure> {
-    let applied = config::apply(&Cli::command(), typed.to_vec())?;
+    let applied = config::apply(Cli::command(), typed.to_vec())?;
     Cli::try_parse_from(&applied.words).map_err(|e| {
         if let Some(file) = applied.file
             && Cli::try_parse_from(typed).is_ok()
@@ -150,6 +159,11 @@ pub fn main() -> ExitCode {
     let typed: Vec<_> = std::env::args_os().collect();
     if typed.first().is_some_and(|program| helper::is_called_as(program)) {
         return helper_main(&typed);
+    }
+    match completion::answer(Cli::command) {
+        Ok(false) => {}
+        Ok(true) => return Exit::Ok.into(),
+        Err(e) => return end(&Failure::new(Exit::Usage, format!("completion: {e}"))),
     }
     let cli = match read(&typed) {
         Ok(cli) => cli,
@@ -174,11 +188,9 @@ pub fn main() -> ExitCode {
         Verb::Fsck(args) => fsck::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Demo(args) => demo::run(&args),
+        Verb::Config { command } => config::run(&command, Cli::command(), &typed),
         Verb::Man(args) => pages::man(&args, Cli::command()),
-        Verb::Completion(args) => {
-            pages::completion(&args, Cli::command());
-            Ok(())
-        }
+        Verb::Completion(args) => completion::run(&args),
         Verb::Program(args) => demo::program(&args),
         Verb::Policy { kms, command } => policy::run(&command, &kms),
         Verb::Key { kms, args, command } => key::run(&command, kms, &args),

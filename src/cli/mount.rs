@@ -11,7 +11,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::log_file::LogFile;
-use super::{background, descriptors, known, logging, place, provider, unmount};
+use super::logging::{self, LogFormat};
+use super::{background, descriptors, known, place, process, provider, unmount};
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::{KmsArgs, address, duration, heartbeat};
 use crate::console::passphrase::PassphraseSource;
@@ -109,6 +110,9 @@ pub struct Mount {
     /// Serve metrics and a status page over HTTP: at this port of 127.0.0.1, or at ADDRESS:PORT
     #[arg(long, env = "KMSFS_METRICS", value_name = "ADDR", value_parser = address)]
     metrics: Option<SocketAddr>,
+    /// How the daemon's log is written, at the level that KMSFS_LOG names (warn unless told)
+    #[arg(long, env = "KMSFS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto)]
+    log_format: LogFormat,
     /// How requests come from the kernel: over io_uring (Linux 6.14; root switches it on in the
     /// module fuse) or over /dev/fuse; auto: over io_uring where that can be had
     #[arg(long, env = "KMSFS_IO_URING", value_enum, default_value_t = IoUring::Auto)]
@@ -230,11 +234,14 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     if background {
         let _ = rustix::process::setsid();
     }
-    let log = background.then(|| log_of(args)).transpose()?;
+    let volume = volume_of(args)?;
+    let log = background.then(|| logging::file_of(&volume)).transpose()?;
+    let mountpoint = args.mountpoint.display().to_string();
+    logging::about(logging::Subject { volume, mountpoint }, args.log_format)?;
     // Before the daemon is another than who mounts.
     let hook = args.on_lock.as_deref().map(|command| hook(args, command, log.as_ref()));
     let hook = hook.transpose()?;
-    harden();
+    process::harden();
     let provider = provider::provider_of(&args.store, &args.kms)?;
     let passphrase = match passphrase {
         None => provider::passphrase_for(&provider, &args.kms.keystore.passphrase())?,
@@ -282,11 +289,11 @@ fn listener(address: SocketAddr) -> Result<web::Listener, Failure> {
     Ok(listener)
 }
 
-/// The log file of the store's daemon.
-fn log_of(args: &Mount) -> Result<LogFile, Failure> {
+/// The volume's id, by which its log is known.
+fn volume_of(args: &Mount) -> Result<String, Failure> {
     let store = Store::open_path(&args.store).map_err(|e| Failure::store(&args.store, &e))?;
     let file = store.read_volume().map_err(|e| Failure::store(&args.store, &e))?;
-    logging::file_of(&file.settings.volume().to_string())
+    Ok(file.settings.volume().to_string())
 }
 
 /// The shell that waits to run `--on-lock`.
@@ -294,26 +301,6 @@ fn hook(args: &Mount, command: &str, log: Option<&LogFile>) -> Result<Hook, Fail
     let log = log.map(|log| log.file().try_clone()).transpose();
     log.and_then(|log| Hook::start(command, &args.mountpoint, log))
         .map_err(|e| Failure::io(Path::new("/bin/sh"), &e))
-}
-
-/// As many files as allowed, and hard to kill when memory is short; after that, what a daemon
-/// does not need is given up. To be called before there is a second thread.
-fn harden() {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(e) = setrlimit(Resource::Nofile, most) {
-        log::warn!("cannot raise the limit of open files: {e}");
-    }
-    // For what the SDK starts for credentials. Threads that make files have their own.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    if rustix::process::geteuid().is_root() {
-        // A filesystem that dies takes every program on it along; one that waits for its own
-        // page cache hangs. Both are best effort: containers may forbid them.
-        let _ = fs::write("/proc/self/oom_score_adj", "-900");
-        let _ = rustix::process::configure_io_flusher_behavior(true);
-    }
-    walls::give_up_capabilities();
 }
 
 /// Whether the store is changed: not where it is not to be, nor where it cannot be.

@@ -1,10 +1,9 @@
-//! `kmsfs man` and `kmsfs completion`: what is made from the one definition of the command line.
+//! `kmsfs man`: pages made from the one definition of the command line, and two that are written.
 
 use std::fs;
 use std::path::PathBuf;
 
-use clap::{Args, Command, ValueEnum};
-use clap_complete::Shell;
+use clap::{Args, Command};
 use clap_mangen::Man;
 
 use crate::console::failure::{Exit, Failure};
@@ -32,24 +31,6 @@ pub struct ManArgs {
     to: Option<PathBuf>,
 }
 
-/// Arguments of `completion`.
-#[derive(Args)]
-pub struct CompletionArgs {
-    /// The shell
-    shell: ShellArg,
-}
-
-/// The shells there is completion for.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ShellArg {
-    /// bash, with its package bash-completion.
-    Bash,
-    /// zsh.
-    Zsh,
-    /// fish.
-    Fish,
-}
-
 /// Runs `man`.
 ///
 /// # Errors
@@ -75,18 +56,6 @@ pub fn man(args: &ManArgs, command: Command) -> Result<(), Failure> {
         say!("{}", path.display());
     }
     Ok(())
-}
-
-/// Runs `completion`.
-pub fn completion(args: &CompletionArgs, mut command: Command) {
-    let shell = match args.shell {
-        ShellArg::Bash => Shell::Bash,
-        ShellArg::Zsh => Shell::Zsh,
-        ShellArg::Fish => Shell::Fish,
-    };
-    let mut text = Vec::new();
-    clap_complete::generate(shell, &mut command, "kmsfs", &mut text);
-    verbatim(&String::from_utf8_lossy(&text));
 }
 
 /// The file name and the text of each page.

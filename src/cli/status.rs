@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::unmount::find;
+use crate::clock::spoken;
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::Output;
 use crate::console::printing::{say, tell};
@@ -263,9 +264,9 @@ fn print(target: &Target, report: &Report, output: Output) {
     }
     print_keys(report);
     say!(
-        "  heartbeat   {} ms, last good {} ms ago, {} of {} failed",
-        report.heartbeat_ms,
-        report.last_good_ms,
+        "  heartbeat   every {}, last good {} ago, {} of {} failed",
+        spoken(Duration::from_millis(report.heartbeat_ms)),
+        spoken(Duration::from_millis(report.last_good_ms)),
         report.beats_failed,
         report.beats
     );

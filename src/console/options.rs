@@ -22,6 +22,12 @@ pub struct KeystoreArgs {
 }
 
 impl KeystoreArgs {
+    /// As they are where no option is typed.
+    pub fn from_environment() -> Self {
+        let set = |name| std::env::var_os(name).map(PathBuf::from);
+        Self { keystore: set("KMSFS_KEYSTORE"), passphrase_file: set("KMSFS_PASSPHRASE_FILE") }
+    }
+
     /// The keystore's folder.
     pub fn path(&self) -> PathBuf {
         self.keystore.clone().unwrap_or_else(local::default_path)
@@ -92,18 +98,12 @@ pub struct KmsArgs {
 /// # Errors
 /// What is wrong with the text.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 =
-        number.parse().map_err(|_| format!("{text:?} does not begin with a number"))?;
-    let milliseconds = match unit {
-        "ms" => Some(number),
-        "s" | "" => number.checked_mul(1000),
-        "m" => number.checked_mul(60_000),
-        "h" => number.checked_mul(3_600_000),
-        _ => return Err(format!("{unit:?} is no unit: use ms, s, m or h")),
-    };
-    milliseconds.map(Duration::from_millis).ok_or_else(|| format!("{text:?} is too long"))
+    // A number alone is seconds, as in fstab and in systemd's files.
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let parsed = humantime::parse_duration(text);
+    parsed.map_err(|e| format!("{e}; write a duration as 10s, 500ms or 1h 30m"))
 }
 
 /// A beat takes up to three calls of the KMS, each of which may take a second: closer to each
@@ -165,6 +165,10 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("15m"), Ok(Duration::from_secs(900)));
         assert_eq!(duration("0"), Ok(Duration::ZERO));
-        assert!(duration("10 s").is_err() && duration("s").is_err() && duration("1d").is_err());
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        for wrong in ["", "s", "-1s", "10x", "99999999999999999999s"] {
+            assert!(duration(wrong).is_err_and(|e| e.contains("10s, 500ms")), "{wrong}");
+        }
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use fuser::{INodeNo, Notifier};
 
-use super::{Hook, manager};
+use super::Hook;
+use super::manager::{self, Watchdog};
 use crate::clock::Moment;
 use crate::disk::{FileKind, device};
 use crate::fs::{Node, Reading};
@@ -26,6 +27,7 @@ pub(super) struct Kernel {
     pub(super) mountpoint: PathBuf,
     pub(super) on_lock: Option<Arc<Hook>>,
     pub(super) audit_queue: Option<Arc<AuditQueue>>,
+    pub(super) watchdog: Option<Watchdog>,
 }
 
 /// Measured upper bounds: of invalidating one inode with pages, and one without together with
@@ -123,6 +125,12 @@ impl Effects for Kernel {
             && !matches!(phase, Phase::Draining(_))
         {
             hook.run(state);
+        }
+    }
+
+    fn at_work(&self) {
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.feed(Moment::now());
         }
     }
 }

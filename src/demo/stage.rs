@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::screen::say;
 use super::timeline::Sighting;
-use crate::clock::Moment;
+use crate::clock::{self, Moment};
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::AwsArgs;
 use crate::console::printing::tell;
@@ -151,7 +151,7 @@ impl Stage {
         self.run(&mut init)?;
         let mut mount = self.kmsfs();
         mount.arg("mount").arg(self.store()).arg(self.mountpoint());
-        mount.arg("--heartbeat").arg(in_words(heartbeat));
+        mount.arg("--heartbeat").arg(clock::typed(heartbeat));
         if let Master::Aws { .. } = self.master {
             self.place(&mut mount);
         }
@@ -222,14 +222,6 @@ impl Stage {
         if self.is_mounted() {
             let _ = unmount(&["--lazy"]);
         }
-    }
-}
-
-/// As it would be typed.
-fn in_words(d: Duration) -> String {
-    match d.as_millis() {
-        ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
-        ms => format!("{ms}ms"),
     }
 }
 

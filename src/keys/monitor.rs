@@ -31,6 +31,8 @@ pub trait Effects: Send + Sync {
     fn seal(&self, names: &VolumeKeys);
     /// Tells the operator where the mount stands.
     fn announce(&self, phase: Phase, why: Option<&KmsError>);
+    /// The monitor is at work. Called at each turn of its loop, some ten times a second.
+    fn at_work(&self);
 }
 
 /// How long a lock would take.
@@ -214,6 +216,7 @@ impl Loop {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.keyring.tick(Moment::now());
+            self.effects.at_work();
         }
         self.join_lockers();
     }

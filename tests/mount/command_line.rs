@@ -1,6 +1,7 @@
 //! Exit codes and messages.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::{Store, fails, kmsfs, run, skipped, wait_for};
@@ -359,7 +360,7 @@ fn pages_and_completion_are_printed() {
     let mut loaded = 0;
     for shell in ["bash", "zsh", "fish"] {
         let text = run(kmsfs().args(["completion", shell]));
-        assert!(text.contains("heartbeat") && text.contains("rewrap"), "{shell}");
+        assert!(text.contains("KMSFS_COMPLETE"), "{shell}");
         let file = folder.path().join(shell);
         fs::write(&file, text).expect("written");
         if let Ok(read) = Command::new(shell).arg("-n").arg(&file).output() {
@@ -368,6 +369,82 @@ fn pages_and_completion_are_printed() {
         }
     }
     assert!(loaded > 0, "bash is everywhere");
+}
+
+/// What bash completes a line to, as it asks for it.
+fn completed(store: &Store, config: &Path, line: &[&str]) -> Vec<String> {
+    let program = kmsfs();
+    let folder = Path::new(program.get_program()).parent().expect("a folder");
+    let script = r#"PATH="$1:$PATH"; shift
+        . <(kmsfs completion bash) && COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMP_TYPE=9
+        _clap_complete_kmsfs kmsfs "${COMP_WORDS[COMP_CWORD]}" && printf '%s\n' "${COMPREPLY[@]}""#;
+    let mut bash = Command::new("bash");
+    bash.args(["-c", script, "bash"]).arg(folder).arg("kmsfs").args(line);
+    bash.env("KMSFS_CONFIG", config).env("KMSFS_KEYSTORE", store.keystore());
+    run(&mut bash).lines().map(str::to_owned).collect()
+}
+
+/// Only verbs and options were, and paths.
+#[test]
+fn mountpoints_volumes_and_aliases_are_completed() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&[]);
+    let config = store.outside("kmsfs.toml");
+    let text = format!(
+        "[volume.database]\nstore = '{}'\nmountpoint = '{}'\n",
+        store.path().display(),
+        mount.root().display()
+    );
+    fs::write(&config, text).expect("written");
+    let completed = |line: &[&str]| completed(&store, &config, line);
+    assert_eq!(completed(&["mount", "--heartb"]), ["--heartbeat"]);
+    assert!(completed(&["unmount", ""]).contains(&mount.root().display().to_string()));
+    assert!(completed(&["unmount", "data"]).contains(&"database".to_owned()));
+    assert!(completed(&["fsck", "data"]).contains(&"database".to_owned()));
+    assert_eq!(completed(&["key", "disable", "alias/"]), ["alias/kmsfs"]);
+    assert_eq!(completed(&["rewrap", "s", "--to", "alias/"]), ["alias/kmsfs"]);
+}
+
+/// `kmsfs lock NAME` has to work at once, whatever else the file says.
+#[test]
+fn a_volume_is_mounted_and_locked_by_its_name() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let config = store.outside("kmsfs.toml");
+    let good = format!(
+        "[volume.database]\nstore = '{}'\nmountpoint = '{}'\nheartbeat = '2s'\n",
+        store.path().display(),
+        store.mountpoint().display()
+    );
+    fs::write(&config, &good).expect("written");
+    let named = |verb: &[&str]| {
+        let mut command = store.kmsfs();
+        command.args(verb).env("KMSFS_CONFIG", &config);
+        command
+    };
+    let checked = run(&mut named(&["config", "check"]));
+    assert!(checked.contains("volume database: "), "{checked}");
+    run(&mut named(&["mount", "database"]));
+    let mount = store.mounted();
+    assert_eq!(mount.report()["heartbeat_ms"], 2000);
+    fs::write(&config, format!("{good}hartbeat = '3s'\n")).expect("written");
+    let said = fails(&mut named(&["config", "check"]), 4);
+    assert!(said.contains("did you mean heartbeat?"), "{said}");
+    fails(&mut named(&["unlock", "database"]), 4);
+    run(&mut named(&["lock", "database"]));
+    assert_eq!(mount.state(), "locked");
+    fs::write(&config, format!("{good}outage_grace = 'long'\n")).expect("written");
+    let said = fails(&mut named(&["config", "check"]), 4);
+    assert!(said.contains("--outage-grace"), "{said}");
+    fs::write(&config, &good).expect("written");
+    run(&mut named(&["unlock", "database"]));
+    run(&mut named(&["unmount", "database"]));
+    std::mem::forget(mount);
 }
 
 /// The URL of the KMS was taken from wherever it stood, with or without TLS.
