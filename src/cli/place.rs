@@ -5,6 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::io::Errno;
+
 use crate::clock::Moment;
 use crate::console::failure::Failure;
 use crate::console::printing::tell;
@@ -36,18 +39,26 @@ pub(super) fn as_mounted(at: &Path) -> Result<PathBuf, Failure> {
 
 /// Whether the daemon of a mount is gone. Just after its end the kernel may not know yet; then
 /// nobody answers at the control socket either.
+///
+/// The kernel answers for a dead mount out of what it has cached, so that it has to be made to ask.
+/// Where a daemon stands still that would wait for good: it is done where none listens.
 pub(super) fn is_dead(mount: &Target) -> bool {
     for _ in 0..40 {
-        let looked = fs::metadata(mount.mountpoint());
-        if looked.is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN)) {
-            return true;
-        }
         if matches!(mount.ask(Ask::Status), Ok(Some(_))) {
             return false;
+        }
+        if !mount.has_listener() && is_disconnected(mount.mountpoint()) {
+            return true;
         }
         std::thread::sleep(Duration::from_millis(50));
     }
     false
+}
+
+/// Whether the kernel has nobody to ask about a mount.
+fn is_disconnected(at: &Path) -> bool {
+    let flags = AtFlags::STATX_FORCE_SYNC | AtFlags::NO_AUTOMOUNT;
+    statx(CWD, at, flags, StatxFlags::BASIC_STATS).is_err_and(|e| e == Errno::NOTCONN)
 }
 
 /// How long a mount waits for a daemon that has the store and serves no mount any more: it may

@@ -98,12 +98,28 @@ impl Target {
         if self.is_believed() { self.connect()?.process() } else { None }
     }
 
+    /// Whether some process may listen at its daemon's socket, be it one that stands still.
+    pub fn has_listener(&self) -> bool {
+        let listens = |path: &PathBuf| match Connection::open(path, self.owner()) {
+            Ok(_) => true,
+            Err(e) => e.kind() != io::ErrorKind::ConnectionRefused && path.exists(),
+        };
+        self.sockets().iter().any(listens)
+    }
+
     fn connect(&self) -> Option<Connection> {
+        let open = |path: PathBuf| Connection::open(&path, self.owner()).ok();
+        self.sockets().into_iter().find_map(open)
+    }
+
+    /// Where its socket can lie.
+    fn sockets(&self) -> Vec<PathBuf> {
         match self {
-            Self::Here(mount) => folders(mount.owner).into_iter().find_map(|f| {
-                Connection::open(&f.join(socket_name(mount.device)), mount.owner).ok()
-            }),
-            Self::Elsewhere { socket, owner, .. } => Connection::open(socket, *owner).ok(),
+            Self::Here(mount) => {
+                let name = socket_name(mount.device);
+                folders(mount.owner).into_iter().map(|folder| folder.join(&name)).collect()
+            }
+            Self::Elsewhere { socket, .. } => vec![socket.clone()],
         }
     }
 }

@@ -216,6 +216,25 @@ fn next_mount_is_left_alone() -> bool {
     true
 }
 
+/// The kernel answered for the dead mount out of its cache, and the new daemon took it for one that
+/// is served: a service never came back.
+#[test]
+fn a_mount_takes_the_place_of_one_whose_daemon_was_killed() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&[]);
+    first_file(&mount.root());
+    fs::File::open(mount.at("file")).and_then(|f| f.sync_all()).expect("synced");
+    let pid = i32::try_from(mount.pid()).ok().and_then(Pid::from_raw).expect("a process");
+    kill_process(pid, Signal::KILL).expect("it is ours");
+    fs::metadata(mount.root()).expect("the kernel has cached it");
+    run(store.kmsfs().arg("mount").arg(store.path()).arg(mount.root()));
+    assert_eq!(fs::read(mount.at("file")).expect("readable"), b"content");
+    assert_eq!(mount.state(), "open");
+}
+
 #[test]
 fn a_hangup_does_not_unmount() {
     if skipped("fuse") {
