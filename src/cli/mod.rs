@@ -11,6 +11,7 @@ mod descriptors;
 mod documents;
 mod export;
 mod fsck;
+mod help;
 mod helper;
 mod init;
 mod key;
@@ -35,7 +36,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use crate::console::failure::{Exit, Failure};
 use crate::console::options::{self, Output};
@@ -140,12 +141,21 @@ enum Verb {
     },
 }
 
+/// The definition of the command line.
+fn program() -> Command {
+    help::complete(Cli::command())
+}
+
+fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
+    Cli::from_arg_matches(&program().try_get_matches_from(words)?)
+}
+
 /// Reads a command line, the program's name first.
 fn read(typed: &[OsString]) -> Result<Cli, Failure> {
-    let applied = config::apply(Cli::command(), typed.to_vec())?;
-    Cli::try_parse_from(&applied.words).map_err(|e| {
+    let applied = config::apply(program(), typed.to_vec())?;
+    parse(&applied.words).map_err(|e| {
         if let Some(file) = applied.file
-            && Cli::try_parse_from(typed).is_ok()
+            && parse(typed).is_ok()
         {
             return config::wrong(&file, &e.to_string());
         }
@@ -160,7 +170,7 @@ pub fn main() -> ExitCode {
     if typed.first().is_some_and(|program| helper::is_called_as(program)) {
         return helper_main(&typed);
     }
-    match completion::answer(Cli::command) {
+    match completion::answer(program) {
         Ok(false) => {}
         Ok(true) => return Exit::Ok.into(),
         Err(e) => return end(&Failure::new(Exit::Usage, format!("completion: {e}"))),
@@ -188,8 +198,8 @@ pub fn main() -> ExitCode {
         Verb::Fsck(args) => fsck::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Demo(args) => demo::run(&args),
-        Verb::Config { command } => config::run(&command, Cli::command(), &typed),
-        Verb::Man(args) => pages::man(&args, Cli::command()),
+        Verb::Config { command } => config::run(&command, program(), &typed),
+        Verb::Man(args) => pages::man(&args, program()),
         Verb::Completion(args) => completion::run(&args),
         Verb::Program(args) => demo::program(&args),
         Verb::Policy { kms, command } => policy::run(&command, &kms),
@@ -215,7 +225,7 @@ fn helper_main(typed: &[OsString]) -> ExitCode {
 }
 
 fn help_mount(words: &[OsString]) -> Result<(), Failure> {
-    let mut command = Cli::command();
+    let mut command = program();
     command.build();
     let verb = command.find_subcommand("mount").expect("it is one of ours");
     let (call, is_verbose) = helper::read(verb, words)?;

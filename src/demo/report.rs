@@ -15,13 +15,13 @@ pub struct Setting {
     pub machine: String,
 }
 
-const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;color:#0f172a;max-width:1160px;\
+const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;color:#0f172a;background:#fff;max-width:1160px;\
 margin:2rem auto;padding:0 1rem}h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.2rem;\
 margin-top:2rem}table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.3rem .7rem;\
 border-bottom:1px solid #e2e8f0;vertical-align:top}th{background:#f8fafc}.yes{color:#15803d;\
 font-weight:600}.no{color:#dc2626;font-weight:600}.verdict{padding:.7rem 1rem;border-radius:.4rem;\
 background:#f0fdf4;border:1px solid #15803d}.verdict.bad{background:#fef2f2;border-color:#dc2626}\
-svg{width:100%;height:auto;border:1px solid #e2e8f0;border-radius:.4rem}small{color:#475569}";
+.wide{overflow-x:auto}svg{width:100%;height:auto;border:1px solid #e2e8f0;border-radius:.4rem}small{color:#475569}";
 
 /// Writes the page.
 pub fn page(facts: &Facts<'_>, checks: &[Check], setting: &Setting) -> String {
@@ -38,14 +38,22 @@ pub fn page(facts: &Facts<'_>, checks: &[Check], setting: &Setting) -> String {
         "<h2>Timeline</h2>\n".to_owned(),
         svg::draw(facts.timeline, &marks(facts)),
         "<h2>What each program got</h2>\n".to_owned(),
-        programs(facts),
+        scrolled("What each program got", &programs(facts)),
         "<h2>Promises</h2>\n".to_owned(),
-        promises(checks),
+        scrolled("Promises", &promises(checks)),
     ];
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <title>kmsfs demo</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{}</body>\n</html>\n",
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>kmsfs demo</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{}</main>\n</body>\n</html>\n",
         body.concat()
+    )
+}
+
+/// A table that may be wider than a phone: it is scrolled for itself, by keyboard too.
+fn scrolled(name: &str, table: &str) -> String {
+    format!(
+        "<div class=\"wide\" role=\"region\" aria-label=\"{name}\" tabindex=\"0\">\n{table}</div>\n"
     )
 }
 

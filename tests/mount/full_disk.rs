@@ -30,9 +30,10 @@ fn fill(mount: &Mount<'_>, folder: &Path) -> usize {
     unreachable!("a disk has an end")
 }
 
-fn check(folder: &Path, whole: usize) {
+fn check(mount: &Mount<'_>, whole: usize) {
     for n in 0..whole {
-        let read = fs::read(folder.join(format!("file{n}"))).expect("readable");
+        let read = fs::read(mount.at(&format!("d/file{n}")));
+        let read = read.unwrap_or_else(|e| panic!("file {n} of {whole}: {e}; {}", mount.story()));
         assert!(read == content(n), "file {n} is another");
     }
 }
@@ -65,7 +66,7 @@ fn a_full_disk_is_told_and_loses_nothing() {
                 }
             }
         }
-        check(&folder, whole);
+        check(&mount, whole);
         // An overwrite needs no space, an append does: what is there stays.
         let first = folder.join("file0");
         let mut file = File::options().append(true).open(&first).expect("opened");
@@ -82,10 +83,10 @@ fn a_full_disk_is_told_and_loses_nothing() {
         for n in 0..whole / 4 {
             fs::write(folder.join(format!("file{n}")), content(n)).expect("there is room");
         }
-        check(&folder, whole / 4);
+        check(&mount, whole / 4);
         mount.unmount();
         let mount = store.mount(options);
-        check(&folder, whole / 4);
+        check(&mount, whole / 4);
         for n in whole / 2..whole {
             let read = fs::read(folder.join(format!("file{n}"))).expect("readable");
             assert!(read == content(n), "file {n} is another after a remount");

@@ -403,12 +403,15 @@ impl Mount<'_> {
             is_over
         });
         let told = told.expect("it was tried");
-        assert!(told.status.success(), "{}\n{}", text(&told), self.log());
+        assert!(told.status.success(), "{}\n{}", text(&told), self.story());
         std::mem::forget(self);
     }
 
-    /// What its daemon has logged, for the message of a test that fails.
-    fn log(&self) -> String {
+    /// Whether it is there and what its daemon has logged, for the message of a test that fails.
+    pub fn story(&self) -> String {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let at = self.root().display().to_string();
+        let mounts: Vec<_> = mounts.lines().filter(|line| line.contains(&at)).collect();
         let file = std::fs::read(self.store.path().join("volume.json")).unwrap_or_default();
         let file: serde_json::Value = serde_json::from_slice(&file).unwrap_or_default();
         // A text within the text, for it is authenticated byte by byte.
@@ -416,7 +419,8 @@ impl Mount<'_> {
         let settings: serde_json::Value = serde_json::from_str(settings).unwrap_or_default();
         let id = settings["volume"].as_str().unwrap_or("no volume.json");
         let log = std::fs::read_to_string(format!("/run/kmsfs/{id}.log"));
-        format!("the daemon's log: {}", log.unwrap_or_else(|e| format!("{id}: {e}")))
+        let log = log.unwrap_or_else(|e| format!("{id}: {e}"));
+        format!("the kernel lists {mounts:?}; the daemon's log: {log}")
     }
 }
 
