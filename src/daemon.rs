@@ -117,7 +117,12 @@ impl Daemon {
     /// [`DaemonError`].
     pub fn start(mut settings: Settings, services: Services) -> Result<Self, DaemonError> {
         let io = |what| move |e| DaemonError::Io(what, e);
-        let times = access_times(&settings)?;
+        let flags = fuse::changed_flags(fuse::UNPRIVILEGED, &settings.mount.flags)?;
+        // What refuses every change changes no time either.
+        let times = match settings.fs.access {
+            Access::ReadWrite => AccessTimes::of(flags),
+            Access::ReadOnly => AccessTimes::NEVER,
+        };
         let store = Arc::new(Store::open_path_for_mount(&settings.store, times)?);
         store.check_private(rustix::process::geteuid().as_raw())?;
         let lock = store.lock()?;
@@ -205,6 +210,7 @@ impl Daemon {
             device,
             transport: if mounted.is_over_rings() { "io_uring" } else { "/dev/fuse" },
             notifier: mounted.notifier(),
+            connection: mounted.connection(),
         });
         if let Some(listener) = listener {
             listener.serve(control.clone()).map_err(io("a thread for metrics"))?;
@@ -256,15 +262,6 @@ impl Daemon {
     }
 }
 
-/// As the mount's words say; what refuses every change changes no time either.
-fn access_times(settings: &Settings) -> Result<AccessTimes, MountError> {
-    let flags = fuse::changed_flags(fuse::UNPRIVILEGED, &settings.mount.flags)?;
-    Ok(match settings.fs.access {
-        Access::ReadWrite => AccessTimes::of(flags),
-        Access::ReadOnly => AccessTimes::NEVER,
-    })
-}
-
 /// Beside the mount, for it lists all sidecar folders. It ends with the process: what it has not
 /// come to then is swept at the next mount.
 fn sweep_leftovers(store: &Arc<Store>) -> std::io::Result<()> {
@@ -289,9 +286,14 @@ struct Control {
     transport: &'static str,
     web: Option<SocketAddr>,
     notifier: Notifier,
+    connection: fuse::Connection,
 }
 
 impl Host for Control {
+    fn is_mounted(&self) -> bool {
+        self.connection.number().is_some()
+    }
+
     fn report(&self) -> Option<Report> {
         let status = self.monitor.lock().as_ref()?.status();
         let keyring = self.shared.fs.keyring();

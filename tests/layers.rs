@@ -62,6 +62,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("aws_sdk_kms::", &["kms/aws"]),
     ("aws_smithy_http_client::", &["kms/aws"]),
     ("aws_types::", &["kms/aws"]),
+    ("rustls::", &["kms/aws"]),
     ("tokio::", &["kms/aws", "web"]),
 ];
 

@@ -99,6 +99,7 @@ pub(super) fn open_aws_client(args: &AwsArgs) -> Result<crate::kms::aws::AwsKms,
         region: args.region.clone(),
         endpoint: args.endpoint_url.clone(),
         plain_http: if args.plain_http { PlainHttp::Anywhere } else { PlainHttp::Loopback },
+        time_limit: args.kms_timeout,
     };
     Ok(AwsKms::new(&place)?)
 }

@@ -72,6 +72,10 @@ pub struct AwsArgs {
     /// AWS: accept a URL without TLS (http://) that leads to another machine
     #[arg(long, global = true)]
     pub plain_http: bool,
+    /// AWS: how long a call may take with its three tries, from 1s to 10s. A slow line needs more
+    /// than the default; a refusal that takes so long is noticed so much later
+    #[arg(long, env = "KMSFS_KMS_TIMEOUT", value_name = "TIME", value_parser = time_limit, default_value = "3s", global = true)]
+    pub kms_timeout: Duration,
 }
 
 impl AwsArgs {
@@ -121,6 +125,15 @@ pub fn heartbeat(text: &str) -> Result<Duration, String> {
         }
         beat => Ok(beat),
     }
+}
+
+/// How long a call of the KMS may take.
+fn time_limit(text: &str) -> Result<Duration, String> {
+    /// Beats are a second apart at least, and nobody waits much longer for `unlock`.
+    const LIMITS: std::ops::RangeInclusive<Duration> =
+        Duration::from_secs(1)..=Duration::from_secs(10);
+    let limit = duration(text)?;
+    LIMITS.contains(&limit).then_some(limit).ok_or_else(|| "it is from 1s to 10s".to_owned())
 }
 
 /// Where a server listens: a port of 127.0.0.1, or an address with a port.

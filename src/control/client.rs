@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::Uid;
 
 use super::belief::{is_believed, is_folder_of, is_root_or_caller, look};
-use super::connection::Connection;
+use super::connection::{Connection, Daemon};
 use super::mounts::{Mount, mounts};
 use super::server::{SOCKET, folders, socket_name};
 use super::{Answer, Ask, Report};
@@ -35,6 +35,8 @@ pub enum Target {
         socket: PathBuf,
         /// Whose it is.
         owner: Uid,
+        /// Its process; `None` where it has no number in this pid namespace.
+        daemon: Option<Daemon>,
     },
 }
 
@@ -95,7 +97,11 @@ impl Target {
 
     /// The daemon's process, where it is believed.
     pub fn process(&self) -> Option<OwnedFd> {
-        if self.is_believed() { self.connect()?.process() } else { None }
+        match self {
+            _ if !self.is_believed() => None,
+            Self::Here(_) => self.connect()?.process(),
+            Self::Elsewhere { daemon, .. } => daemon.as_ref()?.handle().ok(),
+        }
     }
 
     /// Whether some process may listen at its daemon's socket, be it one that stands still.
@@ -107,9 +113,18 @@ impl Target {
         self.sockets().iter().any(listens)
     }
 
+    /// Connects to the daemon that is meant. A socket is named by its mount's number, and when the
+    /// mount has ended the kernel gives that to another mount: what was found before may be gone,
+    /// and its socket's name be the other's. So who answers is compared, once connected.
     fn connect(&self) -> Option<Connection> {
         let open = |path: PathBuf| Connection::open(&path, self.owner()).ok();
-        self.sockets().into_iter().find_map(open)
+        let connection = self.sockets().into_iter().find_map(open)?;
+        let is_meant = match self {
+            Self::Here(mount) => mount.is_there(),
+            Self::Elsewhere { daemon: Some(daemon), .. } => connection.is_of(daemon),
+            Self::Elsewhere { daemon: None, .. } => connection.daemon().is_none(),
+        };
+        is_meant.then_some(connection)
     }
 
     /// Where its socket can lie.
@@ -213,7 +228,8 @@ fn answering(socket: PathBuf, owner: Uid) -> Option<Target> {
     let daemon = Connection::open(&socket, owner).ok()?;
     let Ok(Answer::Report { report }) = daemon.ask(Ask::Status) else { return None };
     let (mountpoint, store) = (report.mountpoint.into(), report.store.into());
-    Some(Target::Elsewhere { mountpoint, store, socket, owner }).filter(Target::is_believed)
+    let daemon = daemon.daemon();
+    Some(Target::Elsewhere { mountpoint, store, socket, owner, daemon }).filter(Target::is_believed)
 }
 
 /// The folders of sockets that this user can use, and whose each has to be; root can use

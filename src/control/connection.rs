@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -25,8 +26,26 @@ const LONGEST: usize = 1 << 20;
 fn patience(question: &Ask) -> Duration {
     match question {
         Ask::Status | Ask::Metrics => Duration::from_secs(5),
-        // These may have to wait for calls of the KMS: three, each at most three seconds long.
-        Ask::Lock | Ask::Unlock | Ask::Follow { .. } | Ask::Shred { .. } => Duration::from_secs(15),
+        // These may have to wait for calls of the KMS: three, each at most ten seconds long.
+        Ask::Lock | Ask::Unlock | Ask::Follow { .. } | Ask::Shred { .. } => Duration::from_secs(35),
+    }
+}
+
+/// A daemon's process. Unlike the name of its socket, which the next mount may be given, it is
+/// nobody else's.
+#[derive(Clone, Debug)]
+pub struct Daemon {
+    pid: Pid,
+    handle: Arc<OwnedFd>,
+}
+
+impl Daemon {
+    /// A handle on it.
+    ///
+    /// # Errors
+    /// Of dup(2).
+    pub fn handle(&self) -> io::Result<OwnedFd> {
+        self.handle.try_clone()
     }
 }
 
@@ -95,6 +114,17 @@ impl Connection {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer has no end"));
             }
         }
+    }
+
+    /// Whether a process that is known by this handle answers here.
+    pub(super) fn is_of(&self, daemon: &Daemon) -> bool {
+        // Alive after the numbers were compared: its number is nobody else's.
+        self.peer.pid == Some(daemon.pid) && !has_ended(&daemon.handle, 0)
+    }
+
+    /// What the daemon is known by for later.
+    pub(super) fn daemon(&self) -> Option<Daemon> {
+        Some(Daemon { pid: self.peer.pid?, handle: Arc::new(self.process()?) })
     }
 
     /// A handle on the daemon's process, and on no other: its number is another's when it has

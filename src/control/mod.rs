@@ -127,6 +127,9 @@ pub struct LinesUnder {
 
 /// What the socket needs of the daemon.
 pub trait Host: Send + Sync {
+    /// Whether its mount is there. One that has ended answers for none: the next mount may have its
+    /// number, by which its socket is found.
+    fn is_mounted(&self) -> bool;
     /// Where things stand; `None` while it ends.
     fn report(&self) -> Option<Report>;
     /// Its figures, in Prometheus's text format; `None` while it ends.

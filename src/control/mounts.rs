@@ -26,6 +26,14 @@ pub struct Mount {
     pub flags: MountFlags,
 }
 
+impl Mount {
+    /// Whether the kernel lists it still, at the same place and with the same number.
+    pub(super) fn is_there(&self) -> bool {
+        let same = |m: &Self| m.mountpoint == self.mountpoint && m.device == self.device;
+        mounts().is_ok_and(|mounts| mounts.iter().any(same))
+    }
+}
+
 /// The words of mountinfo for flags.
 const FLAGS: [(&str, MountFlags); 6] = [
     ("ro", MountFlags::RDONLY),

@@ -180,6 +180,7 @@ fn serve(stream: &UnixStream, host: &dyn Host) -> io::Result<()> {
         let mut line = String::new();
         BufReader::new(stream.take(LONGEST)).read_line(&mut line)?;
         match wire::read(&line) {
+            Ok(_) if !host.is_mounted() => failed("it has been unmounted".to_owned()),
             Ok(ask) => {
                 let pid = peer.pid.map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs());
                 answer(ask, host, Peer { uid: peer.uid.as_raw(), pid })

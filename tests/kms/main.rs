@@ -18,6 +18,8 @@ mod memory;
 #[cfg(feature = "aws")]
 mod mounted;
 #[cfg(feature = "aws")]
+mod network;
+#[cfg(feature = "aws")]
 mod policies;
 mod providers;
 #[cfg(feature = "aws")]

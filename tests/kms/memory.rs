@@ -37,6 +37,7 @@ fn unwraps_all_keys() {
         endpoint: Some(var("KMSFS_TEST_ENDPOINT")),
         profile: None,
         plain_http: PlainHttp::Loopback,
+        ..Place::default()
     };
     let kms = AwsKms::new(&place).expect("a client");
     for (name, key) in keys_by(var("KMSFS_TEST_STORE").as_ref(), &kms) {

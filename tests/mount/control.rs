@@ -9,6 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use kmsfs::control::{self, Answer, Ask, Target};
 use kmsfs::disk::DeviceNumber;
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, kill_process};
@@ -117,6 +118,51 @@ fn a_mountpoint_need_not_be_text() {
     assert_eq!(status(&at), Some(8));
 }
 
+/// Mounts a store in a mount namespace of its own, in which nothing of kmsfs's was mounted: the
+/// mounts of other tests would not end while they are seen there too.
+fn mount_apart(store: &Store) {
+    let script = r#"for m in $(awk '$3 == "fuse.kmsfs" { print $2 }' /proc/self/mounts); do
+        umount --lazy "$m"; done; exec "$@""#;
+    let mut apart = Command::new("unshare");
+    apart.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
+    apart.arg(env!("CARGO_BIN_EXE_kmsfs")).arg("mount").arg(store.path()).arg(store.mountpoint());
+    apart.env("KMSFS_CONFIG", "").env("XDG_STATE_HOME", store.outside("state"));
+    run(apart.stdin(Stdio::null()));
+}
+
+/// What was found by a socket's name was unmounted, or locked, by that name a moment later: when it
+/// had ended meanwhile, the next mount had the name, and was unmounted in its place.
+#[test]
+fn a_mount_that_has_ended_is_not_taken_for_the_next_one() {
+    if skipped("fuse") {
+        return;
+    }
+    assert!((0..20).any(|_| next_mount_is_not_meant()), "no mount was given a number again");
+}
+
+/// False where the next mount has a number of its own.
+fn next_mount_is_not_meant() -> bool {
+    let (store, next) = (Store::new(&[]), Store::new(&[]));
+    let _mount = Detached(store.mountpoint());
+    mount_apart(&store);
+    let found = control::at(&store.mountpoint()).expect("listed");
+    let [ended] = &found[..] else { panic!("{found:?}") };
+    let Target::Elsewhere { socket, .. } = ended else { panic!("{found:?}") };
+    assert!(matches!(ended.ask(Ask::Status), Ok(Some(Answer::Report { .. }))));
+    verb("unmount", &store.mountpoint());
+    let second = next.mount(&[]);
+    let has_name = self::socket(&second.root()) == *socket;
+    if has_name {
+        assert!(matches!(ended.ask(Ask::Lock), Ok(None)), "another daemon has taken it for itself");
+        assert_eq!(second.state(), "open");
+        if let Some(process) = ended.process() {
+            assert!(control::has_ended(&process, 0), "it is another daemon's");
+        }
+    }
+    second.unmount();
+    has_name
+}
+
 /// A service with a mount namespace of its own (PrivateMounts=) mounts what nobody else sees.
 #[test]
 fn a_mount_in_another_mount_namespace_is_reached() {
@@ -126,10 +172,7 @@ fn a_mount_in_another_mount_namespace_is_reached() {
     let store = Store::new(&[]);
     let at = store.mountpoint();
     let _mount = Detached(at.clone());
-    let mut apart = Command::new("unshare");
-    apart.args(["--mount", "--propagation", "private"]).arg(env!("CARGO_BIN_EXE_kmsfs"));
-    apart.env("KMSFS_CONFIG", "").env("XDG_STATE_HOME", store.outside("state"));
-    run(apart.arg("mount").arg(store.path()).arg(&at).stdin(Stdio::null()));
+    mount_apart(&store);
     let listed = String::from_utf8(kmsfs().arg("status").output().expect("started").stdout);
     let named = status(&at);
     verb("lock", &at);

@@ -15,6 +15,8 @@ struct Namespace {
 /// `/usr/sbin` as it is, with the helper in it.
 const SETUP: &str = r#"
 set -eu
+# The mounts of other tests, which would not end while they are seen here too.
+for m in $(awk '$3 == "fuse.kmsfs" { print $2 }' /proc/self/mounts); do umount --lazy "$m"; done
 mkdir -p "$T/real" "$T/sbin"
 mount --bind /usr/sbin "$T/real"
 for f in "$T"/real/*; do ln -sf "$f" "$T/sbin/"; done

@@ -46,7 +46,8 @@ fn tool(name: &str, program: &str) -> PathBuf {
     path
 }
 
-fn free_port() -> u16 {
+/// A port of loopback that nobody has now.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port of loopback");
     listener.local_addr().expect("it is bound").port()
 }

@@ -6,31 +6,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
-use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config::IdentityCache;
 use aws_sdk_kms::config::http::HttpResponse;
 use aws_sdk_kms::config::retry::RetryPartition;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
-use aws_smithy_http_client::Builder;
-use aws_smithy_http_client::tls::Provider;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_types::os_shim_internal::{Env, Fs};
 use aws_types::service_config::ServiceConfigKey;
 use tokio::runtime::Runtime;
 
 use super::credentials::CredentialCache;
 use super::errors;
+use super::network::{CALL, Network, timeouts};
 use crate::kms::{KmsError, Verdict};
 use crate::secret::scrub_stack;
 
-/// To a server that does not even accept the connection.
-const CONNECT: Duration = Duration::from_millis(700);
-/// One try, its answer read to the end.
-const ATTEMPT: Duration = Duration::from_millis(800);
-/// One call with all its tries.
-const CALL: Duration = Duration::from_secs(3);
 /// Tries of one call; a refusal is never tried again.
 const TRIES: u32 = 3;
 /// Between two tries: jittered, doubling from the first to the second.
@@ -41,7 +32,7 @@ const WORKERS: usize = 2;
 
 /// Which KMS, and as whom. What is `None` comes from the SDK's own chain: environment, profile
 /// files, web identity, container and instance metadata.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// A profile of the shared configuration files.
     pub profile: Option<String>,
@@ -51,6 +42,20 @@ pub struct Place {
     pub endpoint: Option<String>,
     /// Whether that may be one without TLS.
     pub plain_http: PlainHttp,
+    /// How long a call may take with all its tries.
+    pub time_limit: Duration,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self {
+            profile: None,
+            region: None,
+            endpoint: None,
+            plain_http: PlainHttp::default(),
+            time_limit: CALL,
+        }
+    }
 }
 
 /// Where a URL without TLS may lead: whoever is on the way reads data keys, and can lock the mount.
@@ -68,6 +73,8 @@ pub struct AwsKms {
     pub(super) client: Client,
     runtime: Arc<Runtime>,
     config: SdkConfig,
+    network: Network,
+    time_limit: Duration,
     credentials: CredentialCache,
     region: String,
 }
@@ -77,7 +84,8 @@ impl AwsKms {
     /// that is out of reach is no error here.
     ///
     /// # Errors
-    /// `Invalid` where no region is known or the runtime cannot be started.
+    /// `Invalid` where no region is known or the runtime cannot be started; `Credentials` where
+    /// the configuration of proxies or certificates is wrong.
     pub fn new(place: &Place) -> Result<Self, KmsError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WORKERS)
@@ -91,7 +99,8 @@ impl AwsKms {
         if let Some(profile) = &place.profile {
             runtime.block_on(check_profile(profile))?;
         }
-        let config = runtime.block_on(load(place));
+        let network = runtime.block_on(Network::load(place.profile.as_deref()))?;
+        let config = runtime.block_on(load(place, &network));
         let Some(region) = config.region().map(ToString::to_string) else {
             let what = "no region is known: say --region, or set AWS_REGION";
             return Err(KmsError::new(Verdict::Credentials, "MissingRegion", what));
@@ -104,9 +113,11 @@ impl AwsKms {
             );
             return Err(invalid("PlainHttp", what));
         }
-        let credentials = CredentialCache::new(place.clone());
-        let client = client(&config, &credentials, "kmsfs-work");
-        Ok(Self { client, runtime: Arc::new(runtime), config, credentials, region })
+        let credentials = CredentialCache::new(place.clone(), network.clone());
+        let time_limit = place.time_limit;
+        let client = client(&config, &network, time_limit, &credentials, "kmsfs-work");
+        let runtime = Arc::new(runtime);
+        Ok(Self { client, runtime, config, network, time_limit, credentials, region })
     }
 
     /// Another client of the same place, for heartbeats: nothing that hangs, is throttled or
@@ -114,9 +125,17 @@ impl AwsKms {
     #[must_use]
     pub fn sibling(&self) -> Self {
         Self {
-            client: client(&self.config, &self.credentials, "kmsfs-beat"),
+            client: client(
+                &self.config,
+                &self.network,
+                self.time_limit,
+                &self.credentials,
+                "kmsfs-beat",
+            ),
             runtime: self.runtime.clone(),
             config: self.config.clone(),
+            network: self.network.clone(),
+            time_limit: self.time_limit,
             credentials: self.credentials.clone(),
             region: self.region.clone(),
         }
@@ -163,9 +182,8 @@ async fn check_profile(name: &str) -> Result<(), KmsError> {
 }
 
 /// What the SDK's chain says now: environment and profile files are read again.
-pub(super) async fn load(place: &Place) -> SdkConfig {
-    // ring: the SDK's default, aws-lc, builds a whole C library first.
-    let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+pub(super) async fn load(place: &Place, network: &Network) -> SdkConfig {
+    let http = network.http_client();
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).http_client(http);
     if let Some(profile) = &place.profile {
         loader = loader.profile_name(profile);
@@ -213,12 +231,13 @@ fn is_loopback(url: &str) -> bool {
     !authority.contains('@') && (is_address || host.eq_ignore_ascii_case("localhost"))
 }
 
-fn client(config: &SdkConfig, credentials: &CredentialCache, partition: &'static str) -> Client {
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(CONNECT)
-        .operation_attempt_timeout(ATTEMPT)
-        .operation_timeout(CALL)
-        .build();
+fn client(
+    config: &SdkConfig,
+    network: &Network,
+    time_limit: Duration,
+    credentials: &CredentialCache,
+    partition: &'static str,
+) -> Client {
     // Not adaptive: that would go on holding calls back, past their time, when the throttling
     // is over. The budget of calls is the caller's to keep.
     let retry = RetryConfig::standard()
@@ -226,10 +245,10 @@ fn client(config: &SdkConfig, credentials: &CredentialCache, partition: &'static
         .with_initial_backoff(FIRST_PAUSE)
         .with_max_backoff(LONGEST_PAUSE);
     // A client of its own has a connection pool of its own too.
-    let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+    let http = network.http_client();
     let builder = aws_sdk_kms::config::Builder::from(config)
         .http_client(http)
-        .timeout_config(timeouts)
+        .timeout_config(timeouts(time_limit))
         .retry_partition(RetryPartition::new(partition))
         .retry_config(retry)
         .identity_cache(IdentityCache::no_cache())

@@ -15,6 +15,7 @@ use aws_credential_types::provider::future::ProvideCredentials as Loading;
 use tokio::sync::Mutex;
 
 use super::client::{Place, load};
+use super::network::Network;
 
 /// Those that never expire are loaded again after this time.
 const LONGEST: Duration = Duration::from_secs(900);
@@ -61,6 +62,7 @@ struct State {
 #[derive(Clone)]
 pub(super) struct CredentialCache {
     place: Arc<Place>,
+    network: Network,
     state: Arc<Mutex<State>>,
 }
 
@@ -71,8 +73,8 @@ impl std::fmt::Debug for CredentialCache {
 }
 
 impl CredentialCache {
-    pub(super) fn new(place: Place) -> Self {
-        Self { place: Arc::new(place), state: Arc::default() }
+    pub(super) fn new(place: Place, network: Network) -> Self {
+        Self { place: Arc::new(place), network, state: Arc::default() }
     }
 
     /// Says that a KMS does not accept them.
@@ -95,7 +97,7 @@ impl CredentialCache {
         }
         let fresh = tokio::time::timeout(LIMIT, async {
             // A chain of its own: one that was used remembers what its files said.
-            let config = load(&self.place).await;
+            let config = load(&self.place, &self.network).await;
             match config.credentials_provider() {
                 Some(chain) => chain.provide_credentials().await,
                 None => Err(CredentialsError::not_loaded("no provider is configured")),

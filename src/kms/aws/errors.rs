@@ -32,6 +32,8 @@ const CREDENTIALS: &[&str] = &[
     "MissingAuthenticationToken",
     "MissingAuthenticationTokenException",
     "NotAuthorized",
+    // The account has been suspended, or has never been activated.
+    "OptInRequired",
     "RequestExpired",
     "RequestTimeTooSkewed",
     "SignatureDoesNotMatch",

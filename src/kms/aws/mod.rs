@@ -9,5 +9,6 @@ mod client;
 mod credentials;
 mod crypto;
 mod errors;
+mod network;
 
 pub use client::{AwsKms, Place, PlainHttp};

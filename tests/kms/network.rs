@@ -1,0 +1,186 @@
+//! AWS KMS as it is met in the field: behind a proxy, with a private authority's certificate, over
+//! a slow line. The proxy is tinyproxy, TLS is stunnel's.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::server::{Rules, Server, credentials, free_port, new_key};
+use crate::support::{PATIENCE, Store, fails, kmsfs, run, skipped, wait_for};
+
+/// An authority, and a certificate of it for this machine.
+const CERTIFICATES: &str = "
+    openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj '/CN=kmsfs test' -keyout ca.key -out ca.pem
+    openssl req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout own.key -out own.csr
+    printf '%s\\n' 'subjectAltName=DNS:localhost' 'basicConstraints=CA:FALSE' \
+        'extendedKeyUsage=serverAuth' > own.ext
+    openssl x509 -req -in own.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+        -extfile own.ext -out own.pem";
+
+/// A KMS that is reached over TLS, and a proxy that leads there.
+struct Field {
+    server: Server,
+    folder: tempfile::TempDir,
+    tls: u16,
+    proxy: u16,
+    children: Vec<Child>,
+}
+
+impl Field {
+    fn new() -> Self {
+        let server = Server::ministack(Rules::None);
+        let folder = tempfile::Builder::new().prefix("kmsfs-field-").tempdir().expect("a folder");
+        run(Command::new("sh").args(["-ec", CERTIFICATES]).current_dir(folder.path()));
+        let [tls, proxy] = [(); 2].map(|()| free_port());
+        let mut field = Self { server, folder, tls, proxy, children: Vec::new() };
+        let stunnel = format!(
+            "foreground = yes\npid =\n[kms]\naccept = 127.0.0.1:{tls}\n\
+             connect = 127.0.0.1:{}\ncert = own.pem\nkey = own.key\n",
+            field.server.port()
+        );
+        field.start("stunnel", &["stunnel.conf"], "stunnel.conf", &stunnel, tls);
+        let tinyproxy = format!(
+            "Port {proxy}\nListen 127.0.0.1\nAllow 127.0.0.1\nConnectPort {tls}\n\
+             LogFile \"{}\"\nLogLevel Connect\n",
+            field.log().display()
+        );
+        field.start("tinyproxy", &["-d", "-c", "proxy.conf"], "proxy.conf", &tinyproxy, proxy);
+        field
+    }
+
+    fn start(&mut self, program: &str, args: &[&str], file: &str, text: &str, port: u16) {
+        fs::write(self.folder.path().join(file), text).expect("written");
+        let mut command = Command::new(program);
+        command.args(args).current_dir(self.folder.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.children.push(command.spawn().unwrap_or_else(|e| panic!("{program}: {e}")));
+        wait_for(program, PATIENCE, || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("proxy.log")
+    }
+
+    fn authority(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    fn url(&self) -> String {
+        format!("https://localhost:{}", self.tls)
+    }
+
+    /// `kmsfs key list` there.
+    fn list(&self) -> Command {
+        let mut command = kmsfs();
+        command.args(["key", "--kms", "aws", "--region", "eu-west-1", "--endpoint-url"]);
+        command.arg(self.url()).arg("list").envs(credentials("test", "test"));
+        for name in ["AWS_CA_BUNDLE", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// How often the proxy has led to the KMS.
+    fn led(&self) -> usize {
+        let log = fs::read_to_string(self.log()).expect("a log");
+        log.matches(&format!("CONNECT localhost:{}", self.tls)).count()
+    }
+}
+
+impl Drop for Field {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn skip() -> bool {
+    skipped("ministack") || skipped("network")
+}
+
+/// `AWS_CA_BUNDLE` and `ca_bundle` were passed over.
+#[test]
+fn a_private_authority_is_believed_where_it_is_named() {
+    if skip() {
+        return;
+    }
+    let field = Field::new();
+    let said = fails(&mut field.list(), 6);
+    assert!(said.to_lowercase().contains("certificate"), "{said}");
+    run(field.list().env("AWS_CA_BUNDLE", field.authority()));
+    let profile = field.folder.path().join("config");
+    let text = format!("[profile own]\nca_bundle = {}\n", field.authority().display());
+    fs::write(&profile, text).expect("written");
+    run(field.list().env("AWS_CONFIG_FILE", &profile).args(["--profile", "own"]));
+    let own = field.folder.path().join("own.pem");
+    fails(field.list().env("AWS_CA_BUNDLE", &own), 6);
+    let key = field.folder.path().join("own.key");
+    let said = fails(field.list().env("AWS_CA_BUNDLE", &key), 4);
+    assert!(said.contains("own.key") && said.contains("certificate"), "{said}");
+    fails(field.list().env("AWS_CA_BUNDLE", Path::new("/nonexistent/ca.pem")), 4);
+}
+
+/// They were passed over: a machine that has no other way out could not mount.
+#[test]
+fn a_proxy_is_gone_through_where_one_is_named() {
+    if skip() || skipped("fuse") {
+        return;
+    }
+    let field = Field::new();
+    let proxy = format!("http://127.0.0.1:{}", field.proxy);
+    let bundle = field.authority().display().to_string();
+    let list = || {
+        let mut list = field.list();
+        list.env("AWS_CA_BUNDLE", &bundle);
+        list
+    };
+    run(list().env("HTTPS_PROXY", &proxy));
+    assert_eq!(field.led(), 1);
+    run(list().env("HTTPS_PROXY", &proxy).env("NO_PROXY", "example.org,localhost"));
+    assert_eq!(field.led(), 1, "it is not for this host");
+    fails(list().env("HTTPS_PROXY", format!("http://127.0.0.1:{}", free_port())), 6);
+    fails(list().env("HTTPS_PROXY", "ftp://::"), 4);
+
+    let key = new_key(&field.server, "kmsfs");
+    let mut env = credentials("test", "test");
+    env.push(("AWS_CA_BUNDLE".to_owned(), bundle));
+    env.push(("HTTPS_PROXY".to_owned(), proxy));
+    let store = Store::aws(&field.url(), &env, &["--master-key", &key]);
+    let led = field.led();
+    let mount = store.mount(&["--heartbeat", "1s"]);
+    fs::write(mount.at("file"), b"content").expect("written");
+    assert!(field.led() > led);
+    store.key(&["disable", &key]);
+    mount.wait_state("revoked", PATIENCE);
+    store.key(&["enable", &key]);
+    mount.wait_state("open", PATIENCE);
+    assert_eq!(fs::read(mount.at("file")).expect("readable"), b"content");
+}
+
+/// With round trips of 300 ms no first call could end in time.
+#[test]
+fn a_slow_line_is_given_more_time() {
+    if skip() || skipped("fuse") {
+        return;
+    }
+    let server = Server::ministack(Rules::None);
+    let key = new_key(&server, "kmsfs");
+    let line = Proxy::before(server.port());
+    let store = Store::aws(&line.url(), &credentials("test", "test"), &["--master-key", &key]);
+    line.set(Fault::Latency(Duration::from_millis(1000)));
+    fails(store.kmsfs().arg("mount").arg(store.path()).arg(store.mountpoint()), 6);
+    let mount = store.mount(&["--kms-timeout", "10s", "--heartbeat", "5s"]);
+    fs::write(mount.at("file"), b"content").expect("written");
+    run(kmsfs().arg("lock").arg(mount.root()));
+    run(kmsfs().arg("unlock").arg(mount.root()));
+    mount.wait_state("open", PATIENCE);
+    assert_eq!(fs::read(mount.at("file")).expect("readable"), b"content");
+    let mut wrong = store.kmsfs();
+    wrong.args(["mount", "--kms-timeout", "11s"]).arg(store.path()).arg(store.mountpoint());
+    assert!(fails(&mut wrong, 2).contains("from 1s to 10s"));
+}
