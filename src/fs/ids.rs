@@ -103,7 +103,7 @@ impl Fs {
     /// its id.
     pub(super) fn let_go(&self, node: &Node, id: FileId) {
         self.forget_id(node, id);
-        if self.keyring.carriers().is_carried(id) {
+        if self.keyring.carriers().may_be_wanted(id) {
             log::warn!("file {id}: its key stays, for another file in the store has the same id");
         } else {
             self.keyring.schedule_key_removal(id);

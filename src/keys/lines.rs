@@ -202,7 +202,7 @@ fn remove_until(store: &Store, carriers: &Carriers<FileId>, limit: u64) -> io::R
     for end in store.removed_periods()?.into_iter().filter(|end| *end <= limit) {
         let done = store.removed_in(end).and_then(|mut all| {
             all.retain(|removed| match removed {
-                Removed::Line(file) => !carriers.is_carried(*file),
+                Removed::Line(file) => !carriers.may_be_wanted(*file),
                 Removed::Body(_) => true,
             });
             remove(store, all)?;

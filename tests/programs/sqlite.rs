@@ -116,7 +116,8 @@ impl Client {
         match self.outcome {
             Err(signal) => {
                 let status = self.shell.process.wait().expect("it is ours");
-                assert_eq!(status.signal(), Some(signal), "{status}");
+                let said = fs::read_to_string(&self.errors).expect("readable");
+                assert_eq!(status.signal(), Some(signal), "{status}: {said}");
             }
             Ok(error) => {
                 assert!(!self.shell.put("", self.acknowledged), "a row in a locked mount");

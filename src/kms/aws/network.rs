@@ -85,7 +85,8 @@ async fn trust(profile: Option<&str>) -> Result<TrustStore, KmsError> {
 async fn of_profile(name: Option<&str>) -> Option<OsString> {
     let files = Default::default();
     let named = name.map(|name| name.to_owned().into());
-    let profiles = aws_config::profile::load(&Fs::real(), &Env::real(), &files, named).await.ok()?;
+    let profiles =
+        aws_config::profile::load(&Fs::real(), &Env::real(), &files, named).await.ok()?;
     profiles.get("ca_bundle").map(OsString::from)
 }
 
@@ -128,7 +129,8 @@ mod tests {
     #[test]
     fn a_proxy_is_taken_from_where_others_take_it() {
         let of = |set: &[(&str, &str)]| {
-            let found = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_string());
+            let found =
+                |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_string());
             proxy(found).map(|proxy| !proxy.is_disabled())
         };
         assert_eq!(of(&[]), Ok(false));
