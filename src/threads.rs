@@ -55,6 +55,8 @@ pub enum Role {
     Count,
     /// Sweeps temporary files that a kill left.
     Leftovers,
+    /// Renews the token of Vault.
+    Token,
     /// Serves metrics and the status page.
     Web,
     /// Unmounts at a signal.
@@ -102,6 +104,7 @@ impl Role {
             Self::Look => "kmsfs-look",
             Self::Count => "kmsfs-count",
             Self::Leftovers => "kmsfs-leftovers",
+            Self::Token => "kmsfs-token",
             Self::Web => "kmsfs-web",
             Self::Signals => "kmsfs-signals",
             Self::Rewrap => "kmsfs-rewrap",

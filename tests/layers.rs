@@ -62,8 +62,10 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("aws_sdk_kms::", &["kms/aws"]),
     ("aws_smithy_http_client::", &["kms/aws"]),
     ("aws_types::", &["kms/aws"]),
-    ("rustls::", &["kms/aws"]),
+    ("rustls::", &["kms/aws", "kms/vault"]),
     ("tokio::", &["kms/aws", "web"]),
+    ("ureq::", &["kms/vault"]),
+    ("rustls_native_certs::", &["kms/vault"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 
 use super::place;
 use super::provider::{self, Kms};
+use super::vault;
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::{KmsArg, KmsArgs};
 use crate::console::printing::{say, tell};
@@ -75,6 +76,7 @@ pub fn run(args: &Init) -> Result<(), Failure> {
     let (kms, provider, asked) = match args.kms {
         KmsArg::Local => open_local(args)?,
         KmsArg::Aws => open_aws(args)?,
+        KmsArg::Vault => open_vault(args)?,
     };
     let made = make_folder(&args.store)?;
     let volume = VolumeId::random();
@@ -112,6 +114,7 @@ pub fn run(args: &Init) -> Result<(), Failure> {
             say!("region {region}");
             say!("cost {}, at the default heartbeat", cost::monthly(DEFAULT_HEARTBEAT));
         }
+        at @ Provider::Vault { .. } => say!("transit {}", at.place()),
     }
     tell!("next: kmsfs mount {} MOUNTPOINT", args.store.display());
     Ok(())
@@ -200,12 +203,23 @@ fn open_local(args: &Init) -> Result<(Kms, Provider, KeyRef), Failure> {
     Ok((Kms::local(kms), provider, asked))
 }
 
-/// No key is made unasked: it would cost a dollar a month.
+/// In a KMS of others no key is made unasked: it would cost a dollar a month, or be nobody's.
+fn named_key<'a>(args: &'a Init, kms: &str) -> Result<&'a String, Failure> {
+    args.master_key.as_ref().ok_or_else(|| {
+        let why = format!("with --kms {kms}, init needs a --master-key KEY");
+        Failure::new(Exit::Usage, why)
+            .hint(format!("make one: kmsfs key --kms {kms} create --alias kmsfs"))
+    })
+}
+
+fn open_vault(args: &Init) -> Result<(Kms, Provider, KeyRef), Failure> {
+    let key = named_key(args, "vault")?;
+    let provider = vault::provider(&args.args.vault)?;
+    Ok((vault::open(&provider, &args.args)?, provider, KeyRef(key.clone())))
+}
+
 fn open_aws(args: &Init) -> Result<(Kms, Provider, KeyRef), Failure> {
-    let Some(key) = &args.master_key else {
-        return Err(Failure::new(Exit::Usage, "with --kms aws, init needs a --master-key KEY")
-            .hint("make one: kmsfs key --kms aws create --alias kmsfs"));
-    };
+    let key = named_key(args, "aws")?;
     let aws = &args.args.aws;
     let aws = provider::region_of(key).map_or_else(|| aws.clone(), |r| aws.in_region(&r));
     let (kms, region) = provider::open_aws(&aws)?;

@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::confirm::confirm;
 use super::mount::open_keystore;
-use super::provider;
+use super::{provider, vault};
 use crate::clock::date;
 use crate::console::failure::Failure;
 use crate::console::options::{KmsArg, KmsArgs};
@@ -133,6 +133,7 @@ fn open(command: &KeyCommand, kms: KmsArg, args: &KmsArgs) -> Result<Arc<dyn Key
             let aws = region.map_or_else(|| args.aws.clone(), |r| args.aws.in_region(&r));
             provider::open_aws(&aws)?.0.admin
         }
+        KmsArg::Vault => vault::open(&vault::provider(&args.vault)?, args)?.admin,
     })
 }
 
@@ -144,10 +145,10 @@ pub fn run(command: &KeyCommand, kms: KmsArg, args: &KmsArgs) -> Result<(), Fail
     let admin = open(command, kms, args)?;
     match command {
         KeyCommand::Create { description, alias } => {
-            let key = admin.create(description)?;
-            if let Some(alias) = alias {
-                admin.set_alias(&alias_name(alias), &key_ref(&key.id))?;
-            }
+            let key = match alias {
+                Some(alias) => admin.create_as(&alias_name(alias), description)?,
+                None => admin.create(description)?,
+            };
             say!("{}", key.id);
         }
         KeyCommand::List => {

@@ -31,6 +31,7 @@ mod rewrap;
 mod shred;
 mod status;
 mod unmount;
+mod vault;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -89,7 +89,7 @@ pub struct Mount {
     /// How many data keys the cache holds
     #[arg(long, env = "KMSFS_KEY_CACHE", default_value = "4096")]
     key_cache: NonZeroUsize,
-    /// How many calls of the KMS a second, heartbeats aside (default: 1000 with AWS, no limit with the embedded keystore)
+    /// How many calls of the KMS a second, heartbeats aside (default: 1000 with AWS or Vault, no limit with the embedded keystore)
     #[arg(long, env = "KMSFS_KMS_RATE", value_name = "N")]
     kms_rate: Option<NonZeroU32>,
     /// Mount read-only: nothing is written to the store, and the KMS is asked to Decrypt alone
@@ -222,7 +222,7 @@ fn background(args: &Mount, line: &[OsString]) -> Result<(), Failure> {
     let provider = provider::provider_of(&args.store, &args.kms)?;
     let passphrase = provider::passphrase_for(&provider, &args.kms.keystore.passphrase())?;
     // A wrong passphrase, or a build without this provider, is told here, at the terminal.
-    drop(provider::open(&provider, passphrase.as_ref(), &args.kms.aws)?);
+    drop(provider::open(&provider, passphrase.as_ref(), &args.kms)?);
     background::start(line, passphrase.as_ref(), &args.mountpoint)
 }
 
@@ -247,7 +247,7 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
         None => provider::passphrase_for(&provider, &args.kms.keystore.passphrase())?,
         given => given,
     };
-    let kms = provider::open(&provider, passphrase.as_ref(), &args.kms.aws)?;
+    let kms = provider::open(&provider, passphrase.as_ref(), &args.kms)?;
     drop(passphrase);
     let wanted = args.master_key.as_deref();
     let master = wanted.map(|key| provider::master_key(key, &kms)).transpose()?;

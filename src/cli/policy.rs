@@ -97,7 +97,7 @@ pub enum PolicyCommand {
     Generate(Generate),
     /// List what is dangerous in a key's policy
     Lint(Lint),
-    /// Test what the current AWS identity may do with a volume's key
+    /// Test what the current identity may do with a volume's key
     Test(Test),
 }
 
@@ -124,8 +124,11 @@ fn aws_volume(path: &Path) -> Result<VolumeFile, Failure> {
     if file.wrap.source.provider.name() == "aws" {
         return Ok(file);
     }
-    let text = format!("{}: its key is in the embedded keystore", path.display());
-    Err(Failure::new(Exit::Usage, text + ", which has no policies"))
+    let why = match file.wrap.source.provider.name() {
+        "vault" => "its key is in Vault, whose policies this verb does not know",
+        _ => "its key is in the embedded keystore, which has no policies",
+    };
+    Err(Failure::new(Exit::Usage, format!("{}: {why}", path.display())))
 }
 
 /// The master key of a store, as somebody says who knows it or has the volume key. A policy for any
@@ -262,16 +265,27 @@ fn test(args: &Test, kms: &KmsArgs) -> Result<(), Failure> {
     moved(&made, &file.wrap.source.master);
     let no_generate = try_call("GenerateDataKey", "to mount and write", made);
     let opened = service.decrypt(&master, canary, &context);
+    let key = opened.as_ref().ok().map(|opened| opened.key.clone());
     let no_decrypt = try_call("Decrypt", "to mount and read", opened);
-    let side = (&master, &context);
-    try_call("ReEncrypt", "to rewrap", service.reencrypt(canary, side, side));
+    if service.has_reencrypt() {
+        let side = (&master, &context);
+        try_call("ReEncrypt", "to rewrap", service.reencrypt(canary, side, side));
+    } else if let Some(key) = key {
+        let wrapped = service.encrypt(&master, &key, &context);
+        try_call("Encrypt", "to rewrap, with Decrypt", wrapped);
+    }
     try_call("DescribeKey", "to administer", kms.admin.describe(&master));
     let Some(e) = no_generate.or(no_decrypt) else { return Ok(()) };
-    let wanted = format!("see what it needs: kmsfs policy generate {}", args.store.display());
+    let wanted = match file.wrap.source.provider.name() {
+        "aws" => {
+            format!("see what it needs: kmsfs policy generate {} --for mount", args.store.display())
+        }
+        _ => "see docs/OPERATIONS.md for what its policy has to say".to_owned(),
+    };
     match e.verdict {
         Verdict::Refused => {
             Err(Failure::new(Exit::Refused, format!("this identity cannot mount the volume: {e}"))
-                .hint(wanted + " --for mount"))
+                .hint(wanted))
         }
         _ => Err(e.into()),
     }

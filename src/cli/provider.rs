@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::mount::open_keystore;
+use super::vault;
 use crate::console::failure::Failure;
 use crate::console::options::{AwsArgs, KmsArgs};
 use crate::console::passphrase::PassphraseSource;
@@ -33,12 +34,18 @@ impl Kms {
 pub(super) fn provider_of(path: &Path, args: &KmsArgs) -> Result<Provider, Failure> {
     let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
     let file = store.read_volume().map_err(|e| Failure::store(path, &e))?;
-    Ok(match (file.wrap.source.provider, &args.keystore.keystore, &args.aws.region) {
+    let stored = file.wrap.source.provider;
+    Ok(match (&stored, &args.keystore.keystore, &args.aws.region) {
         (Provider::Local { .. }, Some(keystore), _) => {
             Provider::Local { keystore: keystore.to_string_lossy().into_owned() }
         }
         (Provider::Aws { .. }, _, Some(region)) => Provider::Aws { region: region.clone() },
-        (as_stored, _, _) => as_stored,
+        (Provider::Vault { address, namespace, mount }, ..) => Provider::Vault {
+            address: vault::told(path, address, &args.vault)?,
+            namespace: namespace.clone(),
+            mount: mount.clone(),
+        },
+        _ => stored,
     })
 }
 
@@ -59,13 +66,14 @@ pub(super) fn passphrase_for(
 pub(super) fn open(
     provider: &Provider,
     passphrase: Option<&Passphrase>,
-    aws: &AwsArgs,
+    args: &KmsArgs,
 ) -> Result<Kms, Failure> {
     match provider {
         Provider::Local { keystore } => {
             Ok(Kms::local(LocalKms::open(Path::new(keystore), passphrase)?))
         }
-        Provider::Aws { region } => open_aws(&aws.in_region(region)).map(|(kms, _)| kms),
+        Provider::Aws { region } => open_aws(&args.aws.in_region(region)).map(|(kms, _)| kms),
+        Provider::Vault { .. } => vault::open(provider, args),
     }
 }
 
@@ -77,7 +85,7 @@ pub(super) fn open_for(path: &Path, args: &KmsArgs) -> Result<Kms, Failure> {
             let source = args.keystore.passphrase();
             Ok(Kms::local(open_keystore(Path::new(keystore), &source)?))
         }
-        Provider::Aws { .. } => open(&provider, None, &args.aws),
+        Provider::Aws { .. } | Provider::Vault { .. } => open(&provider, None, args),
     }
 }
 
@@ -123,7 +131,8 @@ pub(super) fn region_of(key: &str) -> Option<String> {
 /// The ARN of the key that `--master-key` names.
 pub(super) fn master_key(wanted: &str, kms: &Kms) -> Result<KeyArn, Failure> {
     // A key's ARN needs no DescribeKey, which a mount's role need not have.
-    if wanted.starts_with("arn:") && wanted.contains(":key/") {
+    let is_arn = ["arn:", "vault:"].iter().any(|scheme| wanted.starts_with(scheme));
+    if is_arn && wanted.contains(":key/") {
         return Ok(KeyArn(wanted.to_owned()));
     }
     Ok(kms.admin.describe(&KeyRef(wanted.to_owned()))?.arn)

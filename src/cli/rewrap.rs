@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::mount::open_keystore;
-use super::provider;
+use super::{provider, vault};
 use crate::console::failure::{Exit, Failure, second_copy};
 use crate::console::options::{KmsArg, KmsArgs};
 use crate::console::printing::{say, tell};
@@ -26,14 +26,15 @@ pub struct RewrapArgs {
     /// The master key that everything is to be under: an id, an ARN or alias/NAME
     #[arg(long, value_name = "KEY")]
     to: String,
-    /// Which KMS holds that key [default: the volume's]. To another KMS, each data key passes
-    /// through this process's memory for a moment, and the store must not be mounted
+    /// Which KMS holds that key [default: the volume's]. To another KMS, and within Vault, each data
+    /// key passes through this process's memory for a moment; to another KMS, the store must not
+    /// be mounted
     #[arg(long, value_enum)]
     to_kms: Option<KmsArg>,
-    /// Print what would be done and what it costs; tries one ReEncrypt, and writes nothing
+    /// Print what would be done and what it costs; rewraps one key, and writes nothing
     #[arg(long)]
     dry_run: bool,
-    /// How many keys a second (default: 1000 with AWS, no limit with the embedded keystore)
+    /// How many keys a second (default: 1000 with AWS or Vault, no limit with the embedded keystore)
     #[arg(long, env = "KMSFS_KMS_RATE", value_name = "N")]
     kms_rate: Option<NonZeroU32>,
     #[command(flatten)]
@@ -47,8 +48,10 @@ pub struct RewrapArgs {
 pub fn run(args: &RewrapArgs) -> Result<(), Failure> {
     let path = &args.store;
     let (method, provider) = ends(args)?;
-    let is_aws = matches!(provider, Provider::Aws { .. });
-    let moving = matches!(method, Method::Move { .. });
+    let from = provider::provider_of(path, &args.kms)?;
+    let price =
+        if [&from, &provider].iter().any(|p| p.name() == "aws") { Price::Aws } else { Price::None };
+    let through_here = method.takes_keys_through_here();
     let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
     let asked = KeyRef(args.to.clone());
     let mut rewrap =
@@ -56,11 +59,11 @@ pub fn run(args: &RewrapArgs) -> Result<(), Failure> {
     args.kms_rate.into_iter().for_each(|keys| rewrap.set_rate(keys));
     let plan = rewrap.plan().map_err(|e| failure(args, &e))?;
     if args.dry_run {
-        tell_plan(&plan, is_aws || moving);
+        tell_plan(&plan, price, how(through_here));
         return Ok(());
     }
     let mount = reachable(args, rewrap.order(), &plan.target)?;
-    if moving {
+    if through_here {
         tell!("each data key passes through this process's memory for a moment");
     }
     let bar = bar(plan.keys);
@@ -83,24 +86,36 @@ fn ends(args: &RewrapArgs) -> Result<(Method, Provider), Failure> {
     let to = args.to_kms.unwrap_or(match from {
         Provider::Local { .. } => KmsArg::Local,
         Provider::Aws { .. } => KmsArg::Aws,
+        Provider::Vault { .. } => KmsArg::Vault,
     });
     let to = match (to, &from) {
         (KmsArg::Local, Provider::Local { .. }) => from.clone(),
-        (KmsArg::Local, Provider::Aws { .. }) => {
+        (KmsArg::Local, _) => {
             let path = std::path::absolute(args.kms.keystore.path());
             let path = path.map_err(|e| Failure::io(&args.kms.keystore.path(), &e))?;
-            let to = Provider::Local { keystore: path.to_string_lossy().into_owned() };
-            to.check().map_err(|why| Failure::new(Exit::Usage, why))?;
-            to
+            Provider::Local { keystore: path.to_string_lossy().into_owned() }
         }
         (KmsArg::Aws, Provider::Aws { region }) => Provider::Aws {
             region: provider::region_of(&args.to).unwrap_or_else(|| region.clone()),
         },
-        (KmsArg::Aws, Provider::Local { .. }) => return to_aws(args, &from),
+        (KmsArg::Aws, _) => return to_aws(args, &from),
+        (KmsArg::Vault, Provider::Vault { address, namespace, mount }) => {
+            let told = &args.kms.vault;
+            Provider::Vault {
+                address: address.clone(),
+                namespace: told
+                    .vault_namespace
+                    .as_ref()
+                    .map_or(namespace.clone(), |_| told.namespace()),
+                mount: told.vault_mount.as_ref().map_or(mount.clone(), |_| told.mount()),
+            }
+        }
+        (KmsArg::Vault, _) => vault::provider(&args.kms.vault)?,
     };
+    to.check().map_err(|why| Failure::new(Exit::Usage, why))?;
     let source = service(&from, args)?;
     if from == to {
-        return Ok((Method::ReEncrypt(source), to));
+        return Ok((Method::Within(source), to));
     }
     Ok((Method::Move { from: source, to: service(&to, args)? }, to))
 }
@@ -118,7 +133,9 @@ fn service(provider: &Provider, args: &RewrapArgs) -> Result<Arc<dyn KeyService>
         Provider::Local { keystore } => {
             Arc::new(open_keystore(Path::new(keystore), &args.kms.keystore.passphrase())?)
         }
-        Provider::Aws { .. } => provider::open(provider, None, &args.kms.aws)?.services.work,
+        Provider::Aws { .. } | Provider::Vault { .. } => {
+            provider::open(provider, None, &args.kms)?.services.work
+        }
     })
 }
 
@@ -169,8 +186,25 @@ fn follow(daemon: Option<&Target>, word: Word) -> Result<(), Unsettled> {
     }
 }
 
-fn tell_plan(plan: &Plan, is_priced: bool) {
+/// Whether calls are paid for.
+#[derive(Clone, Copy)]
+enum Price {
+    /// AWS takes part.
+    Aws,
+    None,
+}
+
+/// What is done to each key.
+fn how(through_here: bool) -> &'static str {
+    match through_here {
+        true => "Decrypt, then Encrypt: each data key passes through this process's memory",
+        false => "ReEncrypt: no data key leaves the KMS",
+    }
+}
+
+fn tell_plan(plan: &Plan, price: Price, how: &str) {
     say!("to          {}", plan.target);
+    say!("by          {how}");
     for (master, lines) in plan.counts.by_master() {
         match master {
             Some(master) if *master == plan.target => say!("data keys   {lines} under it"),
@@ -184,8 +218,10 @@ fn tell_plan(plan: &Plan, is_priced: bool) {
     if plan.counts.damaged > 0 {
         say!("damaged     {} lines, which stay as they are", plan.counts.damaged);
     }
-    let price = cost::of(plan.calls as f64);
-    let price = if is_priced { format!(", USD {price:.4}") } else { String::new() };
+    let price = match price {
+        Price::Aws => format!(", USD {:.4}", cost::of(plan.calls as f64)),
+        Price::None => String::new(),
+    };
     say!("to rewrap   {} keys: {} calls of the KMS{price}", plan.keys, plan.calls);
 }
 

@@ -14,7 +14,7 @@ use crate::console::options::Output;
 use crate::console::printing::{say, tell};
 use crate::control::{self, Answer, Ask, Report, Target};
 use crate::kms::{Calls, cost};
-use crate::store::{Provider, Store};
+use crate::store::Store;
 
 /// Arguments of `status`.
 #[derive(Args)]
@@ -317,10 +317,8 @@ pub fn info(path: &Path, output: Output) -> Result<(), Failure> {
     let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
     let file = store.read_volume().map_err(|e| Failure::store(path, &e))?;
     let s = &file.settings;
-    let (provider, place) = match &file.wrap.source.provider {
-        Provider::Local { keystore } => ("local", keystore),
-        Provider::Aws { region } => ("aws", region),
-    };
+    let provider = &file.wrap.source.provider;
+    let (provider, place) = (provider.name(), provider.place());
     if output == Output::Json {
         let json = serde_json::json!({
             "volume": s.volume().to_string(),

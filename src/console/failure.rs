@@ -217,6 +217,9 @@ impl From<KmsError> for Failure {
             Verdict::Refused => Self::new(Exit::Refused, message)
                 .hint("look at the key: kmsfs key list; and if it should be: kmsfs key enable KEY"),
             Verdict::Unavailable => Self::new(Exit::Unreachable, message),
+            // Files and logins of Vault's say for themselves what is wrong.
+            Verdict::Credentials if e.code.starts_with("Vault") => Self::new(Exit::Config, message)
+                .hint("see how a token is had: kmsfs mount --help, --vault-auth and below"),
             Verdict::Credentials => Self::new(Exit::Config, message).hint(
                 "see who you are: aws sts get-caller-identity; name a profile: --profile NAME",
             ),

@@ -4,3 +4,4 @@ pub mod failure;
 pub mod options;
 pub mod passphrase;
 pub(crate) mod printing;
+pub mod vault;

@@ -1,6 +1,7 @@
 //! Options that several verbs share. Where they belong to a family of verbs (`kmsfs key …`), they are
 //! accepted before and after the verb: `global`.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::passphrase::PassphraseSource;
+use super::vault::VaultArgs;
 use crate::kms::local;
 
 /// Where the embedded keystore is, and how to open it.
@@ -55,6 +57,8 @@ pub enum KmsArg {
     Local,
     /// AWS KMS.
     Aws,
+    /// The Transit engine of OpenBao or HashiCorp Vault.
+    Vault,
 }
 
 /// How AWS KMS is reached. What is not given comes from the SDK's own chain.
@@ -69,7 +73,7 @@ pub struct AwsArgs {
     /// AWS: the URL of the KMS [default: AWS_ENDPOINT_URL_KMS, or the region's]
     #[arg(long, value_name = "URL", global = true)]
     pub endpoint_url: Option<String>,
-    /// AWS: accept a URL without TLS (http://) that leads to another machine
+    /// Accept a URL of a KMS without TLS (http://) that leads to another machine
     #[arg(long, global = true)]
     pub plain_http: bool,
     /// AWS: how long a call may take with its three tries, from 1s to 10s. A slow line needs more
@@ -84,6 +88,26 @@ impl AwsArgs {
         let region = self.region.clone().unwrap_or_else(|| region.to_owned());
         Self { region: Some(region), ..self.clone() }
     }
+
+    /// As they could be typed.
+    pub fn words(&self) -> Vec<OsString> {
+        let text = |value: &Option<String>| value.as_ref().map(OsString::from);
+        let mut all = words([
+            ("--profile", text(&self.profile)),
+            ("--region", text(&self.region)),
+            ("--endpoint-url", text(&self.endpoint_url)),
+        ]);
+        all.extend(self.plain_http.then(|| "--plain-http".into()));
+        all
+    }
+}
+
+/// Options with their values, of those that are given: words of a command line.
+pub(super) fn words<'a>(
+    options: impl IntoIterator<Item = (&'a str, Option<OsString>)>,
+) -> Vec<OsString> {
+    let given = options.into_iter().filter_map(|(option, value)| Some((option, value?)));
+    given.flat_map(|(option, value)| [OsString::from(option), value]).collect()
 }
 
 /// How the KMS of a volume is reached.
@@ -95,6 +119,9 @@ pub struct KmsArgs {
     /// AWS KMS
     #[command(flatten)]
     pub aws: AwsArgs,
+    /// OpenBao or HashiCorp Vault
+    #[command(flatten)]
+    pub vault: VaultArgs,
 }
 
 /// A duration such as `500ms`, `10s`, `15m`, `2h`, or `0`.

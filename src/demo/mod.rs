@@ -21,6 +21,7 @@ pub use role::{Role, VERB, run as program};
 
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::{AwsArgs, KmsArg, duration};
+use crate::console::vault::VaultArgs;
 use play::Play;
 use report::Setting;
 use stage::{Afterwards, Master, Stage};
@@ -35,14 +36,17 @@ pub struct Demo {
     /// Also run a PostgreSQL server under pgbench
     #[arg(long)]
     postgres: bool,
-    /// The KMS of the key that is disabled: a keystore made for the demo, or AWS KMS (see --key)
+    /// The KMS of the key that is disabled: a keystore made for the demo, or one of yours (see
+    /// --key)
     #[arg(long, value_enum, default_value_t = KmsArg::Local)]
     kms: KmsArg,
-    /// AWS: the key that is disabled and enabled; use one that nothing else needs
-    #[arg(long, value_name = "KEY", required_if_eq("kms", "aws"))]
+    /// AWS, Vault: the key that is disabled and enabled; use one that nothing else needs
+    #[arg(long, value_name = "KEY", required_if_eq_any([("kms", "aws"), ("kms", "vault")]))]
     key: Option<String>,
     #[command(flatten)]
     aws: AwsArgs,
+    #[command(flatten)]
+    vault: VaultArgs,
     /// Keep the store after the demo
     #[arg(long)]
     keep: bool,
@@ -63,7 +67,14 @@ impl Demo {
                     .hint("leave --key out, or say --kms aws"))
             }
             (KmsArg::Aws, key) => {
-                Ok(Master::Aws { key: key.clone().unwrap_or_default(), args: self.aws.clone() })
+                let key = key.clone().unwrap_or_default();
+                Ok(Master::Remote { kms: "aws", key, options: self.aws.words() })
+            }
+            (KmsArg::Vault, key) => {
+                let key = key.clone().unwrap_or_default();
+                let mut options = self.vault.words();
+                options.extend(self.aws.plain_http.then(|| "--plain-http".into()));
+                Ok(Master::Remote { kms: "vault", key, options })
             }
         }
     }
@@ -78,7 +89,7 @@ pub fn run(args: &Demo) -> Result<(), Failure> {
     check_report(&args.report)?;
     let since = match master {
         Master::Embedded => Since::Disable,
-        Master::Aws { .. } => Since::FirstRefusal,
+        Master::Remote { .. } => Since::FirstRefusal,
     };
     let afterwards = if args.keep { Afterwards::Keep } else { Afterwards::Remove };
     let interrupts = play::Interrupts::catch()?;
@@ -108,6 +119,7 @@ fn setting(args: &Demo) -> Setting {
     let kms = match args.kms {
         KmsArg::Local => "the embedded keystore",
         KmsArg::Aws => "AWS KMS",
+        KmsArg::Vault => "Vault",
     };
     let system = rustix::system::uname();
     let word = |s: &std::ffi::CStr| s.to_string_lossy().into_owned();

@@ -1,6 +1,7 @@
 //! The stage: a fresh folder with a keystore, a store and its mount, and what is done to them by
 //! other processes of this binary. Taken down when dropped.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
@@ -12,7 +13,6 @@ use super::screen::say;
 use super::timeline::Sighting;
 use crate::clock::{self, Moment};
 use crate::console::failure::{Exit, Failure};
-use crate::console::options::AwsArgs;
 use crate::console::printing::tell;
 use crate::control;
 use crate::ids::VolumeId;
@@ -22,12 +22,14 @@ use crate::ids::VolumeId;
 pub enum Master {
     /// One in a keystore made for the occasion.
     Embedded,
-    /// The user's own, in AWS KMS.
-    Aws {
+    /// The user's own, in a KMS elsewhere.
+    Remote {
+        /// Its name on the command line.
+        kms: &'static str,
         /// An id, an ARN or `alias/NAME`.
         key: String,
-        /// How AWS is reached.
-        args: AwsArgs,
+        /// How it is reached: words of the command line.
+        options: Vec<OsString>,
     },
 }
 
@@ -107,18 +109,7 @@ impl Stage {
     fn place(&self, command: &mut Command) {
         match &self.master {
             Master::Embedded => command.arg("--keystore").arg(self.private().join("keystore")),
-            Master::Aws { args, .. } => {
-                let options = [
-                    ("--profile", &args.profile),
-                    ("--region", &args.region),
-                    ("--endpoint-url", &args.endpoint_url),
-                ];
-                if args.plain_http {
-                    command.arg("--plain-http");
-                }
-                let given = options.iter().filter_map(|(o, v)| v.as_ref().map(|v| (o, v)));
-                given.fold(command, |command, (option, value)| command.arg(option).arg(value))
-            }
+            Master::Remote { options, .. } => command.args(options),
         };
     }
 
@@ -145,14 +136,14 @@ impl Stage {
         init.arg("init").arg(self.store());
         match &self.master {
             Master::Embedded => init.arg("--no-passphrase"),
-            Master::Aws { key, .. } => init.args(["--kms", "aws", "--master-key", key]),
+            Master::Remote { kms, key, .. } => init.args(["--kms", kms, "--master-key", key]),
         };
         self.place(&mut init);
         self.run(&mut init)?;
         let mut mount = self.kmsfs();
         mount.arg("mount").arg(self.store()).arg(self.mountpoint());
         mount.arg("--heartbeat").arg(clock::typed(heartbeat));
-        if let Master::Aws { .. } = self.master {
+        if let Master::Remote { .. } = self.master {
             self.place(&mut mount);
         }
         self.run(&mut mount)?;
@@ -168,8 +159,8 @@ impl Stage {
         key.arg("key");
         let name = match &self.master {
             Master::Embedded => "alias/kmsfs",
-            Master::Aws { key: name, .. } => {
-                key.args(["--kms", "aws"]);
+            Master::Remote { kms, key: name, .. } => {
+                key.args(["--kms", kms]);
                 name
             }
         };
@@ -183,7 +174,7 @@ impl Stage {
     /// As the verb.
     pub fn disable(&mut self) -> Result<(), Failure> {
         // First: it may be done although the answer is lost.
-        self.key_is_off = matches!(self.master, Master::Aws { .. });
+        self.key_is_off = matches!(self.master, Master::Remote { .. });
         self.key("disable")
     }
 

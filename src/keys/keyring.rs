@@ -352,6 +352,7 @@ impl Keyring {
         self.pool.wipe().into_iter().for_each(|file| self.dead.add_unused(file));
         self.files.wipe();
         self.branches.wipe();
+        self.services.forget();
         self.names.write().take()
     }
 

@@ -14,6 +14,14 @@ pub struct Services {
     pub beats: Arc<dyn KeyService>,
 }
 
+impl Services {
+    /// The mount has locked: no door keeps what answers left with it.
+    pub(super) fn forget(&self) {
+        self.work.forget();
+        self.beats.forget();
+    }
+}
+
 impl<K: KeyService + 'static> From<Arc<K>> for Services {
     /// One door for both: for a KMS that never makes anyone wait.
     fn from(both: Arc<K>) -> Self {

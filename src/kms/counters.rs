@@ -123,6 +123,14 @@ impl KeyService for Counted {
         self.inner.fair_rate()
     }
 
+    fn has_reencrypt(&self) -> bool {
+        self.inner.has_reencrypt()
+    }
+
+    fn forget(&self) {
+        self.inner.forget();
+    }
+
     fn generate(&self, key: &KeyRef, context: &Context) -> Result<Generated, KmsError> {
         self.counters.generate.call(|| self.inner.generate(key, context))
     }

@@ -2,7 +2,8 @@
 //!
 //! [`KeyService`] is what a mount needs, [`KeyAdmin`] what `kmsfs key` needs. The terms and the
 //! behaviour are those of the AWS KMS API. [`local`] is the embedded keystore, `aws` (feature
-//! `aws`) AWS KMS itself.
+//! `aws`) AWS KMS itself, `vault` (feature `vault`) the Transit engine of OpenBao and HashiCorp
+//! Vault.
 
 #[cfg(feature = "aws")]
 pub mod aws;
@@ -12,6 +13,10 @@ mod counters;
 mod error;
 pub mod local;
 pub mod policy;
+#[cfg(any(feature = "aws", feature = "vault"))]
+mod url;
+#[cfg(feature = "vault")]
+pub mod vault;
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -37,6 +42,19 @@ fn key_name(text: String) -> Result<String, String> {
         name if name.iter().all(u8::is_ascii_graphic) => Ok(text),
         _ => Err("a key's name is not printable ASCII".to_owned()),
     }
+}
+
+/// The longest path within a server that is taken from a store.
+const MAX_PATH: usize = 256;
+
+/// Whether a text is names between single slashes, as paths within a server are: what it is put
+/// into leads nowhere else.
+pub fn is_path(text: &str) -> bool {
+    let is_part = |part: &str| {
+        let fine = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+        !part.is_empty() && part != "." && part != ".." && part.bytes().all(fine)
+    };
+    text.len() <= MAX_PATH && text.split('/').all(is_part)
 }
 
 impl KeyRef {
@@ -136,6 +154,15 @@ pub trait KeyService: Send + Sync {
     fn fair_rate(&self) -> Option<NonZeroU32> {
         None
     }
+
+    /// Whether it has [`KeyService::reencrypt`]. Where it has not, a rewrap is Decrypt and Encrypt.
+    fn has_reencrypt(&self) -> bool {
+        true
+    }
+
+    /// The mount has locked: closes connections, with what answers left in their buffers. The next
+    /// call makes new ones.
+    fn forget(&self) {}
 
     /// GenerateDataKey with `KeySpec` AES_256.
     ///
@@ -242,6 +269,13 @@ pub trait KeyAdmin: Send + Sync {
     /// # Errors
     /// Of this and every other method: see [`KmsError::verdict`].
     fn create(&self, description: &str) -> Result<KeyInfo, KmsError>;
+    /// CreateKey, and CreateAlias for it. Where keys are named by their makers, `alias/NAME` is the
+    /// key NAME.
+    fn create_as(&self, alias: &str, description: &str) -> Result<KeyInfo, KmsError> {
+        let key = self.create(description)?;
+        self.set_alias(alias, &KeyRef(key.id.clone()))?;
+        Ok(key)
+    }
     /// ListKeys with DescribeKey, sorted by creation time, then id.
     fn list(&self) -> Result<Vec<KeyInfo>, KmsError>;
     /// DescribeKey.

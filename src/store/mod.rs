@@ -10,8 +10,10 @@ mod folders;
 mod layout;
 mod needs;
 mod pages;
+mod provider;
 mod removed;
 mod sidecar;
+mod source;
 mod volume_file;
 
 pub use branch::{BranchFile, DamagedBranch};
@@ -21,8 +23,8 @@ pub use copies::Copy;
 pub use folders::Folder;
 pub use layout::{FILES as TREE, LOCK, Store, StoreError};
 pub use needs::{Lack, lacks};
+pub use provider::Provider;
 pub use removed::Removed;
 pub use sidecar::{DamagedLine, Line, Page, WrapKind};
-pub use volume_file::{
-    BadVolumeFile, DataKeys, FORMAT, Names, Provider, Settings, Source, VolumeFile, Wrap,
-};
+pub use source::Source;
+pub use volume_file::{BadVolumeFile, DataKeys, FORMAT, Names, Settings, VolumeFile, Wrap};

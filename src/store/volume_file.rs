@@ -3,9 +3,9 @@
 use data_encoding::{BASE64, HEXLOWER};
 use serde::{Deserialize, Serialize};
 
-use crate::escape::is_steering;
+use super::source::Source;
 use crate::ids::VolumeId;
-use crate::kms::{KeyArn, KeyRef, MAX_WRAPPED, Wrapped};
+use crate::kms::{MAX_WRAPPED, Wrapped};
 
 /// The version of the format that this code reads and writes.
 pub const FORMAT: u32 = 2;
@@ -95,75 +95,6 @@ impl Settings {
     }
 }
 
-/// Where the master key lives.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Provider {
-    /// The embedded keystore in this folder.
-    Local {
-        /// An absolute path.
-        keystore: String,
-    },
-    /// AWS KMS.
-    Aws {
-        /// The region that `init` used.
-        region: String,
-    },
-}
-
-/// The longest path of a keystore: Linux takes no longer one.
-const MAX_PATH: usize = 4096;
-/// Longer than the name of any region.
-const MAX_REGION: usize = 64;
-
-impl Provider {
-    /// Whether it may stand in `volume.json`: the store is not trusted, and what is read there is
-    /// shown and opened.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn check(&self) -> Result<(), String> {
-        let is_of_region = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        match self {
-            Self::Local { keystore } if !keystore.starts_with('/') => {
-                Err("keystore: not an absolute path".to_owned())
-            }
-            Self::Local { keystore }
-                if keystore.len() > MAX_PATH || keystore.contains(is_steering) =>
-            {
-                Err("keystore: a path that is too long, or has characters that do not print"
-                    .to_owned())
-            }
-            Self::Aws { region }
-                if region.len() > MAX_REGION || !region.bytes().all(is_of_region) =>
-            {
-                Err("region: not the name of one".to_owned())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Its name in `volume.json` and on the command line.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Local { .. } => "local",
-            Self::Aws { .. } => "aws",
-        }
-    }
-}
-
-/// Where new data keys come from. Its text form has a MAC of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// How often this has changed: 1 from `init`, and one more at each change.
-    pub generation: u64,
-    /// Where the master key lives.
-    pub provider: Provider,
-    /// What the user named: an alias, an id or an ARN. New data keys are asked of it.
-    pub asked: KeyRef,
-    /// The master key that wrapped the volume key.
-    pub master: KeyArn,
-}
-
 /// The wrapped volume key, and where new data keys come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wrap {
@@ -213,59 +144,6 @@ struct Outer {
     source_mac: Option<String>,
     key: String,
     canary: String,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SourceText {
-    generation: u64,
-    provider: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    keystore: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    region: Option<String>,
-    asked: String,
-    master: String,
-}
-
-impl Source {
-    /// The exact text that is MACed, behind the settings' own.
-    pub fn encode(&self) -> String {
-        let (provider, keystore, region) = match &self.provider {
-            Provider::Local { keystore } => ("local", Some(keystore.clone()), None),
-            Provider::Aws { region } => ("aws", None, Some(region.clone())),
-        };
-        let text = SourceText {
-            generation: self.generation,
-            provider: provider.to_owned(),
-            keystore,
-            region,
-            asked: self.asked.0.clone(),
-            master: self.master.0.clone(),
-        };
-        serde_json::to_string(&text).expect("strings and numbers have a JSON form")
-    }
-
-    fn parse(text: &str) -> Result<Self, String> {
-        let bad = |why: String| format!("source: {why}");
-        let s: SourceText = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
-        let provider = match (s.provider.as_str(), s.keystore, s.region) {
-            ("local", Some(keystore), None) => Provider::Local { keystore },
-            ("aws", None, Some(region)) => Provider::Aws { region },
-            _ => return Err(bad("unknown provider".to_owned())),
-        };
-        provider.check()?;
-        let source = Self {
-            generation: s.generation,
-            provider,
-            asked: KeyRef::parse(s.asked).map_err(|e| bad(format!("asked: {e}")))?,
-            master: KeyArn::parse(s.master).map_err(|e| bad(format!("master: {e}")))?,
-        };
-        if source.encode() != text {
-            return Err(bad("not in its one spelling".to_owned()));
-        }
-        Ok(source)
-    }
 }
 
 /// Standard base64 with padding, of 1 to 6,144 bytes.
@@ -325,6 +203,8 @@ fn parse_mac(text: &str) -> Result<[u8; 32], String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kms::{KeyArn, KeyRef};
+    use crate::store::Provider;
 
     fn sample() -> VolumeFile {
         VolumeFile {
@@ -382,6 +262,16 @@ mod tests {
         assert!(
             !ok(&|w| w.source.provider = region("eu\x1b[2J"))
                 && ok(&|w| w.source.provider = region("eu-west-1"))
+        );
+        let vault = |namespace: &str| Provider::Vault {
+            address: "https://bao.example:8200".to_owned(),
+            namespace: namespace.to_owned(),
+            mount: "transit".to_owned(),
+        };
+        assert!(
+            !ok(&|w| w.source.provider = vault("../x"))
+                && ok(&|w| w.source.provider = vault(""))
+                && ok(&|w| w.source.provider = vault("team/a"))
         );
     }
 

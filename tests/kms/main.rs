@@ -1,5 +1,6 @@
 //! The providers of master keys against one suite, and mounts whose master key is in a KMS that
-//! another process serves. `KMSFS_SKIP=ministack`, `localstack` or `fuse` skips by name.
+//! another process serves. `KMSFS_SKIP=ministack`, `localstack`, `openbao` or `fuse` skips
+//! by name.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -24,3 +25,5 @@ mod policies;
 mod providers;
 #[cfg(feature = "aws")]
 mod rewrap;
+#[cfg(feature = "vault")]
+mod vault;

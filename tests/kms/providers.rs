@@ -33,6 +33,7 @@ mod aws {
         Gap::Unauthenticated,
         Gap::DemandedKeyIgnored,
         Gap::NoReEncrypt,
+        Gap::NoRotation,
         Gap::LaxStates,
         Gap::LaxNames,
     ];

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test binary uses a part of it.
 
 pub mod aio;
+pub mod bao;
 pub mod churn;
 pub mod demo;
 pub mod device;
@@ -43,6 +44,10 @@ pub fn kmsfs() -> Command {
         .env("KMSFS_CONFIG", "")
         .env("XDG_STATE_HOME", state)
         .stdin(Stdio::null());
+    for name in ["ADDR", "TOKEN", "NAMESPACE", "CACERT", "CLIENT_CERT", "CLIENT_KEY", "SKIP_VERIFY"]
+    {
+        command.env_remove(format!("VAULT_{name}")).env_remove(format!("BAO_{name}"));
+    }
     command
 }
 
@@ -144,8 +149,8 @@ pub struct Store {
     /// Where it lies, where not in the folder.
     at: Option<PathBuf>,
     env: Vec<(String, String)>,
-    /// Of the KMS server, where that is what it is on.
-    url: Option<String>,
+    /// How verbs without a store find its KMS.
+    kms: Vec<String>,
 }
 
 impl Store {
@@ -159,8 +164,17 @@ impl Store {
         let mut store = Self::unmade();
         store.env.extend_from_slice(env);
         store.env.push(("AWS_ENDPOINT_URL_KMS".to_owned(), url.to_owned()));
-        store.url = Some(url.to_owned());
+        store.kms = ["--kms", "aws", "--endpoint-url", url].map(str::to_owned).to_vec();
         run(store.kmsfs().arg("init").arg(store.path()).args(["--kms", "aws"]).args(args));
+        store
+    }
+
+    /// Made by `kmsfs init --kms vault`, reached and known as this environment says.
+    pub fn vault(env: &[(String, String)], args: &[&str]) -> Self {
+        let mut store = Self::unmade();
+        store.env.extend_from_slice(env);
+        store.kms = ["--kms", "vault"].map(str::to_owned).to_vec();
+        run(store.kmsfs().arg("init").arg(store.path()).args(["--kms", "vault"]).args(args));
         store
     }
 
@@ -180,7 +194,7 @@ impl Store {
     pub fn unmade_in(folder: &Path) -> Self {
         let folder = tempfile::Builder::new().prefix("kmsfs-test-").tempdir_in(folder);
         let store =
-            Self { folder: folder.expect("a folder"), at: None, env: Vec::new(), url: None };
+            Self { folder: folder.expect("a folder"), at: None, env: Vec::new(), kms: Vec::new() };
         std::fs::create_dir(store.mountpoint()).expect("a folder");
         store
     }
@@ -240,10 +254,10 @@ impl Store {
     pub fn key(&self, args: &[&str]) -> String {
         let mut command = self.kmsfs();
         command.arg("key");
-        match &self.url {
-            Some(url) => command.args(["--kms", "aws", "--endpoint-url", url]),
-            None => command.arg("--keystore").arg(self.keystore()),
-        };
+        if self.kms.is_empty() {
+            command.arg("--keystore").arg(self.keystore());
+        }
+        command.args(&self.kms);
         run(command.args(args))
     }
 

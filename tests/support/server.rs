@@ -35,7 +35,7 @@ pub struct Server {
     _folder: tempfile::TempDir,
 }
 
-fn tool(name: &str, program: &str) -> PathBuf {
+pub(super) fn tool(name: &str, program: &str) -> PathBuf {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let path = root.join("target/tools").join(name).join("bin").join(program);
     assert!(

@@ -111,6 +111,14 @@ impl KeyService for Audited {
         self.inner.fair_rate()
     }
 
+    fn has_reencrypt(&self) -> bool {
+        self.inner.has_reencrypt()
+    }
+
+    fn forget(&self) {
+        self.inner.forget();
+    }
+
     fn generate(&self, key: &KeyRef, context: &Context) -> Result<Generated, KmsError> {
         let made = self.inner.generate(key, context);
         let operation = Operation::GenerateDataKey;

@@ -1,7 +1,6 @@
 //! The client: where it connects, how long it waits, and what it tries again.
 
 use std::future::Future;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use tokio::runtime::Runtime;
 use super::credentials::CredentialCache;
 use super::errors;
 use super::network::{CALL, Network, timeouts};
+use crate::kms::url::PlainHttp;
 use crate::kms::{KmsError, Verdict};
 use crate::secret::scrub_stack;
 
@@ -58,16 +58,6 @@ impl Default for Place {
     }
 }
 
-/// Where a URL without TLS may lead: whoever is on the way reads data keys, and can lock the mount.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PlainHttp {
-    /// Nowhere but to this machine.
-    #[default]
-    Loopback,
-    /// Anywhere.
-    Anywhere,
-}
-
 /// A client of AWS KMS. Each has connections and a retry budget of its own.
 pub struct AwsKms {
     pub(super) client: Client,
@@ -105,13 +95,8 @@ impl AwsKms {
             let what = "no region is known: say --region, or set AWS_REGION";
             return Err(KmsError::new(Verdict::Credentials, "MissingRegion", what));
         };
-        let url = endpoint(&config).filter(|_| place.plain_http == PlainHttp::Loopback);
-        if let Some(url) = url.filter(|url| is_plain(url) && !is_loopback(url)) {
-            let what = format!(
-                "{url} is not https: whoever is on the way could read data keys. Name an https:// \
-                 URL, or say --plain-http"
-            );
-            return Err(invalid("PlainHttp", what));
+        if let Some(url) = endpoint(&config) {
+            place.plain_http.check(&url)?;
         }
         let credentials = CredentialCache::new(place.clone(), network.clone());
         let time_limit = place.time_limit;
@@ -213,24 +198,6 @@ fn endpoint(config: &SdkConfig) -> Option<String> {
     config.service_config().and_then(|settings| settings.load_config(key)).or(general)
 }
 
-fn is_plain(url: &str) -> bool {
-    url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http:"))
-}
-
-/// Whether a URL names this machine itself, in a form that leaves no doubt.
-fn is_loopback(url: &str) -> bool {
-    let authority = url[5..].trim_start_matches('/').split(['/', '?', '#', '\\']).next();
-    let authority = authority.unwrap_or_default();
-    let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((six, "")) => six,
-        Some((six, port)) if port.starts_with(':') => six,
-        Some(_) => return false,
-        None => authority.split(':').next().unwrap_or_default(),
-    };
-    let is_address = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    !authority.contains('@') && (is_address || host.eq_ignore_ascii_case("localhost"))
-}
-
 fn client(
     config: &SdkConfig,
     network: &Network,
@@ -259,31 +226,6 @@ fn client(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_this_machine_is_asked_without_tls() {
-        let fine = |url: &str| !is_plain(url) || is_loopback(url);
-        for url in [
-            "https://kms.example",
-            "http://localhost:4566/",
-            "http://127.0.0.1:1",
-            "HTTP://127.8.9.1",
-            "http://[::1]:4566",
-        ] {
-            assert!(fine(url), "{url}");
-        }
-        for url in [
-            "http://kms.example",
-            "http://127.0.0.1@kms.example",
-            "http://localhost.kms.example",
-            "http://10.0.0.1",
-            "hTTp://kms.example/#@localhost",
-            "http://",
-            "http://[::1].kms.example",
-        ] {
-            assert!(!fine(url), "{url}");
-        }
-    }
 
     #[test]
     fn each_way_to_name_a_url_is_seen() {

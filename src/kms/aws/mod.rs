@@ -11,4 +11,5 @@ mod crypto;
 mod errors;
 mod network;
 
-pub use client::{AwsKms, Place, PlainHttp};
+pub use super::url::PlainHttp;
+pub use client::{AwsKms, Place};

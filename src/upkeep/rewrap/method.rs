@@ -8,8 +8,9 @@ use crate::secret::{Key, scrub_stack};
 /// From where to where.
 #[derive(Clone)]
 pub enum Method {
-    /// ReEncrypt: within one KMS, no key in clear leaves it.
-    ReEncrypt(Arc<dyn KeyService>),
+    /// Within one KMS: ReEncrypt, where no key in clear leaves it; Decrypt and Encrypt where the
+    /// KMS has no ReEncrypt.
+    Within(Arc<dyn KeyService>),
     /// From one KMS to another: Decrypt here, Encrypt there. Each key passes through this
     /// process's memory for a moment.
     Move {
@@ -24,14 +25,14 @@ impl Method {
     /// The KMS that the keys go to.
     pub(super) fn target(&self) -> &dyn KeyService {
         match self {
-            Self::ReEncrypt(kms) | Self::Move { to: kms, .. } => &**kms,
+            Self::Within(kms) | Self::Move { to: kms, .. } => &**kms,
         }
     }
 
     /// How many calls side by side are worth it.
     pub(super) fn parallelism(&self) -> usize {
         match self {
-            Self::ReEncrypt(kms) => kms.parallelism(),
+            Self::Within(kms) => kms.parallelism(),
             Self::Move { from, to } => from.parallelism().max(to.parallelism()),
         }
     }
@@ -39,7 +40,7 @@ impl Method {
     /// How many calls a second leave room for others.
     pub(super) fn fair_rate(&self) -> Option<std::num::NonZeroU32> {
         match self {
-            Self::ReEncrypt(kms) => kms.fair_rate(),
+            Self::Within(kms) => kms.fair_rate(),
             Self::Move { from, to } => match (from.fair_rate(), to.fair_rate()) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (one, other) => one.or(other),
@@ -47,12 +48,17 @@ impl Method {
         }
     }
 
+    /// Whether keys in clear pass through this process's memory.
+    pub fn takes_keys_through_here(&self) -> bool {
+        match self {
+            Self::Within(kms) => !kms.has_reencrypt(),
+            Self::Move { .. } => true,
+        }
+    }
+
     /// How many calls one key takes.
     pub fn calls(&self) -> u64 {
-        match self {
-            Self::ReEncrypt(_) => 1,
-            Self::Move { .. } => 2,
-        }
+        if self.takes_keys_through_here() { 2 } else { 1 }
     }
 
     /// Wraps a key under `to` that is under `from`. A key that passes through here in clear is
@@ -69,16 +75,15 @@ impl Method {
         proof: impl FnOnce(&Key) -> bool,
     ) -> Result<Rewrapped, KmsError> {
         let source = KeyRef::from(from);
-        let (here, there) = match self {
-            Self::ReEncrypt(kms) => {
-                return kms.reencrypt(wrapped, (&source, context), (&to.key(), context));
-            }
+        let (here, there, within) = match self {
+            Self::Within(kms) => (kms, kms, Some(kms)),
             // It has been there before: an earlier move to another key was cut short.
-            Self::Move { to: there, .. } if to.is_home(from) => {
-                return there.reencrypt(wrapped, (&source, context), (&to.key(), context));
-            }
-            Self::Move { from, to } => (from, to),
+            Self::Move { to: there, .. } if to.is_home(from) => (there, there, Some(there)),
+            Self::Move { from, to } => (from, to, None),
         };
+        if let Some(kms) = within.filter(|kms| kms.has_reencrypt()) {
+            return kms.reencrypt(wrapped, (&source, context), (&to.key(), context));
+        }
         let opened = here.decrypt(&source, wrapped, context)?;
         let moved = if proof(&opened.key) {
             there.encrypt(&to.key(), &opened.key, context)

@@ -1,7 +1,7 @@
 //! Rewrapping: every wrapped key of a volume under another master key.
 //!
-//! It needs neither the volume's keys nor, within one KMS, any key in clear: only the right to
-//! ReEncrypt. Files are not touched. It can be cut short anywhere and begun again: what is under
+//! It needs neither the volume's keys nor, within a KMS that has ReEncrypt, any key in clear: only
+//! the right to ReEncrypt. Files are not touched. It can be cut short anywhere and begun again: what is under
 //! the new master key already is left alone.
 //!
 //! Within one keystore, or one account and region, `volume.json` goes first: a daemon that has

@@ -1,0 +1,281 @@
+//! The token in use: had when it is first needed, renewed before it ends, and had anew when the
+//! server does not know it any more.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::answer::{self, Login, Looked};
+use super::auth::Token;
+use super::errors::{ACCESS_DENIED, UNKNOWN};
+use super::http::{Ask, Http};
+use super::place::Place;
+use crate::clock::Moment;
+use crate::kms::{KmsError, Verdict};
+use crate::threads::{Role, spawn};
+
+/// Between two logins, where what the last gave is not accepted.
+const SHORTEST: Duration = Duration::from_secs(3);
+/// Those who waited for a login that failed do not each begin another.
+const FAILED: Duration = Duration::from_millis(500);
+/// After a renewal that got no answer.
+const AGAIN: Duration = Duration::from_secs(1);
+/// After a login that the server refused: a call that needs a token logs in by itself.
+const LATER: Duration = Duration::from_secs(10);
+/// The longest that the thread sleeps: a token without an end is looked at so often.
+const LONGEST: Duration = Duration::from_secs(86_400);
+
+/// A token, and how long it lasts.
+#[derive(Clone)]
+struct Held {
+    token: Arc<Token>,
+    since: Moment,
+    /// `None` for one that does not end, or of which nothing is known.
+    lease: Option<Lease>,
+}
+
+#[derive(Clone, Copy)]
+struct Lease {
+    lasts: Duration,
+    /// As long as it lasted at first: a renewal that gives much less meets the token's last end.
+    at_first: Duration,
+    renewable: bool,
+}
+
+impl Lease {
+    /// The same, looked at again after this time: at half of what it is said to last.
+    fn renewed_after(self, pause: Duration) -> Self {
+        Self { lasts: pause * 2, ..self }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    held: Option<Held>,
+    failed: Option<(Moment, KmsError)>,
+    /// Wakes the thread that renews; it ends when this is gone.
+    renewer: Option<Sender<()>>,
+}
+
+/// What all doors to a server share.
+pub(super) struct Session {
+    place: Place,
+    state: Mutex<State>,
+}
+
+impl Session {
+    pub(super) fn new(place: Place) -> Self {
+        Self { place, state: Mutex::default() }
+    }
+
+    /// The token.
+    ///
+    /// # Errors
+    /// As [`Auth::token`].
+    pub(super) fn token(self: &Arc<Self>) -> Result<Arc<Token>, KmsError> {
+        let mut state = self.state.lock();
+        match &state.held {
+            Some(held) => Ok(held.token.clone()),
+            None => self.begin(&mut state).map(|held| held.token),
+        }
+    }
+
+    /// Another token than the one that the server has just refused; `None` where the refusal
+    /// stands: the token is good, and it is what it asks for that it may not.
+    ///
+    /// # Errors
+    /// Where the server cannot be asked whether that is so.
+    pub(super) fn instead_of(
+        self: &Arc<Self>,
+        refused: &Arc<Token>,
+    ) -> Result<Option<Arc<Token>>, KmsError> {
+        let mut state = self.state.lock();
+        match &state.held {
+            Some(held) if held.token != *refused => return Ok(Some(held.token.clone())),
+            Some(held) if Moment::now().since(held.since) < SHORTEST => return Ok(None),
+            _ if !self.place.auth.can_begin_anew() => return Ok(None),
+            _ => {}
+        }
+        if self.place.auth.is_login() && self.is_good(refused)? {
+            return Ok(None);
+        }
+        let fresh = match self.begin(&mut state) {
+            Ok(held) => held.token,
+            Err(e) if e.verdict == Verdict::Unavailable => return Err(e),
+            Err(e) => {
+                log::warn!("{e}");
+                return Ok(None);
+            }
+        };
+        Ok((fresh != *refused).then_some(fresh))
+    }
+
+    /// Whether the server knows a token.
+    fn is_good(&self, token: &Token) -> Result<bool, KmsError> {
+        match self.look(token) {
+            Ok(_) => Ok(true),
+            Err(e) if e.code == ACCESS_DENIED => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn look(&self, token: &Token) -> Result<Looked, KmsError> {
+        let what = "the look at the token";
+        let ask = ("auth/token/lookup-self", Ask::Get);
+        answer::data(what, &Http::new(&self.place)?.ask(what, ask, Some(token))?)
+    }
+
+    /// Has a token; callers hold the state, so that all who wait share it.
+    fn begin(self: &Arc<Self>, state: &mut State) -> Result<Held, KmsError> {
+        let now = Moment::now();
+        if let Some((_, e)) = state.failed.as_ref().filter(|(at, _)| now.since(*at) < FAILED) {
+            return Err(e.clone());
+        }
+        let (token, login) = match self.place.auth.token(&self.place) {
+            Ok(got) => got,
+            Err(e) => {
+                let e = of_login(e);
+                state.failed = Some((Moment::now(), e.clone()));
+                return Err(e);
+            }
+        };
+        let lease = match login {
+            Some(login) => lease(login.lease_duration, login.renewable),
+            // What is refused here, the call itself will tell better.
+            None => self.look(&token).ok().and_then(|seen| lease(seen.ttl, seen.renewable)),
+        };
+        let held = Held { token: Arc::new(token), since: now, lease };
+        state.held = Some(held.clone());
+        state.failed = None;
+        match &state.renewer {
+            // Its thread ends only with the session.
+            Some(renewer) => drop(renewer.send(())),
+            None => state.renewer = self.start_renewer(),
+        }
+        Ok(held)
+    }
+
+    fn start_renewer(self: &Arc<Self>) -> Option<Sender<()>> {
+        let (wake, woken) = channel();
+        let session = Arc::downgrade(self);
+        match spawn(Role::Token, move || renew_on(&session, &woken)) {
+            Ok(_) => Some(wake),
+            Err(e) => {
+                log::error!("cannot start a thread that renews the token: {e}");
+                None
+            }
+        }
+    }
+
+    /// How long until the token is to be renewed: half of the time that it lasts.
+    fn until_renewal(&self) -> Duration {
+        let state = self.state.lock();
+        let Some(Held { since, lease: Some(lease), .. }) = &state.held else { return LONGEST };
+        (lease.lasts / 2).saturating_sub(Moment::now().since(*since)).min(LONGEST)
+    }
+
+    /// Renews the token, or has another.
+    fn renew(self: &Arc<Self>) {
+        let Some(held) = self.state.lock().held.clone() else { return };
+        let Some(before) = held.lease else { return };
+        let auth = &self.place.auth;
+        let renewed = if before.renewable { self.renew_self(&held.token) } else { Ok(None) };
+        let now = Moment::now();
+        let good = match renewed {
+            Ok(login) => login.and_then(|login| lease(login.lease_duration, login.renewable)),
+            Err(e) if e.verdict == Verdict::Unavailable => {
+                log::warn!("{e}; it is tried again");
+                return self.keep(&held, now, before.renewed_after(AGAIN));
+            }
+            Err(e) => {
+                log::warn!("{e}");
+                None
+            }
+        };
+        let good = good.map(|lease| Lease { at_first: before.at_first, ..lease });
+        if let Some(lease) = good.filter(|l| l.lasts * 2 > l.at_first || !auth.is_login()) {
+            return self.keep(&held, now, lease);
+        }
+        if !auth.can_begin_anew() {
+            log::warn!(
+                "the token of Vault cannot be renewed: it ends within {:?}",
+                before.lasts / 2
+            );
+            return self.keep(&held, now, before.renewed_after(LONGEST));
+        }
+        let mut state = self.state.lock();
+        if let Err(e) = self.begin(&mut state) {
+            log::warn!("{e}; it is tried again");
+            drop(state);
+            let pause = if e.verdict == Verdict::Unavailable { AGAIN } else { LATER };
+            self.keep(&held, now, before.renewed_after(pause));
+        }
+    }
+
+    fn renew_self(&self, token: &Token) -> Result<Option<Login>, KmsError> {
+        let what = "the renewal of the token";
+        let ask = ("auth/token/renew-self", Ask::Post(b"{}"));
+        let reply = Http::new(&self.place)?.ask(what, ask, Some(token))?;
+        answer::login(what, &reply).map(Some)
+    }
+
+    /// Notes how long the token lasts from now on, if it still is the one in use.
+    fn keep(&self, held: &Held, since: Moment, lease: Lease) {
+        let mut state = self.state.lock();
+        if let Some(now) = state.held.as_mut().filter(|now| now.token == held.token) {
+            (now.since, now.lease) = (since, Some(lease));
+        }
+    }
+}
+
+/// The thread that renews: until the session is gone.
+fn renew_on(session: &Weak<Session>, woken: &Receiver<()>) {
+    loop {
+        let Some(wait) = session.upgrade().map(|session| session.until_renewal()) else { return };
+        match woken.recv_timeout(wait) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => match session.upgrade() {
+                Some(session) => session.renew(),
+                None => return,
+            },
+        }
+    }
+}
+
+fn lease(seconds: u64, renewable: bool) -> Option<Lease> {
+    let lasts = Duration::from_secs(seconds);
+    (seconds > 0).then_some(Lease { lasts, at_first: lasts, renewable })
+}
+
+/// A login that the server refuses: it does not know who asks. A call that was refused before it
+/// stays refused.
+fn of_login(e: KmsError) -> KmsError {
+    match e.verdict {
+        Verdict::Unavailable if e.code != UNKNOWN => e,
+        Verdict::Credentials => e,
+        _ => KmsError::new(Verdict::Credentials, "VaultLogin", e.message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_without_an_end_is_not_renewed() {
+        assert!(lease(0, true).is_none());
+        let session = Session::new(Place::sample());
+        assert_eq!(session.until_renewal(), LONGEST);
+        let held = |seconds| Held {
+            token: Arc::new(Token::new(b"t")),
+            since: Moment::now(),
+            lease: lease(seconds, true),
+        };
+        session.state.lock().held = Some(held(10));
+        let wait = session.until_renewal();
+        assert!(wait <= Duration::from_secs(5) && wait > Duration::from_secs(4), "{wait:?}");
+    }
+}
