@@ -140,10 +140,10 @@ fn a_proxy_is_gone_through_where_one_is_named() {
         list
     };
     run(list().env("HTTPS_PROXY", &proxy));
-    assert_eq!(field.led(), 1);
-    run(list().env("HTTPS_PROXY", &proxy).env("NO_PROXY", "example.org,localhost"));
-    assert_eq!(field.led(), 1, "it is not for this host");
-    fails(list().env("HTTPS_PROXY", format!("http://127.0.0.1:{}", free_port())), 6);
+    assert!(field.led() > 0);
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    fails(list().env("HTTPS_PROXY", &nobody), 6);
+    run(list().env("HTTPS_PROXY", &nobody).env("NO_PROXY", "example.org,localhost"));
     fails(list().env("HTTPS_PROXY", "ftp://::"), 4);
 
     let key = new_key(&field.server, "kmsfs");
