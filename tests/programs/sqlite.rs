@@ -117,7 +117,11 @@ impl Client {
             Err(signal) => {
                 let status = self.shell.process.wait().expect("it is ours");
                 let said = fs::read_to_string(&self.errors).expect("readable");
-                assert_eq!(status.signal(), Some(signal), "{status}: {said}");
+                // The log's file may be refused before its map is touched. The wait ends its
+                // input, and so itself.
+                let is_told = status.code() == Some(1) && said.contains("disk I/O error (10)");
+                let is_ended = status.signal() == Some(signal);
+                assert!(is_ended || is_told, "{status}: {said}");
             }
             Ok(error) => {
                 assert!(!self.shell.put("", self.acknowledged), "a row in a locked mount");
