@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::Uid;
 
 use super::belief::{is_believed, is_folder_of, is_root_or_caller, look};
-use super::connection::{Connection, Daemon};
+use super::connection::{Connection, Process};
 use super::mounts::{Mount, mounts};
 use super::server::{SOCKET, folders, socket_name};
 use super::{Answer, Ask, Report};
@@ -36,7 +36,7 @@ pub enum Target {
         /// Whose it is.
         owner: Uid,
         /// Its process; `None` where it has no number in this pid namespace.
-        daemon: Option<Daemon>,
+        process: Option<Process>,
     },
 }
 
@@ -100,7 +100,7 @@ impl Target {
         match self {
             _ if !self.is_believed() => None,
             Self::Here(_) => self.connect()?.process(),
-            Self::Elsewhere { daemon, .. } => daemon.as_ref()?.handle().ok(),
+            Self::Elsewhere { process, .. } => process.as_ref()?.handle().ok(),
         }
     }
 
@@ -121,8 +121,8 @@ impl Target {
         let connection = self.sockets().into_iter().find_map(open)?;
         let is_meant = match self {
             Self::Here(mount) => mount.is_there(),
-            Self::Elsewhere { daemon: Some(daemon), .. } => connection.is_of(daemon),
-            Self::Elsewhere { daemon: None, .. } => connection.daemon().is_none(),
+            Self::Elsewhere { process: Some(process), .. } => connection.is_of(process),
+            Self::Elsewhere { process: None, .. } => connection.answering().is_none(),
         };
         is_meant.then_some(connection)
     }
@@ -228,8 +228,9 @@ fn answering(socket: PathBuf, owner: Uid) -> Option<Target> {
     let daemon = Connection::open(&socket, owner).ok()?;
     let Ok(Answer::Report { report }) = daemon.ask(Ask::Status) else { return None };
     let (mountpoint, store) = (report.mountpoint.into(), report.store.into());
-    let daemon = daemon.daemon();
-    Some(Target::Elsewhere { mountpoint, store, socket, owner, daemon }).filter(Target::is_believed)
+    let process = daemon.answering();
+    Some(Target::Elsewhere { mountpoint, store, socket, owner, process })
+        .filter(Target::is_believed)
 }
 
 /// The folders of sockets that this user can use, and whose each has to be; root can use

@@ -34,12 +34,12 @@ fn patience(question: &Ask) -> Duration {
 /// A daemon's process. Unlike the name of its socket, which the next mount may be given, it is
 /// nobody else's.
 #[derive(Clone, Debug)]
-pub struct Daemon {
+pub struct Process {
     pid: Pid,
     handle: Arc<OwnedFd>,
 }
 
-impl Daemon {
+impl Process {
     /// A handle on it.
     ///
     /// # Errors
@@ -117,14 +117,14 @@ impl Connection {
     }
 
     /// Whether a process that is known by this handle answers here.
-    pub(super) fn is_of(&self, daemon: &Daemon) -> bool {
+    pub(super) fn is_of(&self, process: &Process) -> bool {
         // Alive after the numbers were compared: its number is nobody else's.
-        self.peer.pid == Some(daemon.pid) && !has_ended(&daemon.handle, 0)
+        self.peer.pid == Some(process.pid) && !has_ended(&process.handle, 0)
     }
 
     /// What the daemon is known by for later.
-    pub(super) fn daemon(&self) -> Option<Daemon> {
-        Some(Daemon { pid: self.peer.pid?, handle: Arc::new(self.process()?) })
+    pub(super) fn answering(&self) -> Option<Process> {
+        Some(Process { pid: self.peer.pid?, handle: Arc::new(self.process()?) })
     }
 
     /// A handle on the daemon's process, and on no other: its number is another's when it has
