@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::path::PathBuf;
 
 use clap::{Args, Command, ValueEnum};
 use clap_complete::CompleteEnv;
@@ -12,11 +13,10 @@ use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
 
 use super::config;
 use crate::console::failure::Failure;
-use crate::console::options::KeystoreArgs;
 use crate::console::printing::verbatim;
 use crate::control;
 use crate::kms::KeyAdmin;
-use crate::kms::local::LocalKms;
+use crate::kms::local::{self, LocalKms};
 
 /// Set by the shell's script, to the shell's name.
 const VARIABLE: &str = "KMSFS_COMPLETE";
@@ -110,7 +110,8 @@ fn mountpoints(typed: &OsStr) -> Vec<CompletionCandidate> {
 
 /// Aliases and keys of the embedded keystore. Those in a KMS elsewhere would take a call of it.
 fn keys(typed: &OsStr) -> Vec<CompletionCandidate> {
-    let path = KeystoreArgs::from_environment().path();
+    let named = std::env::var_os("KMSFS_KEYSTORE").map(PathBuf::from);
+    let path = named.unwrap_or_else(local::default_path);
     let Ok(keystore) = LocalKms::open_admin(&path) else { return Vec::new() };
     let aliases = keystore.aliases().unwrap_or_default();
     let ids = keystore.list().unwrap_or_default();

@@ -24,12 +24,6 @@ pub struct KeystoreArgs {
 }
 
 impl KeystoreArgs {
-    /// As they are where no option is typed.
-    pub fn from_environment() -> Self {
-        let set = |name| std::env::var_os(name).map(PathBuf::from);
-        Self { keystore: set("KMSFS_KEYSTORE"), passphrase_file: set("KMSFS_PASSPHRASE_FILE") }
-    }
-
     /// The keystore's folder.
     pub fn path(&self) -> PathBuf {
         self.keystore.clone().unwrap_or_else(local::default_path)

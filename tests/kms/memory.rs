@@ -1,14 +1,13 @@
 //! What a locked daemon's memory holds of the keys that AWS KMS gave it.
 
-use std::fs::{self, File};
 use std::process::Command;
 
 use data_encoding::HEXLOWER;
 use kmsfs::kms::aws::{AwsKms, Place, PlainHttp};
 
-use crate::support::scan::{found, keys_by, memory_of};
-use crate::support::server::{REGION, Rules, Server, credentials, key, new_key};
-use crate::support::{PATIENCE, Store, run, skipped, wait_for};
+use crate::support::scan::{keys_by, locked_daemon_holds_none};
+use crate::support::server::{REGION, Rules, Server, credentials, new_key};
+use crate::support::{Store, run, skipped};
 
 /// Unwraps all keys of a store in a child: the SDK takes credentials from the environment, which
 /// a process with threads must not change.
@@ -58,27 +57,6 @@ fn a_locked_daemon_holds_no_key_that_aws_gave() {
         let env = credentials("test", "test");
         let how = ["--master-key", "alias/kmsfs", "--data-keys", data_keys];
         let store = Store::aws(&server.url(), &env, &how);
-        let mount = store.mount(&["--heartbeat", "1s"]);
-        for n in 0..40 {
-            fs::write(mount.at(&format!("file{n}")), b"content").expect("written");
-        }
-        mount.unmount();
-        // All keys are fetched, and others made.
-        let mount = store.mount(&["--heartbeat", "1s"]);
-        for n in 0..40 {
-            assert_eq!(fs::read(mount.at(&format!("file{n}"))).expect("readable"), b"content");
-        }
-        let open_file = File::create(mount.at("another")).expect("made");
-        let keys = keys_of(&store, &server);
-        assert!(keys.len() > 20, "{}", keys.len());
-        let held = found(&memory_of(mount.pid()), &keys);
-        assert!(!held.is_empty(), "an open daemon holds keys, and this search finds them");
-        run(key(&server).args(["disable", "alias/kmsfs"]));
-        mount.wait_state("revoked", PATIENCE);
-        drop(open_file);
-        let left = found(&memory_of(mount.pid()), &keys);
-        assert!(left.is_empty(), "{data_keys}: {} of {}: {left:#?}", left.len(), keys.len());
-        run(key(&server).args(["enable", "alias/kmsfs"]));
-        wait_for("open", PATIENCE, || mount.state() == "open");
+        locked_daemon_holds_none(&store, "alias/kmsfs", || keys_of(&store, &server));
     }
 }

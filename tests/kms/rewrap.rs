@@ -6,22 +6,9 @@ use std::process::Command;
 
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::server::{Rules, Server, credentials, key, new_key};
-use crate::support::{
-    EKEYREJECTED, Mount, Store, errno, fails, files, kmsfs, run, skipped, wait_for,
-};
+use crate::support::{EKEYREJECTED, Store, errno, fails, files, kmsfs, run, skipped, wait_for};
 
 const FILES: u64 = 150;
-
-fn fill(mount: &Mount<'_>) {
-    (0..FILES).for_each(|n| fs::write(mount.at(&format!("{n}")), format!("text {n}")).expect("ok"));
-}
-
-fn check(mount: &Mount<'_>) {
-    for n in 0..FILES {
-        let text = fs::read(mount.at(&format!("{n}"))).expect("readable");
-        assert_eq!(text, format!("text {n}").into_bytes());
-    }
-}
 
 fn rewrap(store: &Store, to: &str) -> Command {
     let mut command = kmsfs();
@@ -46,7 +33,7 @@ fn whoever_may_only_reencrypt_can_rewrap_beside_a_mount() {
     let new = new_key(&server, "next");
     let store = Store::aws(&server.url(), &credentials("test", "test"), &["--master-key", &old]);
     let mount = store.mount(&["--heartbeat", "2s"]);
-    fill(&mount);
+    mount.fill(FILES);
     let proxy = Proxy::before(server.port());
     proxy.set(Fault::error("AccessDeniedException", "not this one"));
     proxy.set_for("ReEncrypt", Fault::None);
@@ -57,12 +44,12 @@ fn whoever_may_only_reencrypt_can_rewrap_beside_a_mount() {
     assert_eq!(proxy.calls("Decrypt") + proxy.calls("DescribeKey"), 0);
     run(key(&server).args(["disable", &old]));
     fs::write(mount.at("more"), b"under the new key").expect("written");
-    check(&mount);
+    mount.check_filled(FILES);
     assert_eq!(mount.state(), "open");
     mount.unmount();
     assert!(!names(&store.path(), &old));
     let mount = store.mount(&[]);
-    check(&mount);
+    mount.check_filled(FILES);
     drop(mount);
     let info = run(kmsfs().arg("info").arg(store.path()));
     assert!(info.contains(&new) && info.contains("alias/next"), "{info}");
@@ -80,7 +67,7 @@ fn a_store_moves_to_another_kms_and_back() {
     let proxy = Proxy::before(server.port());
     let store = Store::new(&[]);
     let mount = store.mount(&[]);
-    fill(&mount);
+    mount.fill(FILES);
     let to_aws = |more: &[&str]| {
         let mut command = rewrap(&store, "alias/kmsfs");
         command.args(["--to-kms", "aws", "--endpoint-url", &proxy.url()]).args(more);
@@ -117,7 +104,7 @@ fn a_store_moves_to_another_kms_and_back() {
     mount.arg("mount").arg(store.path()).arg(store.mountpoint());
     run(mount.args(["--endpoint-url", &server.url()]).envs(credentials("test", "test")));
     let mount = store.mounted();
-    check(&mount);
+    mount.check_filled(FILES);
     mount.unmount();
 
     let mut back = rewrap(&store, "alias/kmsfs");
@@ -125,7 +112,7 @@ fn a_store_moves_to_another_kms_and_back() {
     run(back.arg("--keystore").arg(store.keystore()));
     assert!(!names(&store.path(), "arn:aws:"), "nothing is left under the server");
     let mount = store.mount(&[]);
-    check(&mount);
+    mount.check_filled(FILES);
 }
 
 /// With `--only-current-key` an alias of the server's that moves cuts off what is under the old
@@ -142,7 +129,7 @@ fn an_alias_of_a_server_that_moves_cuts_off_the_old_key() {
     let args = ["--master-key", "alias/kmsfs", "--only-current-key"];
     let store = Store::aws(&server.url(), &env, &args);
     let mount = store.mount(&["--heartbeat", "1s"]);
-    fill(&mount);
+    mount.fill(FILES);
     let open = fs::File::open(mount.at("7")).expect("opened");
     let reread = || {
         let mut text = [0; 6];
@@ -157,10 +144,10 @@ fn an_alias_of_a_server_that_moves_cuts_off_the_old_key() {
     assert_eq!(mount.state(), "open");
     run(key(&server).args(["alias", "set", "kmsfs", &old]));
     wait_for("the old key is back", soon, || reread().is_ok());
-    check(&mount);
+    mount.check_filled(FILES);
     assert_eq!(errno(fs::read(mount.at("more"))), Some(EKEYREJECTED));
     let mut command = rewrap(&store, "alias/next");
     run(command.args(["--endpoint-url", &server.url()]));
     wait_for("all under one key", soon, || fs::read(mount.at("more")).is_ok());
-    check(&mount);
+    mount.check_filled(FILES);
 }

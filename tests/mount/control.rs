@@ -14,6 +14,7 @@ use kmsfs::disk::DeviceNumber;
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::fstab::LEAVE_OTHERS;
 use crate::support::{PATIENCE, Store, errno, fails, kmsfs, run, skipped, two_keys, wait_for};
 
 /// The exit code of `status`.
@@ -118,13 +119,11 @@ fn a_mountpoint_need_not_be_text() {
     assert_eq!(status(&at), Some(8));
 }
 
-/// Mounts a store in a mount namespace of its own, in which nothing of kmsfs's was mounted: the
-/// mounts of other tests would not end while they are seen there too.
+/// Mounts a store in a mount namespace of its own.
 fn mount_apart(store: &Store) {
-    let script = r#"for m in $(awk '$3 == "fuse.kmsfs" { print $2 }' /proc/self/mounts); do
-        umount --lazy "$m"; done; exec "$@""#;
+    let script = format!("{LEAVE_OTHERS}exec \"$@\"");
     let mut apart = Command::new("unshare");
-    apart.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
+    apart.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]);
     apart.arg(env!("CARGO_BIN_EXE_kmsfs")).arg("mount").arg(store.path()).arg(store.mountpoint());
     apart.env("KMSFS_CONFIG", "").env("XDG_STATE_HOME", store.outside("state"));
     run(apart.stdin(Stdio::null()));

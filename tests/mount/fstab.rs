@@ -12,11 +12,14 @@ struct Namespace {
     store: Store,
 }
 
+/// Leaves the mounts of other tests out of a mount namespace: they would not end while they are
+/// seen there too.
+pub const LEAVE_OTHERS: &str = r#"
+for m in $(awk '$3 == "fuse.kmsfs" { print $2 }' /proc/self/mounts); do umount --lazy "$m"; done
+"#;
+
 /// `/usr/sbin` as it is, with the helper in it.
 const SETUP: &str = r#"
-set -eu
-# The mounts of other tests, which would not end while they are seen here too.
-for m in $(awk '$3 == "fuse.kmsfs" { print $2 }' /proc/self/mounts); do umount --lazy "$m"; done
 mkdir -p "$T/real" "$T/sbin"
 mount --bind /usr/sbin "$T/real"
 for f in "$T"/real/*; do ln -sf "$f" "$T/sbin/"; done
@@ -40,7 +43,7 @@ impl Namespace {
         let program = kmsfs();
         let mut shell = Command::new("unshare");
         shell.args(["--mount", "--propagation", "private", "sh", "-c"]);
-        shell.arg(format!("{SETUP}{script}"));
+        shell.arg(format!("set -eu{LEAVE_OTHERS}{SETUP}{script}"));
         shell.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
         shell.env_remove("KMSFS_KEYSTORE").env("LC_ALL", "C");
         shell.env("KMSFS", program.get_program()).env("T", self.store.outside("t"));

@@ -421,6 +421,21 @@ impl Mount<'_> {
         std::mem::forget(self);
     }
 
+    /// Makes so many small files, whose content is known.
+    pub fn fill(&self, files: u64) {
+        for n in 0..files {
+            std::fs::write(self.at(&format!("{n}")), format!("text {n}")).expect("ok");
+        }
+    }
+
+    /// Reads what [`Mount::fill`] has made.
+    pub fn check_filled(&self, files: u64) {
+        for n in 0..files {
+            let text = std::fs::read(self.at(&format!("{n}"))).expect("readable");
+            assert_eq!(text, format!("text {n}").into_bytes());
+        }
+    }
+
     /// Whether it is there and what its daemon has logged, for the message of a test that fails.
     pub fn story(&self) -> String {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

@@ -16,7 +16,7 @@ use kmsfs::secret::Key;
 use kmsfs::store::{Page, Store as Layout, WrapKind};
 use sha2::Sha256;
 
-use super::{Store, files, schedule};
+use super::{PATIENCE, Store, files, schedule};
 
 /// Pages in a row of a region of the daemon's memory that are not all zeros.
 pub struct Pages {
@@ -194,4 +194,31 @@ pub fn found(memory: &[Pages], keys: &[(String, [u8; 32])]) -> Vec<String> {
         }
     }
     found
+}
+
+/// Uses a store in a KMS elsewhere, disables its key, and looks for data keys in what is left of the
+/// daemon's memory. `keys_of` unwraps all of them.
+pub fn locked_daemon_holds_none(
+    store: &Store,
+    key: &str,
+    keys_of: impl FnOnce() -> Vec<(String, [u8; 32])>,
+) {
+    let mount = store.mount(&["--heartbeat", "1s"]);
+    mount.fill(40);
+    mount.unmount();
+    // All keys are fetched, and others made.
+    let mount = store.mount(&["--heartbeat", "1s"]);
+    mount.check_filled(40);
+    let open_file = File::create(mount.at("another")).expect("made");
+    let keys = keys_of();
+    assert!(keys.len() > 20, "{}", keys.len());
+    let held = found(&memory_of(mount.pid()), &keys);
+    assert!(!held.is_empty(), "an open daemon holds keys, and this search finds them");
+    store.key(&["disable", key]);
+    mount.wait_state("revoked", PATIENCE);
+    drop(open_file);
+    let left = found(&memory_of(mount.pid()), &keys);
+    assert!(left.is_empty(), "{} of {}: {left:#?}", left.len(), keys.len());
+    store.key(&["enable", key]);
+    mount.wait_state("open", PATIENCE);
 }

@@ -4,20 +4,9 @@ use std::fs;
 use std::process::Command;
 
 use crate::support::bao::Bao;
-use crate::support::{Mount, Store, fails, files, kmsfs, run, skipped};
+use crate::support::{Store, fails, files, kmsfs, run, skipped};
 
 const FILES: u64 = 60;
-
-fn fill(mount: &Mount<'_>) {
-    (0..FILES).for_each(|n| fs::write(mount.at(&format!("{n}")), format!("text {n}")).expect("ok"));
-}
-
-fn check(mount: &Mount<'_>) {
-    for n in 0..FILES {
-        let text = fs::read(mount.at(&format!("{n}"))).expect("readable");
-        assert_eq!(text, format!("text {n}").into_bytes());
-    }
-}
 
 fn names(store: &Store, what: &str) -> bool {
     files(&store.path()).iter().any(|f| fs::read_to_string(f).is_ok_and(|t| t.contains(what)))
@@ -49,7 +38,7 @@ fn a_mounted_store_goes_to_another_key_of_the_same_server() {
         let how = ["--master-key", "kmsfs", "--data-keys", data_keys];
         let store = Store::vault(&bao.env(bao.root()), &how);
         let mount = store.mount(&["--heartbeat", "2s"]);
-        fill(&mount);
+        mount.fill(FILES);
         let planned = run(&mut rewrap(&bao, &store, &["--to", "next", "--dry-run"]));
         assert!(planned.contains("Decrypt, then Encrypt"), "{planned}");
         assert!(
@@ -61,11 +50,11 @@ fn a_mounted_store_goes_to_another_key_of_the_same_server() {
         assert!(done.contains("rewrapped"), "{done}");
         store.key(&["disable", "kmsfs"]);
         fs::write(mount.at("more"), b"under the new key").expect("written");
-        check(&mount);
+        mount.check_filled(FILES);
         assert_eq!(mount.state(), "open");
         mount.unmount();
         assert!(!names(&store, "key/kmsfs"), "nothing is left under the old key");
-        check(&store.mount(&[]));
+        store.mount(&[]).check_filled(FILES);
         store.key(&["enable", "kmsfs"]);
     }
 }
@@ -79,7 +68,7 @@ fn a_server_that_moved_is_noted() {
     let bao = server();
     let store = Store::vault(&bao.env(bao.root()), &["--master-key", "kmsfs"]);
     let mount = store.mount(&[]);
-    fill(&mount);
+    mount.fill(FILES);
     mount.unmount();
     let moved = format!("http://127.0.0.1:{}", bao.plain_port());
     let to = ["--to", "kmsfs", "--vault-addr", &moved];
@@ -87,7 +76,7 @@ fn a_server_that_moved_is_noted() {
     assert!(said.contains("rewrapped 0 keys"), "{said}");
     let info = run(kmsfs().arg("info").arg(store.path()));
     assert!(info.contains(&moved), "{info}");
-    check(&store.mount(&["--vault-addr", &moved]));
+    store.mount(&["--vault-addr", &moved]).check_filled(FILES);
 }
 
 #[test]
@@ -98,7 +87,7 @@ fn a_store_moves_from_the_keystore_to_vault_and_back() {
     let bao = server();
     let store = Store::new(&[]);
     let mount = store.mount(&[]);
-    fill(&mount);
+    mount.fill(FILES);
     let there = ["--to", "kmsfs", "--to-kms", "vault"];
     let said = fails(&mut rewrap(&bao, &store, &there), 9);
     assert!(said.contains("kmsfs unmount"), "{said}");
@@ -109,7 +98,7 @@ fn a_store_moves_from_the_keystore_to_vault_and_back() {
     mounting.arg("mount").arg(store.path()).arg(store.mountpoint()).envs(bao.env(bao.root()));
     run(&mut mounting);
     let mount = store.mounted();
-    check(&mount);
+    mount.check_filled(FILES);
     mount.unmount();
     // A namesake in another Transit of the server's is another key.
     bao.cli(&["secrets", "enable", "-path=team/transit", "transit"]);
@@ -122,5 +111,5 @@ fn a_store_moves_from_the_keystore_to_vault_and_back() {
     let keystore = store.keystore().display().to_string();
     run(&mut rewrap(&bao, &store, &[&back[..], &[&keystore]].concat()));
     assert!(!names(&store, "vault:"), "nothing is left under the server");
-    check(&store.mount(&[]));
+    store.mount(&[]).check_filled(FILES);
 }
