@@ -4,17 +4,36 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{self as rfs, AtFlags, StatxFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{self as rfs, Timespec, Timestamps, XattrFlags};
+use rustix::path::Arg;
 
+use super::sys;
 use super::{Stat, Time, TimeChange, XattrHow};
 
-/// statx(2) of an entry, or with `AT_EMPTY_PATH` of what is open: as stat(2), and when it was made.
-pub(super) fn stat_at(fd: impl AsFd, name: &OsStr, flags: AtFlags) -> io::Result<Stat> {
-    let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-    let s = rfs::statx(fd, name, flags | AtFlags::NO_AUTOMOUNT, wanted)?;
-    let time = |t: rfs::StatxTimestamp| Time { secs: t.tv_sec, nanos: t.tv_nsec };
-    let knows_birth = s.stx_mask & StatxFlags::BTIME.bits() != 0;
-    Ok(Stat {
+const WANTED: u32 = libc::STATX_BASIC_STATS | libc::STATX_BTIME;
+
+/// statx(2) of an entry: as lstat(2), and when it was made.
+pub(super) fn stat_at(fd: impl AsFd, name: &OsStr) -> io::Result<Stat> {
+    let flags = libc::AT_SYMLINK_NOFOLLOW.cast_unsigned() | libc::AT_NO_AUTOMOUNT.cast_unsigned();
+    let found = name.into_with_c_str(|name| {
+        sys::statx(fd.as_fd(), Some(name), flags, WANTED).map_err(|e| errno(&e))
+    });
+    Ok(stat(&found?))
+}
+
+/// As [`stat_at`], of what is open.
+pub(super) fn stat_of(fd: impl AsFd) -> io::Result<Stat> {
+    Ok(stat(&sys::statx(fd.as_fd(), None, 0, WANTED)?))
+}
+
+fn errno(e: &io::Error) -> rustix::io::Errno {
+    rustix::io::Errno::from_io_error(e).unwrap_or(rustix::io::Errno::IO)
+}
+
+fn stat(s: &libc::statx) -> Stat {
+    let time = |t: libc::statx_timestamp| Time { secs: t.tv_sec, nanos: t.tv_nsec };
+    let knows_birth = s.stx_mask & libc::STATX_BTIME != 0;
+    Stat {
         dev: rfs::makedev(s.stx_dev_major, s.stx_dev_minor),
         ino: s.stx_ino,
         mode: s.stx_mode.into(),
@@ -29,12 +48,7 @@ pub(super) fn stat_at(fd: impl AsFd, name: &OsStr, flags: AtFlags) -> io::Result
         mtime: time(s.stx_mtime),
         ctime: time(s.stx_ctime),
         btime: if knows_birth { time(s.stx_btime) } else { Time::default() },
-    })
-}
-
-/// As [`stat_at`], of what is open.
-pub(super) fn stat_of(fd: impl AsFd) -> io::Result<Stat> {
-    stat_at(fd, OsStr::new(""), AtFlags::EMPTY_PATH)
+    }
 }
 
 pub(super) fn timestamps(atime: TimeChange, mtime: TimeChange) -> Timestamps {

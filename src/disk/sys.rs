@@ -1,8 +1,13 @@
 //! The system calls that rustix does not have.
 #![allow(unsafe_code)] // Plain calls into libc, with numbers, and with one structure of numbers.
 
+use std::ffi::CStr;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::Errno;
 
 fn sync_range(fd: BorrowedFd<'_>, at: u64, len: u64, flags: u32) -> io::Result<()> {
     let at = i64::try_from(at).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
@@ -62,4 +67,87 @@ pub(super) fn set_mount_attributes(mount: &OwnedFd, set: u64, clear: u64) -> io:
         )
     };
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether the kernel takes no path for an empty one (Linux 6.11).
+static TAKES_NO_PATH: AtomicBool = AtomicBool::new(true);
+
+/// statx(2) of an entry of `fd`, or of `fd` itself where there is no name. Without a path the kernel
+/// looks none up, which halves its time; an older one takes an empty path.
+pub(super) fn statx(
+    fd: BorrowedFd<'_>,
+    name: Option<&CStr>,
+    flags: u32,
+    wanted: u32,
+) -> io::Result<libc::statx> {
+    let flags = if name.is_none() { flags | libc::AT_EMPTY_PATH.cast_unsigned() } else { flags };
+    let call = |path: *const libc::c_char| {
+        let mut found = MaybeUninit::<libc::statx>::uninit();
+        // SAFETY: the path is null or ends with a NUL, and the kernel fills the structure.
+        unsafe {
+            if libc::syscall(
+                libc::SYS_statx,
+                fd.as_raw_fd(),
+                path,
+                flags,
+                wanted,
+                found.as_mut_ptr(),
+            ) == 0
+            {
+                Ok(found.assume_init())
+            } else {
+                Err(io::Error::last_os_error())
+            }
+        }
+    };
+    let Some(name) = name else {
+        if TAKES_NO_PATH.load(Ordering::Relaxed) {
+            match call(std::ptr::null()) {
+                Err(e) if e.raw_os_error() == Some(libc::EFAULT) => {
+                    TAKES_NO_PATH.store(false, Ordering::Relaxed);
+                }
+                done => return done,
+            }
+        }
+        return call(c"".as_ptr());
+    };
+    call(name.as_ptr())
+}
+
+/// The number of getxattrat(2) on every architecture.
+const SYS_GETXATTRAT: libc::c_long = 464;
+
+/// getxattrat(2) of an entry of `dir`, which is not followed: its length, or ENOSYS before Linux 6.13.
+pub(super) fn getxattr_at(
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    attribute: &CStr,
+    value: &mut [u8],
+) -> rustix::io::Result<usize> {
+    /// `struct xattr_args`.
+    #[repr(C, align(8))]
+    struct Args {
+        value: u64,
+        size: u32,
+        flags: u32,
+    }
+    let size = u32::try_from(value.len()).unwrap_or(u32::MAX);
+    let args = Args { value: value.as_mut_ptr() as u64, size, flags: 0 };
+    // SAFETY: both texts end with a NUL; the kernel reads the structure, whose size it is told, and
+    // writes no more bytes to the value than that says it has.
+    let r = unsafe {
+        libc::syscall(
+            SYS_GETXATTRAT,
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+            attribute.as_ptr(),
+            &raw const args,
+            size_of::<Args>(),
+        )
+    };
+    usize::try_from(r).map_err(|_| {
+        let e = io::Error::last_os_error();
+        Errno::from_io_error(&e).unwrap_or(Errno::IO)
+    })
 }
