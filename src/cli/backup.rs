@@ -6,9 +6,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
-use super::place;
+use super::{place, progress};
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::Output;
 use crate::console::printing::{say, tell};
@@ -39,7 +39,7 @@ impl Watcher for Progress {
     fn advance(&mut self, entries: u64, bytes: u64) {
         self.bar.inc(entries);
         self.bytes += bytes;
-        self.bar.set_message(indicatif::HumanBytes(self.bytes).to_string());
+        self.bar.set_message(format!("{} written", indicatif::HumanBytes(self.bytes)));
     }
 
     fn failed(&mut self, path: &Path, why: &io::Error) {
@@ -68,7 +68,7 @@ pub fn run(args: &BackupArgs) -> Result<(), Failure> {
     }
     let top = disk::open_dir(dest).map_err(|e| Failure::io(dest, &e))?;
     let opened = Destination::open(top, dest, &store).map_err(|e| failure(dest, &e))?;
-    let mut progress = Progress::new(&store);
+    let mut progress = Progress { bar: progress::entries(store.tree()), bytes: 0 };
     let done = backup(&store, &opened, &mut progress);
     progress.bar.finish_and_clear();
     let done = done.map_err(|e| failure(dest, &e))?;
@@ -79,42 +79,6 @@ pub fn run(args: &BackupArgs) -> Result<(), Failure> {
             .hint("run the same command again, when the store is less busy if need be"));
     }
     Ok(())
-}
-
-impl Progress {
-    /// The tree is listed once before, so that there is an end to the bar.
-    fn new(store: &Store) -> Self {
-        let style = ProgressStyle::with_template(
-            "{bar:30} {pos} of {len} entries, {msg} written, {elapsed}",
-        );
-        let style = style.expect("the template is well-formed");
-        // Hidden by itself where stderr is no terminal: then nothing is counted.
-        let bar = ProgressBar::no_length().with_style(style);
-        if !bar.is_hidden() {
-            bar.set_length(count(store.tree()));
-        }
-        Self { bar, bytes: 0 }
-    }
-}
-
-/// How many entries a tree has, about: what cannot be listed counts as one.
-fn count(top: &disk::Dir) -> u64 {
-    let (mut found, mut folders) = (0, vec![PathBuf::new()]);
-    while let Some(path) = folders.pop() {
-        let dir = path.iter().try_fold(top.clone(), |dir, name| dir.open_dir(name));
-        let _ = dir.and_then(|dir| {
-            dir.list(0, &mut |entry| {
-                if entry.name != "." && entry.name != ".." {
-                    found += 1;
-                    if entry.kind == Some(disk::FileKind::Dir) {
-                        folders.push(path.join(entry.name));
-                    }
-                }
-                true
-            })
-        });
-    }
-    found
 }
 
 /// Neither lies in the other: what is removed from the copy would be the store.

@@ -4,13 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use indicatif::ProgressBar;
 
-use super::{known, provider};
+use super::{known, progress, provider};
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::KmsArgs;
 use crate::console::printing::tell;
 use crate::fs::Access;
-use crate::upkeep::{self, ExportError, LeftBehind, Offline, Privileged};
+use crate::upkeep::{self, ExportError, ExportWatcher, LeftBehind, Offline, Privileged};
 
 /// Arguments of `cat`.
 #[derive(Args)]
@@ -58,6 +59,24 @@ pub fn cat(args: &Cat) -> Result<(), Failure> {
         .map_err(|e| Failure::new(Exit::Failed, e.to_string()))
 }
 
+/// The bar, and what is told beside it.
+struct Progress {
+    bar: ProgressBar,
+    /// Entries that could not be read.
+    lost: u64,
+}
+
+impl ExportWatcher for Progress {
+    fn advance(&mut self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    fn failed(&mut self, why: &ExportError) {
+        self.lost += 1;
+        self.bar.suspend(|| tell!("kmsfs: {why}"));
+    }
+}
+
 /// Runs `export`.
 ///
 /// # Errors
@@ -71,14 +90,11 @@ pub fn export(args: &Export) -> Result<(), Failure> {
         .hint("choose a new folder"));
     }
     let volume = open(&args.store, &args.kms)?;
-    let mut lost = 0u64;
-    let mut tell = |e: &ExportError| {
-        lost += 1;
-        tell!("kmsfs: {e}");
-    };
+    let mut progress = Progress { bar: progress::bytes(volume.tree()), lost: 0 };
     let privileged = if args.keep_privileged { Privileged::Kept } else { Privileged::LeftBehind };
-    let left = upkeep::export(&volume, &args.dest, privileged, &mut tell)
-        .map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
+    let left = upkeep::export(&volume, &args.dest, privileged, &mut progress);
+    progress.bar.finish_and_clear();
+    let left = left.map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
     if left != LeftBehind::default() {
         tell!(
             "left behind: set-id bits of {} files, and {} device files (--keep-privileged keeps them)",
@@ -86,6 +102,7 @@ pub fn export(args: &Export) -> Result<(), Failure> {
             left.devices
         );
     }
+    let lost = progress.lost;
     if lost > 0 {
         return Err(Failure::new(Exit::Failed, format!("{lost} entries could not be read")));
     }

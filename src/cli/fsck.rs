@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::confirm::{can_ask, confirm};
-use super::provider;
+use super::{progress, provider};
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::KmsArgs;
 use crate::console::options::Output;
@@ -47,7 +46,7 @@ pub fn run(args: &FsckArgs) -> Result<(), Failure> {
     tell_cost(args)?;
     let open = Fsck::open(&args.store, kms.services);
     let fsck = open.map_err(|e| Failure::open(&args.store, &e))?;
-    let bar = bar();
+    let bar = progress::bytes(fsck.tree());
     let report = |finding: &Finding| bar.suspend(|| print(args.output, finding, None));
     let checked = fsck.check(&report, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
@@ -65,13 +64,6 @@ pub fn run(args: &FsckArgs) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Failed, why));
     }
     Ok(())
-}
-
-fn bar() -> ProgressBar {
-    // Hidden by itself where stderr is no terminal.
-    let style = ProgressStyle::with_template("{spinner} {bytes} read, {bytes_per_sec}, {elapsed}")
-        .expect("the template is well-formed");
-    ProgressBar::no_length().with_style(style)
 }
 
 /// With AWS each data key is a call.

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::mount::open_keystore;
-use super::{provider, vault};
+use super::{progress, provider, vault};
 use crate::console::failure::{Exit, Failure, second_copy};
 use crate::console::options::{KmsArg, KmsArgs};
 use crate::console::printing::{say, tell};
@@ -66,18 +65,11 @@ pub fn run(args: &RewrapArgs) -> Result<(), Failure> {
     if through_here {
         tell!("each data key passes through this process's memory for a moment");
     }
-    let bar = bar(plan.keys);
+    let bar = progress::keys(plan.keys);
     let done = rewrap.run(|| follow(mount.as_ref(), rewrap.word()), &|keys| bar.inc(keys));
     bar.finish_and_clear();
     let done = done.map_err(|e| failure(args, &e))?;
     report(args, &plan, &done)
-}
-
-fn bar(keys: u64) -> ProgressBar {
-    // Hidden by itself where stderr is no terminal.
-    let style = ProgressStyle::with_template("{bar:40} {pos} of {len} keys, {eta} left")
-        .expect("the template is well-formed");
-    ProgressBar::new(keys).with_style(style)
 }
 
 /// The KMS that the keys are in, and the one that they go to.

@@ -51,18 +51,18 @@ pub fn cat(volume: &Offline, path: &Path, out: &mut dyn Write) -> Result<(), Exp
         };
         ino = volume.run(|fs| fs.lookup(ino, name)).map_err(of_store(path))?.attr.0.ino;
     }
-    copy(volume, ino, path, out, Path::new("stdout"))
+    copy(volume, ino, (path, Path::new("stdout")), out, &mut |_| ())
 }
 
 fn copy(
     volume: &Offline,
     ino: u64,
-    path: &Path,
+    (from, to): (&Path, &Path),
     out: &mut dyn Write,
-    dest: &Path,
+    advance: &mut dyn FnMut(u64),
 ) -> Result<(), ExportError> {
-    volume.run(|fs| fs.open(ino, OpenFor::Reading)).map_err(of_store(path))?;
-    let copied = pieces(volume, ino, path, out, dest);
+    volume.run(|fs| fs.open(ino, OpenFor::Reading)).map_err(of_store(from))?;
+    let copied = pieces(volume, ino, (from, to), out, advance);
     let _ = volume.run(|fs| fs.release(ino, OpenFor::Reading));
     copied
 }
@@ -70,18 +70,19 @@ fn copy(
 fn pieces(
     volume: &Offline,
     ino: u64,
-    path: &Path,
+    (from, to): (&Path, &Path),
     out: &mut dyn Write,
-    dest: &Path,
+    advance: &mut dyn FnMut(u64),
 ) -> Result<(), ExportError> {
     let buf = std::cell::RefCell::new(vec![0; PIECE]);
     let mut at = 0;
     loop {
-        let n = volume.run(|fs| fs.read(ino, at, &mut buf.borrow_mut())).map_err(of_store(path))?;
+        let n = volume.run(|fs| fs.read(ino, at, &mut buf.borrow_mut())).map_err(of_store(from))?;
         let mut buf = buf.borrow_mut();
         let written = out.write_all(&buf[..n]);
         wipe(&mut buf[..n]);
-        written.map_err(of_dest(dest))?;
+        written.map_err(of_dest(to))?;
+        advance(n as u64);
         if n == 0 {
             return Ok(());
         }
@@ -108,10 +109,18 @@ pub struct LeftBehind {
     pub devices: u64,
 }
 
+/// What is told while an export goes on.
+pub trait ExportWatcher {
+    /// So many more bytes of content were copied.
+    fn advance(&mut self, bytes: u64);
+    /// A file or a folder cannot be read.
+    fn failed(&mut self, why: &ExportError);
+}
+
 /// Copies the whole tree to `dest`, which is absent or empty: files, folders, links (hard ones
 /// too), pipes and sockets, with modes, times and, for root, owners. Extended attributes stay
 /// behind, file capabilities among them. Nobody but the caller can enter `dest` before all of it
-/// is there. A file that cannot be read is reported through `failed`, and the rest goes on.
+/// is there. A file that cannot be read is told to `watcher`, and the rest goes on.
 ///
 /// # Errors
 /// Of the destination, and of the volume's folders.
@@ -119,12 +128,12 @@ pub fn export(
     volume: &Offline,
     dest: &Path,
     privileged: Privileged,
-    failed: &mut dyn FnMut(&ExportError),
+    watcher: &mut dyn ExportWatcher,
 ) -> Result<LeftBehind, ExportError> {
     fs::create_dir_all(dest).map_err(of_dest(dest))?;
     fs::set_permissions(dest, fs::Permissions::from_mode(0o700)).map_err(of_dest(dest))?;
     let left = LeftBehind::default();
-    let mut job = Job { volume, privileged, left, links: HashMap::new(), failed };
+    let mut job = Job { volume, privileged, left, links: HashMap::new(), watcher };
     job.folder(ROOT, Path::new("/"), dest)?;
     let root = volume.run(|fs| fs.getattr(ROOT)).map_err(of_store(Path::new("/")))?;
     job.attributes(&root, dest)?;
@@ -136,7 +145,7 @@ struct Job<'a> {
     privileged: Privileged,
     left: LeftBehind,
     links: HashMap<u64, PathBuf>,
-    failed: &'a mut dyn FnMut(&ExportError),
+    watcher: &'a mut dyn ExportWatcher,
 }
 
 impl Job<'_> {
@@ -146,7 +155,7 @@ impl Job<'_> {
             let found = self.volume.run(|fs| fs.lookup(ino, &name)).map_err(of_store(&from));
             if let Err(e) = found.and_then(|found| self.entry(&found.attr, &from, &to)) {
                 match e {
-                    ExportError::Store(..) => (self.failed)(&e),
+                    ExportError::Store(..) => self.watcher.failed(&e),
                     ExportError::Dest(..) => return Err(e),
                 }
             }
@@ -192,7 +201,8 @@ impl Job<'_> {
             FileKind::File => {
                 let private = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
                 let mut file = private.map_err(of_dest(to))?;
-                copy(self.volume, stat.ino, from, &mut file, to)?;
+                let advance = &mut |bytes| self.watcher.advance(bytes);
+                copy(self.volume, stat.ino, (from, to), &mut file, advance)?;
             }
             FileKind::Symlink => {
                 let target = self.volume.run(|fs| fs.readlink(stat.ino)).map_err(of_store(from))?;

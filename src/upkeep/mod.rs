@@ -13,12 +13,13 @@ use std::time::Duration;
 
 pub use backup::{BackupError, Copied, Destination, Watcher, backup};
 pub use counting::Counting;
-pub use export::{ExportError, LeftBehind, Privileged, cat, export};
+pub use export::{ExportError, ExportWatcher, LeftBehind, Privileged, cat, export};
 pub use fsck::{
     BadHeader, Checked, Finding, Fsck, FsckError, Kind, NoKey, Place, Problem, Repaired, Seen, Text,
 };
 pub use rewrap::{Done, Left, Method, Order, Owner, Plan, Rewrap, RewrapError, Unsettled};
 
+use crate::disk::Dir;
 use crate::disk::device::{self, Device};
 use crate::disk::identity::Owners;
 use crate::fs::{Access, Errno, Fail, Fs, FsSettings, Outcome};
@@ -55,6 +56,7 @@ fn keyring(
 /// A volume opened without a mount. Its calls wait for the KMS.
 pub struct Offline {
     fs: Fs,
+    tree: Dir,
     _lock: crate::disk::File,
 }
 
@@ -106,8 +108,14 @@ impl Offline {
         };
         let keyring = Arc::new(keyring(volume, names, store.clone(), services, store_use));
         let settings = FsSettings { access, owners: Owners::Daemon, directories: 64, handles: 64 };
+        let tree = store.tree().clone();
         let fs = Fs::new(store, keyring, device, settings).map_err(io("the store's root"))?;
-        Ok(Self { fs, _lock: lock })
+        Ok(Self { fs, tree, _lock: lock })
+    }
+
+    /// The tree as it lies in the store.
+    pub fn tree(&self) -> &Dir {
+        &self.tree
     }
 
     /// The filesystem.

@@ -90,6 +90,11 @@ pub struct Fsck {
 }
 
 impl Fsck {
+    /// The tree that it checks.
+    pub fn tree(&self) -> &disk::Dir {
+        self.store.tree()
+    }
+
     /// Opens the store at a path. Nothing is written.
     ///
     /// # Errors
