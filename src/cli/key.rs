@@ -1,16 +1,17 @@
 //! `kmsfs key`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Subcommand;
 
 use super::confirm::confirm;
 use super::mount::open_keystore;
-use super::{provider, vault};
+use super::{provider, usage, vault};
 use crate::clock::date;
 use crate::console::failure::Failure;
-use crate::console::options::{KmsArg, KmsArgs};
-use crate::console::printing::say;
+use crate::console::options::{KmsArg, KmsArgs, Output};
+use crate::console::printing::{say, tell};
 use crate::kms::local::LocalKms;
 use crate::kms::{KeyAdmin, KeyInfo, KeyRef};
 
@@ -32,6 +33,17 @@ pub enum KeyCommand {
     Describe {
         /// The key
         key: String,
+    },
+    /// Show which stores of this machine are under a key, and when its KMS saw it used last
+    Usage {
+        /// The key
+        key: String,
+        /// Further stores to look at, beside those that are mounted or that kmsfs.toml names
+        #[arg(value_name = "STORE")]
+        stores: Vec<PathBuf>,
+        /// Output format
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
     },
     /// Disable a key: mounts under it become unreadable within seconds
     Disable {
@@ -105,6 +117,7 @@ impl KeyCommand {
         match self {
             Self::Create { .. } | Self::List => None,
             Self::Describe { key }
+            | Self::Usage { key, .. }
             | Self::Disable { key }
             | Self::Enable { key }
             | Self::Rotate { key }
@@ -157,11 +170,16 @@ pub fn run(command: &KeyCommand, kms: KmsArg, args: &KmsArgs) -> Result<(), Fail
             }
         }
         KeyCommand::Describe { key } => describe(&admin.describe(&key_ref(key))?),
-        KeyCommand::Disable { key } => admin.disable(&key_ref(key))?,
+        KeyCommand::Usage { key, stores, output } => usage::run(&*admin, key, stores, *output)?,
+        KeyCommand::Disable { key } => {
+            admin.disable(&key_ref(key))?;
+            tell_usage(&*admin, key);
+        }
         KeyCommand::Enable { key } => admin.enable(&key_ref(key))?,
         KeyCommand::Rotate { key } => admin.rotate(&key_ref(key))?,
         KeyCommand::ScheduleDeletion { key, pending_window_days, yes } => {
             let info = admin.describe(&key_ref(key))?;
+            usage::tell(&*admin, &info);
             if !yes {
                 ask_for(&info)?;
             }
@@ -172,6 +190,14 @@ pub fn run(command: &KeyCommand, kms: KmsArg, args: &KmsArgs) -> Result<(), Fail
         KeyCommand::Alias { command } => alias(command, &*admin)?,
     }
     Ok(())
+}
+
+/// What was cut off: told when that is done, and in the way of nothing.
+fn tell_usage(admin: &dyn KeyAdmin, key: &str) {
+    match admin.describe(&key_ref(key)) {
+        Ok(info) => usage::tell(admin, &info),
+        Err(e) => tell!("kmsfs: the key is disabled; where it is in use cannot be had: {e}"),
+    }
 }
 
 fn alias(command: &AliasCommand, kms: &dyn KeyAdmin) -> Result<(), Failure> {

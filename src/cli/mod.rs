@@ -24,6 +24,7 @@ mod pages;
 mod place;
 mod policy;
 mod process;
+mod progress;
 mod provider;
 mod remount;
 mod repeats;
@@ -31,6 +32,7 @@ mod rewrap;
 mod shred;
 mod status;
 mod unmount;
+mod usage;
 mod vault;
 
 use std::ffi::OsString;

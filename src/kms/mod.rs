@@ -262,6 +262,24 @@ pub struct AliasInfo {
     pub target: String,
 }
 
+/// When a master key was last used, as its KMS tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LastUse {
+    /// In seconds since 1970, and by which operation.
+    At {
+        /// When.
+        when: u64,
+        /// The operation, as the KMS calls it.
+        operation: String,
+        /// The record of it in CloudTrail.
+        event: Option<String>,
+    },
+    /// Not since this time, in seconds since 1970: the KMS has kept no record of before.
+    NotSince(u64),
+    /// The KMS keeps no record.
+    Unknown,
+}
+
 /// The administrative half of a KMS.
 pub trait KeyAdmin: Send + Sync {
     /// CreateKey.
@@ -296,4 +314,8 @@ pub trait KeyAdmin: Send + Sync {
     fn remove_alias(&self, name: &str) -> Result<(), KmsError>;
     /// ListAliases, sorted by name.
     fn aliases(&self) -> Result<Vec<AliasInfo>, KmsError>;
+    /// GetKeyLastUsage. `Unknown` where the KMS keeps no record.
+    fn last_use(&self, _key: &KeyRef) -> Result<LastUse, KmsError> {
+        Ok(LastUse::Unknown)
+    }
 }

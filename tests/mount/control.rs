@@ -33,7 +33,7 @@ fn socket(at: &Path) -> PathBuf {
 }
 
 /// Unmounts a folder when dropped: by its daemon, which may be elsewhere, and by the kernel.
-struct Detached(PathBuf);
+pub(super) struct Detached(pub(super) PathBuf);
 
 impl Drop for Detached {
     fn drop(&mut self) {
@@ -120,7 +120,7 @@ fn a_mountpoint_need_not_be_text() {
 }
 
 /// Mounts a store in a mount namespace of its own.
-fn mount_apart(store: &Store) {
+pub(super) fn mount_apart(store: &Store) {
     let script = format!("{LEAVE_OTHERS}exec \"$@\"");
     let mut apart = Command::new("unshare");
     apart.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]);

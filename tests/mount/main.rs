@@ -43,4 +43,5 @@ mod synced;
 mod terminal;
 mod times;
 mod transports;
+mod usage;
 mod walls;

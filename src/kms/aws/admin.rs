@@ -6,7 +6,9 @@ use aws_sdk_kms::types::{KeyMetadata, KeyState as State};
 
 use super::client::AwsKms;
 use super::errors::malformed;
-use crate::kms::{AliasInfo, KeyAdmin, KeyArn, KeyInfo, KeyRef, KeyState, KmsError, Verdict};
+use crate::kms::{
+    AliasInfo, KeyAdmin, KeyArn, KeyInfo, KeyRef, KeyState, KmsError, LastUse, Verdict,
+};
 
 /// Days that a deletion may wait, as the API has them.
 const WINDOW: std::ops::RangeInclusive<u32> = 7..=30;
@@ -192,5 +194,23 @@ impl KeyAdmin for AwsKms {
 
     fn aliases(&self) -> Result<Vec<AliasInfo>, KmsError> {
         self.list_aliases(None)
+    }
+
+    fn last_use(&self, key: &KeyRef) -> Result<LastUse, KmsError> {
+        let id = id_of(self, key)?;
+        let what = &format!("GetKeyLastUsage of {key}");
+        let answer = self.run(self.client.get_key_last_usage().key_id(id).send());
+        let answer = answer.map_err(|e| self.error(what, &e))?;
+        let seconds = |at: aws_sdk_kms::primitives::DateTime| u64::try_from(at.secs()).ok();
+        let used = answer.key_last_usage.and_then(|used| Some((used.timestamp?, used)));
+        Ok(match (used, answer.tracking_start_date.and_then(seconds)) {
+            (Some((at, used)), _) => LastUse::At {
+                when: seconds(at).ok_or_else(|| malformed(what, "the time lies before 1970"))?,
+                operation: used.operation.map_or("an operation".into(), |o| o.as_str().to_owned()),
+                event: used.cloud_trail_event_id,
+            },
+            (None, Some(since)) => LastUse::NotSince(since),
+            (None, None) => LastUse::Unknown,
+        })
     }
 }

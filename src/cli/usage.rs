@@ -1,0 +1,168 @@
+//! Which stores of this machine a master key opens, and when its KMS saw it used last.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::config;
+use crate::clock::date;
+use crate::console::failure::Failure;
+use crate::console::options::Output;
+use crate::console::printing::{say, tell};
+use crate::control::{self, Target};
+use crate::kms::{KeyAdmin, KeyInfo, KeyRef, LastUse};
+use crate::store::{Census, Store, StoreError};
+
+/// What one store has under a master key.
+#[derive(Debug, PartialEq, Eq)]
+struct Use {
+    /// New data keys come under it, and the volume does not open without it.
+    is_current: bool,
+    /// Data keys of files, those under its branch keys among them; `None` while they are counted.
+    data_keys: Option<u64>,
+}
+
+/// A store, and where it is mounted.
+struct Found {
+    store: PathBuf,
+    mountpoint: Option<PathBuf>,
+    of_key: Use,
+}
+
+/// Prints where a key is in use: of the stores that are mounted, that `kmsfs.toml` names, and these.
+///
+/// # Errors
+/// Of the KMS, where it does not know the key. A store that cannot be read is told, and left out.
+pub(super) fn run(
+    admin: &dyn KeyAdmin,
+    key: &str,
+    stores: &[PathBuf],
+    output: Output,
+) -> Result<(), Failure> {
+    let key = admin.describe(&KeyRef(key.to_owned()))?;
+    let last_use = last_use(admin, &key);
+    let found = find(&key, stores);
+    match output {
+        Output::Json => say!("{}", json(&key, &last_use, &found)),
+        Output::Text => lines(&key, &last_use, &found).iter().for_each(|line| say!("{line}")),
+    }
+    Ok(())
+}
+
+/// Tells where a key is in use, beside what else is done to it. What cannot be found out stands
+/// in the way of nothing.
+pub(super) fn tell(admin: &dyn KeyAdmin, key: &KeyInfo) {
+    let last_use = last_use(admin, key);
+    lines(key, &last_use, &find(key, &[])).iter().for_each(|line| tell!("{line}"));
+}
+
+fn last_use(admin: &dyn KeyAdmin, key: &KeyInfo) -> LastUse {
+    admin.last_use(&KeyRef(key.id.clone())).unwrap_or_else(|e| {
+        tell!("kmsfs: when the key was last used cannot be had: {e}");
+        LastUse::Unknown
+    })
+}
+
+/// The stores under the key: those that are mounted, and those that are known of otherwise.
+fn find(key: &KeyInfo, named: &[PathBuf]) -> Vec<Found> {
+    let mounts = control::all().unwrap_or_else(|e| {
+        tell!("kmsfs: what is mounted cannot be had: {e}");
+        Vec::new()
+    });
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let of_file = config::volumes().into_iter().map(|volume| PathBuf::from(volume.store));
+    let mut here: BTreeMap<_, _> =
+        of_file.chain(named.iter().cloned()).map(|store| (real(&store), None)).collect();
+    let mut found = Vec::new();
+    for mount in mounts.iter().filter(|mount| mount.is_believed()) {
+        match mount {
+            Target::Here(_) => {
+                here.insert(real(mount.store()), Some(mount.mountpoint().to_owned()));
+            }
+            Target::Elsewhere { .. } => found.extend(reported(mount, key)),
+        }
+    }
+    for (store, mountpoint) in here {
+        match look(&store, key) {
+            Ok(Some(of_key)) => found.push(Found { store, mountpoint, of_key }),
+            Ok(None) => {}
+            // Unmounted a moment ago, and gone.
+            Err(_) if mountpoint.is_some() && !store.exists() => {}
+            Err(e) => tell!("kmsfs: {}: left out: {e}", store.display()),
+        }
+    }
+    found
+}
+
+/// What a store has under the key, if anything.
+fn look(store: &Path, key: &KeyInfo) -> Result<Option<Use>, StoreError> {
+    let store = Store::open_path(store)?;
+    let is_current = store.read_volume()?.wrap.source.master == key.arn;
+    let counted = Census::default().take(&store);
+    let counts = counted.map_err(|e| StoreError::Io("the sidecars", e))?;
+    let data_keys = counts.by_master().get(&Some(&key.arn)).copied().unwrap_or_default();
+    let branches = counts.branches.values().filter(|b| b.master.as_ref() == Some(&key.arn));
+    let is_used = is_current || data_keys > 0 || branches.count() > 0;
+    Ok(is_used.then_some(Use { is_current, data_keys: Some(data_keys) }))
+}
+
+/// As [`look`], of a mount in another mount namespace, whose store cannot be seen from here.
+fn reported(mount: &Target, key: &KeyInfo) -> Option<Found> {
+    let report = mount.report().ok()??;
+    let is_current = [&report.key_target, &report.master_key].contains(&&key.arn.0);
+    let data_keys = report
+        .lines
+        .map(|lines| lines.iter().filter(|l| l.key == key.arn.0).map(|l| l.lines).sum());
+    (is_current || data_keys > Some(0)).then(|| Found {
+        store: mount.store().to_owned(),
+        mountpoint: Some(mount.mountpoint().to_owned()),
+        of_key: Use { is_current, data_keys },
+    })
+}
+
+fn lines(key: &KeyInfo, last_use: &LastUse, found: &[Found]) -> Vec<String> {
+    let mut lines = vec![format!("key        {}", key.arn)];
+    match last_use {
+        LastUse::At { when, operation, event } => {
+            let event = event.as_ref().map(|id| format!(", CloudTrail event {id}"));
+            let event = event.unwrap_or_default();
+            lines.push(format!("last used  {} for {operation}{event}", date(*when)));
+        }
+        LastUse::NotSince(when) => lines.push(format!("last used  not since {}", date(*when))),
+        LastUse::Unknown => {}
+    }
+    if found.is_empty() {
+        lines.push("stores     none of those known on this machine".to_owned());
+    }
+    for (n, place) in found.iter().enumerate() {
+        let label = if n == 0 { "stores" } else { "" };
+        let at = place
+            .mountpoint
+            .as_ref()
+            .map_or("not mounted".to_owned(), |at| format!("mounted on {}", at.display()));
+        let new = if place.of_key.is_current { ", and its new ones" } else { "" };
+        let keys = place.of_key.data_keys.map_or("some".to_owned(), |n| n.to_string());
+        lines.push(format!("{label:<9}  {}: {at}; {keys} data keys{new}", place.store.display()));
+    }
+    lines
+}
+
+fn json(key: &KeyInfo, last_use: &LastUse, found: &[Found]) -> serde_json::Value {
+    let last_use = match last_use {
+        LastUse::At { when, operation, event } => serde_json::json!({
+            "at": date(*when), "operation": operation, "event": event,
+        }),
+        LastUse::NotSince(when) => serde_json::json!({ "not_since": date(*when) }),
+        LastUse::Unknown => serde_json::Value::Null,
+    };
+    let stores = found.iter().map(|place| {
+        serde_json::json!({
+            "store": place.store.to_string_lossy(),
+            "mountpoint": place.mountpoint.as_ref().map(|at| at.to_string_lossy()),
+            "data_keys": place.of_key.data_keys,
+            "new_data_keys": place.of_key.is_current,
+        })
+    });
+    serde_json::json!({
+        "key": key.arn.0, "last_use": last_use, "stores": stores.collect::<Vec<_>>(),
+    })
+}
