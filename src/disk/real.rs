@@ -13,7 +13,6 @@ use rustix::fs::{
     self as rfs, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RawDir, RenameFlags,
     ResolveFlags, SeekFrom,
 };
-use rustix::path::Arg;
 
 use super::convert::{self, group, owner, stat_at, stat_of, timestamps, xattr_flags};
 use super::{
@@ -229,18 +228,6 @@ impl RealDir {
     }
 }
 
-/// getxattrat(2): a quarter of the time of the way through /proc.
-fn getxattr_at(
-    dir: impl AsFd,
-    name: &OsStr,
-    attr: &OsStr,
-    value: &mut [u8],
-) -> rustix::io::Result<usize> {
-    name.into_with_c_str(|name| {
-        attr.into_with_c_str(|attr| sys::getxattr_at(dir.as_fd(), name, attr, value))
-    })
-}
-
 /// What a descriptor that was opened to enter a folder alone (O_PATH) cannot do is what its mode
 /// forbids.
 fn not_listed(e: rustix::io::Errno) -> rustix::io::Errno {
@@ -340,11 +327,9 @@ impl Directory for RealDir {
     }
 
     fn xattr(&self, name: &OsStr, attr: &OsStr) -> io::Result<Vec<u8>> {
-        match xattrs::value(|buf| getxattr_at(&self.0, name, attr, buf)) {
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {}
-            got => return got,
+        if let Some(got) = xattrs::of_entry(self.0.as_fd(), name, attr) {
+            return got;
         }
-        // An older kernel, or a container's filter that does not know the call.
         let path = self.proc_path(name);
         xattrs::value(|buf| rfs::lgetxattr(&path, attr, buf))
     }
