@@ -78,6 +78,23 @@ impl DirId {
     pub const ROOT: Self = Self([0; 16]);
 }
 
+impl PageId {
+    /// The id of the page that is made after this one: the number that it is, least significant
+    /// byte first, and one. So successive pages lie in successive folders of the store.
+    #[must_use]
+    pub fn next(self) -> Self {
+        let mut bytes = self.0;
+        for byte in &mut bytes {
+            let (sum, carries) = byte.overflowing_add(1);
+            *byte = sum;
+            if !carries {
+                break;
+            }
+        }
+        Self(bytes)
+    }
+}
+
 /// How many files one sidecar page serves.
 pub const SLOTS: u16 = 64;
 
@@ -139,6 +156,15 @@ mod tests {
         assert_eq!(&id.0[14..], &[1, 2]);
         assert_eq!((id.page(), id.slot()), (PageId([7; 14]), 0x0102));
         assert_eq!(FileId::parse(&id.to_string()), Ok(id));
+    }
+
+    #[test]
+    fn pages_are_counted_from_their_first_byte() {
+        let mut bytes = [0xff; 14];
+        bytes[1] = 3;
+        let next = PageId(bytes).next();
+        assert_eq!(next.0[..3], [0, 4, 0xff]);
+        assert_eq!(PageId([0xff; 14]).next(), PageId([0; 14]));
     }
 
     #[test]

@@ -79,6 +79,10 @@ pub struct Mount {
     /// How long the mount works on while the KMS cannot be reached
     #[arg(long, env = "KMSFS_OUTAGE_GRACE", value_parser = duration, default_value = "15m")]
     outage_grace: Duration,
+    /// How long the mount works on while the KMS says that it does not know the credentials: they
+    /// were deleted or revoked, or their account is suspended
+    #[arg(long, env = "KMSFS_CREDENTIALS_GRACE", value_parser = duration, default_value = "5m")]
+    credentials_grace: Duration,
     /// How long a data key is cached before it is fetched again
     #[arg(long, env = "KMSFS_KEY_TTL", value_parser = duration, default_value = "15m")]
     key_ttl: Duration,
@@ -89,7 +93,7 @@ pub struct Mount {
     /// How many data keys the cache holds
     #[arg(long, env = "KMSFS_KEY_CACHE", default_value = "4096")]
     key_cache: NonZeroUsize,
-    /// How many calls of the KMS a second, heartbeats aside (default: 1000 with AWS or Vault, no limit with the embedded keystore)
+    /// How many calls of the KMS a second, heartbeats aside (default: as many as it bears, which is half as many after it throttled and then grows)
     #[arg(long, env = "KMSFS_KMS_RATE", value_name = "N")]
     kms_rate: Option<NonZeroU32>,
     /// Mount read-only: nothing is written to the store, and the KMS is asked to Decrypt alone
@@ -371,6 +375,7 @@ fn settings(
             heartbeat: args.heartbeat,
             revoke_after: args.revoke_after,
             outage_grace: args.outage_grace,
+            credentials_grace: args.credentials_grace,
         },
         accepted: args.only_current_key.then_some(Accepted::Target),
         master,

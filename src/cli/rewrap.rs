@@ -266,8 +266,8 @@ fn failure(args: &RewrapArgs, e: &RewrapError) -> Failure {
                     "see what this identity may do: kmsfs policy test {}; {again}",
                     args.store.display()
                 )),
-                Verdict::Unavailable | Verdict::Credentials => failure.hint(again),
-                Verdict::ThisKey | Verdict::Invalid => failure,
+                verdict if verdict.is_inconclusive() => failure.hint(again),
+                _ => failure,
             }
         }
         RewrapError::Overtaken(_) => Failure::new(Exit::Busy, message)

@@ -220,7 +220,7 @@ impl From<KmsError> for Failure {
             // Files and logins of Vault's say for themselves what is wrong.
             Verdict::Credentials if e.code.starts_with("Vault") => Self::new(Exit::Config, message)
                 .hint("see how a token is had: kmsfs mount --help, --vault-auth and below"),
-            Verdict::Credentials => Self::new(Exit::Config, message).hint(
+            Verdict::Credentials | Verdict::UnknownCaller => Self::new(Exit::Config, message).hint(
                 "see who you are: aws sts get-caller-identity; name a profile: --profile NAME",
             ),
             Verdict::ThisKey => Self::new(Exit::Failed, message),

@@ -65,7 +65,7 @@ fn beat(keyring: &Keyring, events: &Sender<Message>) {
     let look = |outcome: Result<(), KmsError>| {
         scrub_stack();
         let error = outcome.err()?;
-        if matches!(error.verdict, Verdict::Unavailable | Verdict::Credentials) {
+        if error.verdict.is_inconclusive() {
             return Some(error);
         }
         // ThisKey and Invalid too: the canary, and a key made this moment, are nobody's damaged
@@ -100,10 +100,11 @@ fn beat(keyring: &Keyring, events: &Sender<Message>) {
         return;
     }
     let error = pair.or(canary);
-    let event = if error.is_some() { Event::Unavailable } else { Event::Good { began } };
+    let is_good = error.is_none();
+    let event = error.as_ref().map_or(Event::Good { began }, |e| Event::of_inconclusive(e.verdict));
     let _ = events.send(Message { event, error, began });
     // After the verdict: this reads the store, and a disk may take its time.
-    if event != Event::Unavailable {
+    if is_good {
         keyring.look_at_volume();
     }
 }
@@ -115,7 +116,7 @@ fn ask_other(keyring: &Keyring, canary: &Canary) {
     let got = keyring.beat_service().decrypt(&master, &canary.wrapped, &canary.context);
     scrub_stack();
     let Err(e) = got.map(drop) else { return };
-    if !matches!(e.verdict, Verdict::Unavailable | Verdict::Credentials) {
+    if !e.verdict.is_inconclusive() {
         log::warn!("{e}: files under {} are not readable any more", canary.master);
         keyring.masters().forget(&canary.master);
         keyring.following().drop_keys();

@@ -16,7 +16,7 @@ use super::cache::Expiry;
 use super::fetch::{self, Fetched};
 use super::gate::Gate;
 use super::keyring::Keyring;
-use super::machine::{Phase, Reason};
+use super::phase::{Phase, Reason};
 use super::pool::NoKeys;
 use super::request::KeyFail;
 use crate::clock::Moment;

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use super::branches;
-use super::files::{Fetches, Neighbours};
+use super::files::Fetches;
 use super::keyring::Keyring;
-use super::machine::{Phase, Reason};
+use super::phase::{Phase, Reason};
 use super::pool;
+use super::queue::{Neighbours, Task};
 use super::request::{KeyFail, KeyRequest};
 use crate::clock::Moment;
 use crate::content::{ContentCipher, check};
 use crate::ids::{BranchId, FileId, PageId};
-use crate::kms::{Context, KeyArn, KeyRef};
+use crate::kms::{Context, KeyArn, KeyRef, KmsError};
 use crate::secret::{Key, scrub_stack};
 use crate::store::{Line, WrapKind};
 
@@ -36,9 +37,23 @@ pub(super) enum Fetched<K> {
 
 /// A fetch thread: until the keyring stops.
 pub(super) fn run(keyring: &Keyring) {
-    while let Some((file, neighbours)) = keyring.files().next() {
-        // Those who wait were answered.
-        let _ = fetch_claimed(keyring, file, neighbours);
+    while let Some(task) = keyring.files().next() {
+        match task {
+            // Those who wait were answered.
+            Task::File(file, neighbours) => drop(fetch_claimed(keyring, file, neighbours)),
+            Task::Page(page) => fetch_ahead(keyring, page),
+        }
+    }
+}
+
+/// Has the keys of a page fetched that nobody waits for yet. There may be no such page.
+fn fetch_ahead(keyring: &Keyring, page: PageId) {
+    // A locked mount asks for nothing but beats.
+    if keyring.gate().phase() == Phase::Open
+        && let Ok(lines) = read(keyring, page)
+    {
+        let own = keyring.files().claim_page(page, &lines.all);
+        all_of(keyring, &lines, own);
     }
 }
 
@@ -55,10 +70,7 @@ fn fetch_claimed(
     };
     let lines = read.inspect_err(|fail| finish(keyring, file, Err(*fail)))?;
     let follow = match neighbours {
-        Neighbours::Follow => {
-            let fetches = Fetches::worth(keyring.service());
-            keyring.files().look_ahead(file.page(), &lines.all, fetches)
-        }
+        Neighbours::Follow => keyring.files().look_ahead(file.page(), &lines.all),
         Neighbours::Stay => Vec::new(),
     };
     let outcome = fetch(keyring, &lines, file);
@@ -173,6 +185,7 @@ fn unwrap(
         }
         Err(e) => {
             log::warn!("file {file}: {e}");
+            keyring.heed(&e);
             keyring.fail_of(e.verdict).map_or(Ok(Fetched::Inconclusive), Err)
         }
     }
@@ -182,6 +195,13 @@ fn unwrap(
 const SLICE: Duration = Duration::from_millis(50);
 
 impl Keyring {
+    /// Asks for less of a KMS that throttles.
+    pub(super) fn heed(&self, e: &KmsError) {
+        if e.is_throttling() {
+            self.rate().throttled(Moment::now());
+        }
+    }
+
     /// Waits until the budget has a call; `false` when the keyring stops or locks meanwhile.
     pub(super) fn wait_for_rate(&self) -> bool {
         let due = Moment::now() + self.rate().reserve(Moment::now());

@@ -1,7 +1,8 @@
 //! The data keys of files: those that are cached, those that someone waits for, and those that are
 //! to be fetched.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,8 @@ use super::answers::{Answer, Answers, Ticket};
 use super::cache::{Cache, Expiry};
 use super::counts::KeyCounts;
 use super::gate::Gate;
-use super::machine::Phase;
+use super::phase::Phase;
+use super::queue::{Queue, Task};
 use super::request::{KeyFail, KeyRequest, Waiter};
 use crate::clock::Moment;
 use crate::content::ContentCipher;
@@ -26,15 +28,6 @@ const PARKED_FOR: Duration = Duration::from_secs(4);
 const LONGEST_FETCH: Duration = Duration::from_secs(600);
 /// Between an inconclusive fetch and the next one of the same key.
 const PAUSE: Duration = Duration::from_millis(500);
-
-/// What becomes of the other keys of a page when one is fetched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Neighbours {
-    /// They may be fetched ahead.
-    Follow,
-    /// They stay.
-    Stay,
-}
 
 /// How many fetches are worth making side by side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,15 +48,10 @@ impl Fetches {
 struct State {
     cache: Cache,
     waiting: HashMap<KeyRequest, Vec<Waiter>>,
-    /// For these the store is read or written just now.
-    at_store: HashSet<KeyRequest>,
-    /// Files whose key someone waits for.
-    queue: VecDeque<FileId>,
-    /// Files whose key may be wanted next; after the others.
-    later: VecDeque<FileId>,
+    /// For these the store is read or written just now, by so many threads.
+    at_store: HashMap<KeyRequest, u32>,
+    queue: Queue,
     ahead: Ahead,
-    /// Those of both queues, and those being fetched.
-    in_flight: HashSet<FileId>,
     /// The last call of the KMS was inconclusive: those who wait are not asked for again before.
     retry_after: Moment,
     /// When all keys were dropped: what was asked for before is not taken any more.
@@ -83,6 +71,7 @@ pub(super) struct FileKeys {
     work: Condvar,
     /// Keys fetched ahead that are not yet at hand, at most.
     most_ahead: usize,
+    fetches: Fetches,
     gate: Arc<Gate>,
     answers: Arc<Answers>,
 }
@@ -90,6 +79,7 @@ pub(super) struct FileKeys {
 impl FileKeys {
     pub(super) fn new(
         (cache, ttl): (NonZeroUsize, Duration),
+        fetches: Fetches,
         gate: Arc<Gate>,
         answers: Arc<Answers>,
     ) -> Self {
@@ -97,11 +87,9 @@ impl FileKeys {
         let state = State {
             cache: Cache::new(cache, ttl),
             waiting: HashMap::new(),
-            at_store: HashSet::new(),
-            queue: VecDeque::new(),
-            later: VecDeque::new(),
+            at_store: HashMap::new(),
+            queue: Queue::default(),
             ahead: Ahead::default(),
-            in_flight: HashSet::new(),
             retry_after: never,
             cleared_at: never,
             shredded: HashMap::new(),
@@ -111,7 +99,7 @@ impl FileKeys {
             stopping: false,
         };
         let (state, work) = (Mutex::new(state), Condvar::new());
-        Self { state, work, most_ahead: cache.get() / 4, gate, answers }
+        Self { state, work, most_ahead: cache.get() / 4, fetches, gate, answers }
     }
 
     /// A file's cipher, if it is cached.
@@ -120,7 +108,11 @@ impl FileKeys {
         let found = state.cache.get(file, Moment::now(), expiry);
         if found.is_some() {
             state.hits += 1;
-            state.ahead.hit(file);
+            let next = state.ahead.hit(file);
+            if self.fetches == Fetches::SideBySide && !next.is_empty() {
+                state.queue.look_later(next);
+                self.work.notify_one();
+            }
         } else {
             state.misses += 1;
         }
@@ -164,32 +156,22 @@ impl FileKeys {
         let deadline = Moment::now() + PARKED_FOR;
         state.waiting.entry(request).or_default().push(Waiter { ticket, deadline });
         // Fetched even if it came in the meantime: rare, and simpler than another look.
-        if let KeyRequest::File(file) = request {
-            let later = state.later.iter().position(|f| *f == file);
-            if let Some(at) = later {
-                state.later.remove(at);
-            }
-            if state.in_flight.insert(file) || later.is_some() {
-                state.queue.push_back(file);
-                self.work.notify_one();
-            }
+        if let KeyRequest::File(file) = request
+            && state.queue.want(file)
+        {
+            self.work.notify_one();
         }
     }
 
     /// Claims a file for a fetch by the caller; `false` where another thread fetches it.
     pub(super) fn claim(&self, file: FileId) -> bool {
-        let mut state = self.state.lock();
-        if let Some(at) = state.later.iter().position(|f| *f == file) {
-            state.later.remove(at);
-            return true;
-        }
-        state.in_flight.insert(file)
+        self.state.lock().queue.claim(file)
     }
 
     /// Says that the store is read or written for a key, until the answer is dropped. Nobody who
     /// waits for the key is late meanwhile: a slow disk makes programs wait, as it does natively.
     pub(super) fn at_store(&self, request: KeyRequest) -> AtStore<'_> {
-        self.state.lock().at_store.insert(request);
+        *self.state.lock().at_store.entry(request).or_default() += 1;
         AtStore { files: self, request, began: Moment::now() }
     }
 
@@ -217,45 +199,43 @@ impl FileKeys {
         let mut late = Vec::new();
         {
             let mut state = self.state.lock();
-            let State { waiting, at_store, queue, in_flight, cache, retry_after, .. } = &mut *state;
+            let State { waiting, at_store, queue, cache, retry_after, .. } = &mut *state;
             let again = now >= *retry_after;
             waiting.retain(|request, waiters| {
-                if !at_store.contains(request) {
+                if !at_store.contains_key(request) {
                     late.extend(waiters.extract_if(.., |w| now >= w.deadline));
                 }
                 if let KeyRequest::File(file) = request
                     && !waiters.is_empty()
                     && again
-                    && in_flight.insert(*file)
                 {
-                    queue.push_back(*file);
+                    queue.want(*file);
                 }
                 !waiters.is_empty()
             });
             // A locked mount asks for nothing but beats: each refusal here would cause one more.
             if expiry == Expiry::Strict && self.gate.phase() == Phase::Open {
                 cache.expire(now);
-                queue.extend(cache.due(now).into_iter().filter(|file| in_flight.insert(*file)));
+                for file in cache.due(now) {
+                    queue.want(file);
+                }
             }
-            if !queue.is_empty() {
+            if queue.is_wanted() {
                 self.work.notify_all();
             }
         }
         self.tell(late, Err(KeyFail::Late));
     }
 
-    /// Of a fetch thread: waits for the next file; `None` when the keyring stops.
-    pub(super) fn next(&self) -> Option<(FileId, Neighbours)> {
+    /// Of a fetch thread: waits for the next task; `None` when the keyring stops.
+    pub(super) fn next(&self) -> Option<Task> {
         let mut state = self.state.lock();
         loop {
             if state.stopping {
                 return None;
             }
-            if let Some(file) = state.queue.pop_front() {
-                return Some((file, Neighbours::Follow));
-            }
-            if let Some(file) = state.later.pop_front() {
-                return Some((file, Neighbours::Stay));
+            if let Some(task) = state.queue.next() {
+                return Some(task);
             }
             self.work.wait(&mut state);
         }
@@ -270,47 +250,52 @@ impl FileKeys {
     /// A fetch was inconclusive: those who wait are asked for again at a later tick.
     pub(super) fn finish_inconclusively(&self, file: FileId) {
         let mut state = self.state.lock();
-        state.in_flight.remove(&file);
+        state.queue.done(file);
         state.retry_after = Moment::now() + PAUSE;
     }
 
     /// These files are not fetched after all.
     pub(super) fn unclaim(&self, files: impl IntoIterator<Item = FileId>) {
         let mut state = self.state.lock();
-        for file in files {
-            state.in_flight.remove(&file);
-        }
+        files.into_iter().for_each(|file| state.queue.done(file));
     }
 
     /// Queues files again whose fetch waited for another.
     pub(super) fn requeue(&self, files: &[FileId]) {
-        self.state.lock().queue.extend(files);
+        self.state.lock().queue.requeue(files);
         self.work.notify_all();
     }
 
-    /// Claims the other keys of a page, if its files seem to be read one after another. Where
-    /// calls are worth making side by side they are queued; where not, and where a branch key
-    /// opens them, they are the caller's to fetch.
-    pub(super) fn look_ahead(&self, page: PageId, lines: &[Line], fetches: Fetches) -> Vec<FileId> {
+    /// Claims the other keys of a page, if its files seem to be read one after another; see
+    /// [`FileKeys::claim_page`].
+    pub(super) fn look_ahead(&self, page: PageId, lines: &[Line]) -> Vec<FileId> {
+        let is_walk = self.state.lock().ahead.miss(page);
+        if is_walk { self.claim_page(page, lines) } else { Vec::new() }
+    }
+
+    /// Claims the keys of a page that are not at hand. Where calls are worth making side by side
+    /// they are queued; where not, and where a branch key opens them, they are the caller's to fetch.
+    pub(super) fn claim_page(&self, page: PageId, lines: &[Line]) -> Vec<FileId> {
         let mut state = self.state.lock();
-        if !state.ahead.miss(page) {
-            return Vec::new();
-        }
-        let room = self.most_ahead.saturating_sub(state.later.len());
+        let State { cache, queue, ahead, .. } = &mut *state;
+        let room = self.most_ahead.saturating_sub(queue.ahead());
         let (mut slots, mut own) = (Vec::new(), Vec::new());
         for line in lines {
             let file = FileId::new(page, line.slot);
-            if slots.len() < room && !state.cache.has(file) && state.in_flight.insert(file) {
-                slots.push(line.slot);
-                match line.kind {
-                    WrapKind::Master(_) if fetches == Fetches::SideBySide => {
-                        state.later.push_back(file);
-                    }
-                    _ => own.push(file),
-                }
+            if slots.len() == room || cache.has(file) {
+                continue;
             }
+            let is_call = matches!(line.kind, WrapKind::Master(_));
+            let is_claimed = if is_call && self.fetches == Fetches::SideBySide {
+                queue.want_later(file)
+            } else {
+                let is_free = queue.claim(file);
+                own.extend(is_free.then_some(file));
+                is_free
+            };
+            slots.extend(is_claimed.then_some(line.slot));
         }
-        state.ahead.asked(page, &slots);
+        ahead.asked(page, &slots);
         drop(state);
         if own.len() < slots.len() {
             self.work.notify_all();
@@ -342,9 +327,7 @@ impl FileKeys {
     pub(super) fn wipe(&self) {
         let mut state = self.state.lock();
         state.cache.wipe();
-        for file in std::mem::take(&mut state.later) {
-            state.in_flight.remove(&file);
-        }
+        state.queue.drop_later();
     }
 
     /// What became of keys so far; those of the pool are left out.
@@ -369,9 +352,7 @@ impl FileKeys {
     /// Files that are queued, as if they had been fetched in vain.
     #[cfg(test)]
     pub(super) fn take_queue(&self) -> Vec<FileId> {
-        let mut state = self.state.lock();
-        state.in_flight.clear();
-        state.queue.drain(..).collect()
+        self.state.lock().queue.take_wanted()
     }
 }
 
@@ -387,7 +368,12 @@ impl Drop for AtStore<'_> {
     fn drop(&mut self) {
         let mut state = self.files.state.lock();
         let State { waiting, at_store, .. } = &mut *state;
-        at_store.remove(&self.request);
+        if let Entry::Occupied(mut at) = at_store.entry(self.request) {
+            *at.get_mut() -= 1;
+            if *at.get() == 0 {
+                at.remove();
+            }
+        }
         let took = Moment::now().since(self.began);
         let waiters = waiting.get_mut(&self.request).into_iter().flatten();
         waiters.for_each(|waiter| waiter.deadline = waiter.deadline + took);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::keyring::Keyring;
-use super::machine::Phase;
 use super::monitor::Effects;
+use super::phase::Phase;
 use super::source::Word;
 use super::volume::{Accepted, OpenError};
 use crate::clock::Moment;

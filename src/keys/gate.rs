@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::machine::{Phase, Reason};
+use super::phase::{Phase, Reason};
 use crate::clock::{Moment, millis};
 use crate::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};

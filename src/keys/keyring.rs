@@ -19,12 +19,12 @@ use super::branches::Branches;
 use super::cache::Expiry;
 use super::carriers::Carriers;
 use super::counts::KeyCounts;
-use super::files::FileKeys;
+use super::files::{Fetches, FileKeys};
 use super::follow::Following;
 use super::gate::{Gate, Pass, Purpose, Shut};
 use super::lines::PendingRemovals;
-use super::machine::{Phase, Reason};
 use super::masters::Masters;
+use super::phase::{Phase, Reason};
 use super::pool::Pool;
 use super::rate::Rate;
 use super::request::{KeyFail, KeyRequest};
@@ -92,14 +92,14 @@ impl Keyring {
         limits: Limits,
     ) -> Self {
         let services = services.into();
-        let rate = Rate::new(limits.rate.or(services.work.fair_rate()));
         let (gate, answers) = (Arc::new(Gate::new(limits.patience)), Arc::<Answers>::default());
-        let files = FileKeys::new((limits.cache, limits.ttl), gate.clone(), answers.clone());
+        let (cache, fetches) = ((limits.cache, limits.ttl), Fetches::worth(&*services.work));
+        let files = FileKeys::new(cache, fetches, gate.clone(), answers.clone());
         Self {
             volume,
             store,
             services,
-            rate,
+            rate: Rate::new(limits.rate),
             gate,
             answers,
             names: RwLock::new(Some(Arc::new(names))),
@@ -371,8 +371,8 @@ impl Keyring {
                 self.beats.ask();
                 Some(KeyFail::Closed(Reason::Refused))
             }
-            Verdict::ThisKey | Verdict::Invalid => Some(KeyFail::Rejected),
-            Verdict::Unavailable | Verdict::Credentials => None,
+            verdict if verdict.is_inconclusive() => None,
+            _ => Some(KeyFail::Rejected),
         }
     }
 

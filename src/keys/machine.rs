@@ -1,7 +1,8 @@
 //! The kill switch's state machine: pure, with time as an argument.
 //!
 //! Open → Draining → Locked → Open. A refusal of the master key drains at once (or after
-//! `revoke_after`); an unreachable KMS after the heartbeat and the grace; an operator at will.
+//! `revoke_after`); credentials that the KMS does not know after their grace; an unreachable KMS
+//! after the heartbeat and the grace; an operator at will.
 //! A drain ends when its work is done or its time is up, whichever comes first. Reopening wants
 //! two good beats in a row, since a KMS may answer both ways for a while after a change.
 //!
@@ -10,51 +11,9 @@
 
 use std::time::Duration;
 
+use super::phase::{Phase, Reason};
 use crate::clock::Moment;
-
-/// Why the mount is not open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// The KMS refuses the master key.
-    Refused,
-    /// The KMS has been out of reach for longer than the grace.
-    Unreachable,
-    /// An operator locked it.
-    Operator,
-}
-
-/// Where the mount stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Everything is served.
-    Open,
-    /// Dirty pages are saved, nothing else is served.
-    Draining(Reason),
-    /// Nothing is served, and no key is in memory.
-    Locked(Reason),
-}
-
-const REASONS: [Reason; 3] = [Reason::Refused, Reason::Unreachable, Reason::Operator];
-
-impl Phase {
-    /// A number for an atomic.
-    pub(super) fn code(self) -> u8 {
-        match self {
-            Self::Open => 0,
-            Self::Draining(r) => 1 + r as u8,
-            Self::Locked(r) => 4 + r as u8,
-        }
-    }
-
-    /// The phase of a number that `code` made.
-    pub(super) fn from_code(code: u8) -> Self {
-        match code {
-            1..=3 => Self::Draining(REASONS[usize::from(code) - 1]),
-            4..=6 => Self::Locked(REASONS[usize::from(code) - 4]),
-            _ => Self::Open,
-        }
-    }
-}
+use crate::kms::Verdict;
 
 /// The settings that the machine knows.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +24,8 @@ pub struct Timing {
     pub revoke_after: Duration,
     /// How long the mount works on while the KMS cannot be reached, beyond a heartbeat.
     pub outage_grace: Duration,
+    /// How long the mount works on while the KMS says that it does not know who asks.
+    pub credentials_grace: Duration,
 }
 
 /// What the promise allows beyond a heartbeat, for the KMS's answer and the lock.
@@ -89,6 +50,8 @@ pub enum Event {
     Refused,
     /// None was refused, but one got no answer that counts.
     Unavailable,
+    /// None was refused, but the KMS said that it does not know who asks.
+    UnknownCaller,
     /// An operator asked for the lock.
     Lock,
     /// An operator took it back.
@@ -99,6 +62,13 @@ pub enum Event {
     Sealed,
     /// Time passed.
     Tick,
+}
+
+impl Event {
+    /// A beat of which the KMS said neither yes nor no.
+    pub(super) fn of_inconclusive(verdict: Verdict) -> Self {
+        if verdict == Verdict::UnknownCaller { Self::UnknownCaller } else { Self::Unavailable }
+    }
 }
 
 /// What is to be done.
@@ -124,6 +94,7 @@ pub struct Machine {
     phase: Phase,
     last_good: Moment,
     refused_since: Option<Moment>,
+    unknown_since: Option<Moment>,
     last_refusal: Option<Moment>,
     drain_until: Moment,
     good_in_a_row: u32,
@@ -141,6 +112,7 @@ impl Machine {
             phase: Phase::Open,
             last_good: now,
             refused_since: None,
+            unknown_since: None,
             last_refusal: None,
             drain_until: now,
             good_in_a_row: 0,
@@ -171,6 +143,7 @@ impl Machine {
             Event::Good { began } if self.last_refusal.is_none_or(|at| began >= at) => {
                 self.last_good = self.last_good.max(began);
                 self.refused_since = None;
+                self.unknown_since = None;
                 self.good_in_a_row += 1;
             }
             Event::Good { .. } => {}
@@ -180,6 +153,10 @@ impl Machine {
                 self.good_in_a_row = 0;
             }
             Event::Unavailable => self.good_in_a_row = 0,
+            Event::UnknownCaller => {
+                self.unknown_since.get_or_insert(now);
+                self.good_in_a_row = 0;
+            }
             Event::Lock => self.operator = true,
             Event::Unlock => self.operator = false,
             Event::Drained | Event::Sealed | Event::Tick => {}
@@ -209,8 +186,9 @@ impl Machine {
         if self.operator {
             return Some(Reason::Operator);
         }
-        if let Some(since) = self.refused_since
-            && now.since(since) >= self.timing.revoke_after
+        let lasts = |since: Option<Moment>, limit| since.is_some_and(|at| now.since(at) >= limit);
+        if lasts(self.refused_since, self.timing.revoke_after)
+            || lasts(self.unknown_since, self.timing.credentials_grace)
         {
             return Some(Reason::Refused);
         }
@@ -277,6 +255,7 @@ mod tests {
             heartbeat: Duration::from_secs(10),
             revoke_after: Duration::from_secs(revoke_after),
             outage_grace: Duration::from_secs(grace),
+            credentials_grace: Duration::from_secs(5),
         };
         Machine::new(timing, at(0))
     }
@@ -346,6 +325,24 @@ mod tests {
         assert_eq!(m.step(Event::Tick, at(8)), drain(Reason::Refused, 18));
     }
 
+    /// Deleted credentials were an outage of a quarter of an hour.
+    #[test]
+    fn credentials_that_the_kms_does_not_know_lock_after_their_grace() {
+        let mut m = machine(0, 900);
+        assert_eq!(m.step(Event::UnknownCaller, at(3)), None);
+        assert_eq!(m.step(Event::Unavailable, at(5)), None, "no answer takes nothing back");
+        assert_eq!(m.step(Event::Tick, at(8)), drain(Reason::Refused, 11));
+        assert_eq!(m.step(Event::Drained, at(9)), Some(Effect::Seal(Reason::Refused)));
+        assert_eq!(m.step(good(10), at(10)), None);
+        assert_eq!(m.step(good(11), at(11)), Some(Effect::Open));
+
+        let mut m = machine(0, 900);
+        assert_eq!(m.step(Event::UnknownCaller, at(3)), None);
+        assert_eq!(m.step(good(6), at(6)), None, "new credentials in time");
+        assert_eq!(m.step(Event::UnknownCaller, at(9)), None);
+        assert_eq!(m.step(Event::Tick, at(13)), None, "counted anew");
+    }
+
     /// Every script of eight events: a mount is open only where the promise lets it be.
     #[test]
     fn no_script_leaves_a_refused_mount_open() {
@@ -353,22 +350,26 @@ mod tests {
             good(0),
             Event::Refused,
             Event::Unavailable,
+            Event::UnknownCaller,
             Event::Lock,
             Event::Unlock,
             Event::Drained,
         ];
-        for script in 0..6u32.pow(7) {
+        for script in 0..7u32.pow(7) {
             let (mut m, mut rest, mut last, mut operator) = (machine(0, 5), script, None, false);
             for t in 1..=7 {
-                let mut event = events[(rest % 6) as usize];
-                rest /= 6;
+                let mut event = events[(rest % 7) as usize];
+                rest /= 7;
                 if event == good(0) {
                     event = good(t);
                 }
                 let before = m.phase();
                 m.step(event, at(t));
                 match event {
-                    Event::Good { .. } | Event::Refused | Event::Unavailable => last = Some(event),
+                    Event::Good { .. }
+                    | Event::Refused
+                    | Event::Unavailable
+                    | Event::UnknownCaller => last = Some(event),
                     Event::Lock => operator = true,
                     Event::Unlock => operator = false,
                     _ => {}
@@ -378,15 +379,6 @@ mod tests {
                 }
                 let jumped = matches!((before, m.phase()), (Phase::Open, Phase::Locked(_)));
                 assert!(!jumped, "script {script}: locked without a drain");
-            }
-        }
-    }
-
-    #[test]
-    fn phases_survive_their_code() {
-        for r in REASONS {
-            for p in [Phase::Open, Phase::Draining(r), Phase::Locked(r)] {
-                assert_eq!(Phase::from_code(p.code()), p);
             }
         }
     }

@@ -9,14 +9,15 @@ use parking_lot::Mutex;
 
 use super::cache::Expiry;
 use super::keyring::Keyring;
-use super::machine::{Effect, Event, Machine, Phase, Reason, Timing};
+use super::machine::{Effect, Event, Machine, Timing};
+use super::phase::{Phase, Reason};
 use super::request::KeyRequest;
 use super::status::{Beat, BeatOutcome, Status};
 use super::store_use::StoreUse;
 use super::volume::OpenError;
 use super::{beat, fetch, follow, pool};
 use crate::clock::Moment;
-use crate::kms::{KmsError, Verdict};
+use crate::kms::KmsError;
 use crate::names::VolumeKeys;
 use crate::secret::scrub_stack;
 use crate::threads::{Role, spawn};
@@ -364,7 +365,9 @@ impl Loop {
             Err(e) => {
                 log::error!("the mount stays locked: {e}");
                 let event = match &e {
-                    OpenError::Kms(e) if e.verdict == Verdict::Unavailable => Event::Unavailable,
+                    OpenError::Kms(e) if e.verdict.is_inconclusive() => {
+                        Event::of_inconclusive(e.verdict)
+                    }
                     _ => Event::Refused,
                 };
                 self.machine.stay_locked();

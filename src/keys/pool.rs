@@ -5,21 +5,20 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::branches;
 use super::keyring::Keyring;
-use super::machine::Phase;
+use super::pages;
+use super::phase::Phase;
 use super::request::{KeyFail, KeyRequest};
 use super::volume::NoNewKey;
 use crate::clock::Moment;
-use crate::content::{ContentCipher, check};
-use crate::ids::{FileId, PageId, SLOTS};
-use crate::kms::{Context, KmsError};
-use crate::secret::{Key, scrub_stack};
-use crate::store::{DataKeys, Line, Page, WrapKind};
-use crate::sync::{Condvar, Mutex};
-use crate::threads::{Role, spawn_in};
+use crate::content::ContentCipher;
+use crate::ids::{FileId, PageId};
+use crate::kms::KmsError;
+use crate::sync::{Condvar, Mutex, RwLock};
 
 const SMALLEST: usize = 16;
+/// A pool that was emptied becomes so many times larger: of a burst of new files few wait.
+const GROWTH: usize = 4;
 const LARGEST: usize = 2048;
 /// After this long without a refill the pool's size falls back to the smallest.
 const QUIET: Duration = Duration::from_secs(60);
@@ -45,12 +44,12 @@ impl Ready {
         self.keys.len() <= self.target / 2
     }
 
-    /// How many keys to make now. A pool that ran down by half since its last fill grows.
+    /// How many keys to make now. A pool that was emptied since its last fill grows.
     fn order(&mut self, quiet: bool) -> usize {
         if quiet {
             self.target = SMALLEST;
         } else if self.keys.is_empty() {
-            self.target = (self.target * 2).min(LARGEST);
+            self.target = (self.target * GROWTH).min(LARGEST);
         }
         self.target.saturating_sub(self.keys.len())
     }
@@ -62,8 +61,10 @@ pub(super) struct Pool {
     ready: Mutex<Ready>,
     /// It is low, or its thread is to look for another reason.
     low: Condvar,
-    /// Held while new data keys are on their way to their sidecar page.
-    filling: Mutex<()>,
+    /// The page that was made last.
+    page: Mutex<Option<PageId>>,
+    /// Held, shared, while new data keys are on their way to their sidecar pages.
+    filling: RwLock<()>,
 }
 
 impl Pool {
@@ -90,6 +91,20 @@ impl Pool {
         self.ready.lock().keys.len()
     }
 
+    /// Has keys that are made and written from now on, until the guard is dropped, waited for by
+    /// [`Pool::wait_for_pages`].
+    pub(super) fn filling(&self) -> impl Drop + '_ {
+        self.filling.read()
+    }
+
+    /// The id of a new page: the first is random, and each other one follows the one before.
+    pub(super) fn next_page(&self) -> PageId {
+        let mut last = self.page.lock();
+        let page = last.map_or_else(PageId::random, PageId::next);
+        *last = Some(page);
+        page
+    }
+
     /// Drops the keys and names the files whose lines were never used.
     pub(super) fn wipe(&self) -> Vec<FileId> {
         self.ready.lock().keys.drain(..).map(|c| c.file()).collect()
@@ -97,7 +112,7 @@ impl Pool {
 
     /// Returns when no key that is being made now is on its way to the store any more.
     pub(super) fn wait_for_pages(&self) {
-        drop(self.filling.lock());
+        drop(self.filling.write());
     }
 
     /// Ends its thread.
@@ -125,7 +140,7 @@ impl Pool {
     }
 
     /// Takes keys that were made, if they are still `wanted`; else gives them back.
-    fn add(
+    pub(super) fn add(
         &self,
         keys: Vec<Arc<ContentCipher>>,
         wanted: impl FnOnce() -> bool,
@@ -195,7 +210,7 @@ fn fail_of(keyring: &Keyring, why: NoKeys) -> Option<KeyFail> {
 
 /// Fills the pool on the caller's own thread, for offline jobs.
 pub(super) fn supply(keyring: &Keyring) -> Result<(), KeyFail> {
-    fill(keyring, SMALLEST).map_err(|e| fail_of(keyring, e).unwrap_or(KeyFail::Late))
+    pages::make(keyring, SMALLEST).map_err(|e| fail_of(keyring, e).unwrap_or(KeyFail::Late))
 }
 
 /// How the disk took the last page.
@@ -210,107 +225,5 @@ pub(super) fn fill_on(keyring: &Keyring, wanted: usize, disk: Disk) -> Result<()
     if disk == Disk::Failed {
         keyring.store().try_writing().map_err(NoKeys::Disk)?;
     }
-    fill(keyring, wanted)
-}
-
-fn fill(keyring: &Keyring, mut wanted: usize) -> Result<(), NoKeys> {
-    while wanted > 0 && open(keyring) {
-        let n = wanted.min(usize::from(SLOTS));
-        let target = keyring.volume().target();
-        let page = make_page(keyring, n);
-        scrub_stack();
-        let wanted_still = || open(keyring) && keyring.volume().target() == target;
-        if let Err(unused) = keyring.pool().add(page?, wanted_still) {
-            // Locked, or an alias moved, while the page was made: its keys are dropped, its lines
-            // never used.
-            unused.iter().for_each(|c| keyring.dead().add_unused(c.file()));
-            return Ok(());
-        }
-        keyring.files().answer(KeyRequest::Fresh, Ok(()));
-        wanted -= n;
-    }
-    Ok(())
-}
-
-/// A data key and its sidecar line.
-type Made = (Line, Arc<ContentCipher>);
-
-/// A page of up to `n` keys, durable. Fewer where the KMS stops giving some.
-fn make_page(keyring: &Keyring, n: usize) -> Result<Vec<Arc<ContentCipher>>, NoKeys> {
-    let _filling = keyring.pool().filling.lock();
-    let page = PageId::random();
-    let keys = match keyring.volume().settings().data_keys {
-        DataKeys::PerFile => by_the_kms(keyring, page, n)?,
-        DataKeys::Branch => by_a_branch(keyring, page, n)?,
-    };
-    if keys.is_empty() || !open(keyring) {
-        return Ok(Vec::new());
-    }
-    let (mut lines, ciphers): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
-    lines.sort_by_key(|line: &Line| line.slot);
-    let _at_store = keyring.files().at_store(KeyRequest::Fresh);
-    keyring.store().add_page(page, &Page::of(&lines)).map_err(NoKeys::Disk)?;
-    Ok(ciphers)
-}
-
-/// Keys that are made here and wrapped by the present branch key.
-fn by_a_branch(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, NoKeys> {
-    let Some(branch) = branches::for_new(keyring, n)? else { return Ok(Vec::new()) };
-    let volume = keyring.volume().id();
-    let make = |slot| {
-        let (file, key) = (FileId::new(page, slot), Key::random());
-        let kind = WrapKind::Branch(branch.id());
-        keyring.branches().origins().tell(branch.id(), file);
-        let (wrapped, check) = (branch.wrap(&key, file), check(&key, volume, file));
-        let line = Line { slot, kind, key: wrapped, check };
-        (line, Arc::new(ContentCipher::new(&key, volume, file)))
-    };
-    Ok((0..SLOTS).take(n).map(make).collect())
-}
-
-/// Keys that the KMS makes, side by side.
-fn by_the_kms(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, NoKeys> {
-    let slots = parking_lot::Mutex::new((0..SLOTS).take(n));
-    let made = parking_lot::Mutex::new((Vec::with_capacity(n), None));
-    let work = || {
-        // A lock is not to find keys on their way: what is left of the page is not asked for.
-        while let Some(slot) = { slots.lock().next() }
-            && open(keyring)
-            && keyring.wait_for_rate()
-        {
-            match make_key(keyring, FileId::new(page, slot)) {
-                Ok(key) => made.lock().0.push(key),
-                Err(e) => {
-                    made.lock().1.get_or_insert(e);
-                    break;
-                }
-            }
-        }
-        scrub_stack();
-    };
-    let threads = keyring.service().parallelism().min(n);
-    std::thread::scope(|scope| {
-        // With fewer threads it takes longer.
-        (1..threads).for_each(|_| drop(spawn_in(scope, Role::PoolCall, work)));
-        work();
-    });
-    let (keys, error) = made.into_inner();
-    match error {
-        Some(e) if keys.is_empty() => Err(NoKeys::Kms(e)),
-        _ => Ok(keys),
-    }
-}
-
-fn make_key(keyring: &Keyring, file: FileId) -> Result<Made, KmsError> {
-    let volume = keyring.volume().id();
-    let context = Context::file(volume, file);
-    let made = keyring.volume().generate(keyring.service(), &context)?;
-    keyring.masters().saw(&made.master, &made.wrapped, &context);
-    let line = Line {
-        slot: file.slot(),
-        kind: WrapKind::Master(made.master),
-        key: made.wrapped,
-        check: check(&made.key, volume, file),
-    };
-    Ok((line, Arc::new(ContentCipher::new(&made.key, volume, file))))
+    pages::make(keyring, wanted)
 }

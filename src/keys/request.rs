@@ -1,7 +1,7 @@
 //! A request for a key that is not at hand: which one, why it may fail, and who waits.
 
 use super::answers::Ticket;
-use super::machine::Reason;
+use super::phase::Reason;
 use crate::clock::Moment;
 use crate::ids::FileId;
 

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::machine::{Event, Phase, Reason};
+use super::machine::Event;
+use super::phase::{Phase, Reason};
 use crate::clock::Moment;
 
 /// As many beats are remembered as fill an hour at the default heartbeat.
@@ -69,7 +70,7 @@ impl BeatOutcome {
         match event {
             Event::Good { .. } => Some(Self::Good),
             Event::Refused => Some(Self::Refused),
-            Event::Unavailable => Some(Self::Unavailable),
+            Event::Unavailable | Event::UnknownCaller => Some(Self::Unavailable),
             Event::Lock | Event::Unlock | Event::Drained | Event::Sealed | Event::Tick => None,
         }
     }

@@ -217,6 +217,7 @@ fn what_the_kms_says_of_a_branch_key_holds_for_its_files() {
         (Verdict::Refused, KeyFail::Closed(Reason::Refused)),
         (Verdict::Unavailable, KeyFail::Late),
         (Verdict::Credentials, KeyFail::Late),
+        (Verdict::UnknownCaller, KeyFail::Late),
         (Verdict::ThisKey, KeyFail::Rejected),
     ] {
         let keyring = keyring_over(&disk, Arc::new(Says { verdict, calls: 1 }));

@@ -50,8 +50,8 @@ impl Operation {
         let counter = match outcome.as_ref().map_err(|e| e.verdict) {
             Ok(_) => &self.ok,
             Err(Verdict::Refused) => &self.refused,
-            Err(Verdict::Unavailable | Verdict::Credentials) => &self.unavailable,
-            Err(Verdict::ThisKey | Verdict::Invalid) => &self.rejected,
+            Err(verdict) if verdict.is_inconclusive() => &self.unavailable,
+            Err(_) => &self.rejected,
         };
         counter.fetch_add(1, Ordering::Relaxed);
         outcome

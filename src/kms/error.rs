@@ -7,13 +7,26 @@ pub enum Verdict {
     Refused,
     /// No answer that counts: unreachable, throttled, a fault of the server.
     Unavailable,
-    /// No answer that counts, for the KMS does not know who asks: credentials are missing,
-    /// expired or wrong, or this machine's clock is off. A mount treats it as an outage.
+    /// No answer that counts, for this machine cannot say who asks: credentials are missing or
+    /// expired, or its clock is off. A mount treats it as an outage.
     Credentials,
+    /// The KMS answers that it knows nobody by these credentials: they were deleted or revoked, or
+    /// their account is suspended. A mount works on for a grace of its own, and locks.
+    UnknownCaller,
     /// This wrapped key alone: invalid ciphertext, another key's, the wrong context.
     ThisKey,
     /// The request itself is wrong: a bad name, a window out of range.
     Invalid,
+}
+
+impl Verdict {
+    /// Whether it says neither yes nor no about a key: what is asked again later.
+    pub fn is_inconclusive(self) -> bool {
+        match self {
+            Self::Unavailable | Self::Credentials | Self::UnknownCaller => true,
+            Self::Refused | Self::ThisKey | Self::Invalid => false,
+        }
+    }
 }
 
 /// A failed call to a KMS. `code` is the API's error code (`DisabledException`, …), `message`
@@ -30,6 +43,21 @@ pub struct KmsError {
 }
 
 impl KmsError {
+    /// Whether the KMS threw the call out because there are too many: of this mount, or of the
+    /// others in the account.
+    pub fn is_throttling(&self) -> bool {
+        const CODES: &[&str] = &[
+            "LimitExceededException",
+            "RequestLimitExceeded",
+            "RequestThrottledException",
+            "SlowDown",
+            "Throttling",
+            "ThrottlingException",
+            "TooManyRequestsException",
+        ];
+        CODES.contains(&self.code.as_str())
+    }
+
     /// An error with its code and message.
     pub fn new(verdict: Verdict, code: &str, message: impl Into<String>) -> Self {
         Self { verdict, code: code.to_owned(), message: message.into() }

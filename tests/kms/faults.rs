@@ -138,6 +138,29 @@ fn a_definite_no_is_a_refusal_whichever_call_gets_it() {
     }
 }
 
+/// The credentials were deleted, or their account was suspended: an outage of a quarter of an hour.
+#[test]
+fn credentials_that_the_kms_does_not_know_lock_after_a_grace_of_their_own() {
+    if skip() {
+        return;
+    }
+    let bench = Bench::new();
+    let graces = ["--heartbeat", "1s", "--outage-grace", "1h", "--credentials-grace", "3s"];
+    let mount = bench.store.mount(&graces);
+    let cached = File::open(mount.at("cached")).expect("opened");
+    for code in ["InvalidClientTokenId", "OptInRequired", "UnrecognizedClientException"] {
+        let began = Instant::now();
+        bench.proxy.set(Fault::error(code, "because"));
+        mount.wait_state("revoked", PATIENCE);
+        assert!(began.elapsed() > Duration::from_secs(3), "{code}: no grace was left");
+        assert_eq!(errno(cached.read_at(&mut [0], 0)), Some(EKEYREVOKED), "{code}");
+        let told = last_error(&mount);
+        assert!(told.contains(code) && told.contains("credentials are not accepted"), "{told}");
+        bench.proxy.set(Fault::None);
+        mount.wait_state("open", PATIENCE);
+    }
+}
+
 /// A KMS that hangs stalls nothing that needs no KMS: neither reads and writes under cached
 /// keys nor creation, while the pool lasts, nor what needs no key at all.
 #[test]

@@ -97,8 +97,8 @@ impl From<kms::Verdict> for Verdict {
     fn from(verdict: kms::Verdict) -> Self {
         match verdict {
             kms::Verdict::Refused => Self::Refused,
-            kms::Verdict::Unavailable | kms::Verdict::Credentials => Self::Unavailable,
-            kms::Verdict::ThisKey | kms::Verdict::Invalid => Self::Rejected,
+            verdict if verdict.is_inconclusive() => Self::Unavailable,
+            _ => Self::Rejected,
         }
     }
 }

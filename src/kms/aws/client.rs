@@ -137,7 +137,7 @@ impl AwsKms {
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
         let error = errors::of(what, e);
-        if error.verdict == Verdict::Credentials {
+        if matches!(error.verdict, Verdict::Credentials | Verdict::UnknownCaller) {
             self.run(self.credentials.invalidate());
         }
         error

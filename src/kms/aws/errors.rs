@@ -22,22 +22,26 @@ const REFUSED: &[&str] = &[
 /// About one wrapped key.
 const THIS_KEY: &[&str] = &["IncorrectKeyException", "InvalidCiphertextException"];
 
-/// The KMS does not know who asks.
+/// The KMS knows nobody by these credentials.
+const UNKNOWN_CALLER: &[&str] = &[
+    "InvalidClientTokenId",
+    // The account has been suspended, or has never been activated.
+    "OptInRequired",
+    "UnrecognizedClientException",
+];
+
+/// The credentials do not serve to be known by.
 const CREDENTIALS: &[&str] = &[
     "ExpiredToken",
     "ExpiredTokenException",
     "IncompleteSignature",
-    "InvalidClientTokenId",
     "InvalidSignatureException",
     "MissingAuthenticationToken",
     "MissingAuthenticationTokenException",
     "NotAuthorized",
-    // The account has been suspended, or has never been activated.
-    "OptInRequired",
     "RequestExpired",
     "RequestTimeTooSkewed",
     "SignatureDoesNotMatch",
-    "UnrecognizedClientException",
 ];
 
 /// The request itself.
@@ -61,6 +65,7 @@ fn verdict(code: &str) -> Verdict {
         () if has(REFUSED) => Verdict::Refused,
         () if has(THIS_KEY) => Verdict::ThisKey,
         () if has(CREDENTIALS) => Verdict::Credentials,
+        () if has(UNKNOWN_CALLER) => Verdict::UnknownCaller,
         () if has(INVALID) => Verdict::Invalid,
         () => Verdict::Unavailable,
     }
@@ -122,7 +127,7 @@ fn answered(what: &str, status: u16, code: Option<&str>, message: Option<&str>) 
         (Verdict::Credentials, "ExpiredTokenException" | "ExpiredToken") => {
             format!("{what}: the credentials have expired: {message}")
         }
-        (Verdict::Credentials, _) => {
+        (Verdict::Credentials | Verdict::UnknownCaller, _) => {
             format!("{what}: the credentials are not accepted: {message}")
         }
         _ => format!("{what}: {message}"),
@@ -187,6 +192,9 @@ mod tests {
         }
         assert_eq!(class(400, "ValidationException", ""), Verdict::Invalid);
         assert_eq!(class(400, "ExpiredTokenException", ""), Verdict::Credentials);
+        for code in ["InvalidClientTokenId", "OptInRequired", "UnrecognizedClientException"] {
+            assert_eq!(class(400, code, ""), Verdict::UnknownCaller);
+        }
     }
 
     /// A fault of the server is no refusal, whatever its body says; nor is a page of a proxy.

@@ -89,7 +89,7 @@ fn choose(first: &Read, second: &Read, service: &dyn KeyService) -> Result<Opene
 
 /// Whether the other copy need not be tried.
 fn is_final(e: &OpenError) -> bool {
-    matches!(e, OpenError::Kms(e) if matches!(e.verdict, Verdict::Unavailable | Verdict::Credentials))
+    matches!(e, OpenError::Kms(e) if e.verdict.is_inconclusive())
 }
 
 /// The error of a copy that could not be read, once more.
