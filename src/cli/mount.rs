@@ -89,7 +89,7 @@ pub struct Mount {
     /// How many data keys the cache holds
     #[arg(long, env = "KMSFS_KEY_CACHE", default_value = "4096")]
     key_cache: NonZeroUsize,
-    /// How many calls of the KMS a second, heartbeats aside (default: 1000 with AWS or Vault, no limit with the embedded keystore)
+    /// How many calls of the KMS a second, heartbeats aside (default: 1000 with AWS, Vault or PKCS#11, no limit with the embedded keystore)
     #[arg(long, env = "KMSFS_KMS_RATE", value_name = "N")]
     kms_rate: Option<NonZeroU32>,
     /// Mount read-only: nothing is written to the store, and the KMS is asked to Decrypt alone
