@@ -57,6 +57,10 @@ pub enum Role {
     Leftovers,
     /// Renews the token of Vault.
     Token,
+    /// Makes calls of a PKCS#11 module, which may hang.
+    Module,
+    /// Makes those of heartbeats.
+    ModuleBeat,
     /// Serves metrics and the status page.
     Web,
     /// Unmounts at a signal.
@@ -105,6 +109,8 @@ impl Role {
             Self::Count => "kmsfs-count",
             Self::Leftovers => "kmsfs-leftovers",
             Self::Token => "kmsfs-token",
+            Self::Module => "kmsfs-module",
+            Self::ModuleBeat => "kmsfs-mod-beat",
             Self::Web => "kmsfs-web",
             Self::Signals => "kmsfs-signals",
             Self::Rewrap => "kmsfs-rewrap",
@@ -130,6 +136,7 @@ impl Role {
             Self::Monitor
                 | Self::Beat
                 | Self::Canary
+                | Self::ModuleBeat
                 | Self::Drain
                 | Self::Seal
                 | Self::StaleKeys

@@ -66,6 +66,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("tokio::", &["kms/aws", "web"]),
     ("ureq::", &["kms/vault"]),
     ("rustls_native_certs::", &["kms/vault"]),
+    ("cryptoki::", &["kms/pkcs11"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 
 use super::place;
 use super::provider::{self, Kms};
-use super::vault;
+use super::{pkcs11, vault};
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::{KmsArg, KmsArgs};
 use crate::console::printing::{say, tell};
@@ -77,6 +77,7 @@ pub fn run(args: &Init) -> Result<(), Failure> {
         KmsArg::Local => open_local(args)?,
         KmsArg::Aws => open_aws(args)?,
         KmsArg::Vault => open_vault(args)?,
+        KmsArg::Pkcs11 => open_pkcs11(args)?,
     };
     let made = make_folder(&args.store)?;
     let volume = VolumeId::random();
@@ -115,6 +116,7 @@ pub fn run(args: &Init) -> Result<(), Failure> {
             say!("cost {}, at the default heartbeat", cost::monthly(DEFAULT_HEARTBEAT));
         }
         at @ Provider::Vault { .. } => say!("transit {}", at.place()),
+        Provider::Pkcs11 { token } => say!("token {token}"),
     }
     tell!("next: kmsfs mount {} MOUNTPOINT", args.store.display());
     Ok(())
@@ -216,6 +218,12 @@ fn open_vault(args: &Init) -> Result<(Kms, Provider, KeyRef), Failure> {
     let key = named_key(args, "vault")?;
     let provider = vault::provider(&args.args.vault)?;
     Ok((vault::open(&provider, &args.args)?, provider, KeyRef(key.clone())))
+}
+
+fn open_pkcs11(args: &Init) -> Result<(Kms, Provider, KeyRef), Failure> {
+    let key = named_key(args, "pkcs11")?;
+    let provider = pkcs11::provider(&args.args.pkcs11)?;
+    Ok((pkcs11::open(&provider, &args.args)?, provider, KeyRef(key.clone())))
 }
 
 fn open_aws(args: &Init) -> Result<(Kms, Provider, KeyRef), Failure> {

@@ -7,7 +7,7 @@ use clap::Subcommand;
 
 use super::confirm::confirm;
 use super::mount::open_keystore;
-use super::{provider, usage, vault};
+use super::{pkcs11, provider, usage, vault};
 use crate::clock::date;
 use crate::console::failure::Failure;
 use crate::console::options::{KmsArg, KmsArgs, Output};
@@ -147,6 +147,7 @@ fn open(command: &KeyCommand, kms: KmsArg, args: &KmsArgs) -> Result<Arc<dyn Key
             provider::open_aws(&aws)?.0.admin
         }
         KmsArg::Vault => vault::open(&vault::provider(&args.vault)?, args)?.admin,
+        KmsArg::Pkcs11 => pkcs11::open(&pkcs11::provider(&args.pkcs11)?, args)?.admin,
     })
 }
 
@@ -218,7 +219,9 @@ fn describe(key: &KeyInfo) {
     say!("arn          {}", key.arn);
     say!("state        {}", key.state.name());
     say!("aliases      {}", key.aliases.join(" "));
-    say!("created      {}", date(key.created));
+    if key.created > 0 {
+        say!("created      {}", date(key.created));
+    }
     if !key.description.is_empty() {
         say!("description  {}", key.description);
     }

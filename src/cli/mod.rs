@@ -21,6 +21,7 @@ mod log_file;
 mod logging;
 mod mount;
 mod pages;
+mod pkcs11;
 mod place;
 mod policy;
 mod process;

@@ -126,6 +126,7 @@ fn aws_volume(path: &Path) -> Result<VolumeFile, Failure> {
     }
     let why = match file.wrap.source.provider.name() {
         "vault" => "its key is in Vault, whose policies this verb does not know",
+        "pkcs11" => "its key is on a PKCS#11 token, which has no policies",
         _ => "its key is in the embedded keystore, which has no policies",
     };
     Err(Failure::new(Exit::Usage, format!("{}: {why}", path.display())))

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::mount::open_keystore;
-use super::vault;
+use super::{pkcs11, vault};
 use crate::console::failure::Failure;
 use crate::console::options::{AwsArgs, KmsArgs};
 use crate::console::passphrase::PassphraseSource;
@@ -45,6 +45,9 @@ pub(super) fn provider_of(path: &Path, args: &KmsArgs) -> Result<Provider, Failu
             namespace: namespace.clone(),
             mount: mount.clone(),
         },
+        (Provider::Pkcs11 { token }, ..) => {
+            Provider::Pkcs11 { token: pkcs11::told(path, token, &args.pkcs11)? }
+        }
         _ => stored,
     })
 }
@@ -74,6 +77,7 @@ pub(super) fn open(
         }
         Provider::Aws { region } => open_aws(&args.aws.in_region(region)).map(|(kms, _)| kms),
         Provider::Vault { .. } => vault::open(provider, args),
+        Provider::Pkcs11 { .. } => pkcs11::open(provider, args),
     }
 }
 
@@ -85,7 +89,9 @@ pub(super) fn open_for(path: &Path, args: &KmsArgs) -> Result<Kms, Failure> {
             let source = args.keystore.passphrase();
             Ok(Kms::local(open_keystore(Path::new(keystore), &source)?))
         }
-        Provider::Aws { .. } | Provider::Vault { .. } => open(&provider, None, args),
+        Provider::Aws { .. } | Provider::Vault { .. } | Provider::Pkcs11 { .. } => {
+            open(&provider, None, args)
+        }
     }
 }
 
@@ -131,7 +137,7 @@ pub(super) fn region_of(key: &str) -> Option<String> {
 /// The ARN of the key that `--master-key` names.
 pub(super) fn master_key(wanted: &str, kms: &Kms) -> Result<KeyArn, Failure> {
     // A key's ARN needs no DescribeKey, which a mount's role need not have.
-    let is_arn = ["arn:", "vault:"].iter().any(|scheme| wanted.starts_with(scheme));
+    let is_arn = ["arn:", "vault:", "pkcs11:"].iter().any(|scheme| wanted.starts_with(scheme));
     if is_arn && wanted.contains(":key/") {
         return Ok(KeyArn(wanted.to_owned()));
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::mount::open_keystore;
-use super::{progress, provider, vault};
+use super::{pkcs11, progress, provider, vault};
 use crate::console::failure::{Exit, Failure, second_copy};
 use crate::console::options::{KmsArg, KmsArgs};
 use crate::console::printing::{say, tell};
@@ -25,15 +25,15 @@ pub struct RewrapArgs {
     /// The master key that everything is to be under: an id, an ARN or alias/NAME
     #[arg(long, value_name = "KEY")]
     to: String,
-    /// Which KMS holds that key [default: the volume's]. To another KMS, and within Vault, each data
-    /// key passes through this process's memory for a moment; to another KMS, the store must not
-    /// be mounted
+    /// Which KMS holds that key [default: the volume's]. To another KMS, and within Vault or a PKCS#11
+    /// token, each data key passes through this process's memory for a moment; to another KMS, the
+    /// store must not be mounted
     #[arg(long, value_enum)]
     to_kms: Option<KmsArg>,
     /// Print what would be done and what it costs; rewraps one key, and writes nothing
     #[arg(long)]
     dry_run: bool,
-    /// How many keys a second (default: 1000 with AWS or Vault, no limit with the embedded keystore)
+    /// How many keys a second (default: 1000 with AWS, Vault or PKCS#11, no limit with the embedded keystore)
     #[arg(long, env = "KMSFS_KMS_RATE", value_name = "N")]
     kms_rate: Option<NonZeroU32>,
     #[command(flatten)]
@@ -79,6 +79,7 @@ fn ends(args: &RewrapArgs) -> Result<(Method, Provider), Failure> {
         Provider::Local { .. } => KmsArg::Local,
         Provider::Aws { .. } => KmsArg::Aws,
         Provider::Vault { .. } => KmsArg::Vault,
+        Provider::Pkcs11 { .. } => KmsArg::Pkcs11,
     });
     let to = match (to, &from) {
         (KmsArg::Local, Provider::Local { .. }) => from.clone(),
@@ -103,6 +104,7 @@ fn ends(args: &RewrapArgs) -> Result<(Method, Provider), Failure> {
             }
         }
         (KmsArg::Vault, _) => vault::provider(&args.kms.vault)?,
+        (KmsArg::Pkcs11, _) => pkcs11::provider(&args.kms.pkcs11)?,
     };
     to.check().map_err(|why| Failure::new(Exit::Usage, why))?;
     let source = service(&from, args)?;
@@ -125,7 +127,7 @@ fn service(provider: &Provider, args: &RewrapArgs) -> Result<Arc<dyn KeyService>
         Provider::Local { keystore } => {
             Arc::new(open_keystore(Path::new(keystore), &args.kms.keystore.passphrase())?)
         }
-        Provider::Aws { .. } | Provider::Vault { .. } => {
+        Provider::Aws { .. } | Provider::Vault { .. } | Provider::Pkcs11 { .. } => {
             provider::open(provider, None, &args.kms)?.services.work
         }
     })

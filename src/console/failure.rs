@@ -220,6 +220,8 @@ impl From<KmsError> for Failure {
             // Files and logins of Vault's say for themselves what is wrong.
             Verdict::Credentials if e.code.starts_with("Vault") => Self::new(Exit::Config, message)
                 .hint("see how a token is had: kmsfs mount --help, --vault-auth and below"),
+            Verdict::Credentials if e.code == "Pkcs11Pin" => Self::new(Exit::Config, message)
+                .hint("name the file of the PIN: --pkcs11-pin-file FILE"),
             Verdict::Credentials | Verdict::UnknownCaller => Self::new(Exit::Config, message).hint(
                 "see who you are: aws sts get-caller-identity; name a profile: --profile NAME",
             ),

@@ -3,5 +3,6 @@
 pub mod failure;
 pub mod options;
 pub mod passphrase;
+pub mod pkcs11;
 pub(crate) mod printing;
 pub mod vault;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::passphrase::PassphraseSource;
+use super::pkcs11::Pkcs11Args;
 use super::vault::VaultArgs;
 use crate::kms::local;
 
@@ -53,6 +54,8 @@ pub enum KmsArg {
     Aws,
     /// The Transit engine of OpenBao or HashiCorp Vault.
     Vault,
+    /// A token that is reached through PKCS#11: an HSM.
+    Pkcs11,
 }
 
 /// How AWS KMS is reached. What is not given comes from the SDK's own chain.
@@ -116,6 +119,9 @@ pub struct KmsArgs {
     /// OpenBao or HashiCorp Vault
     #[command(flatten)]
     pub vault: VaultArgs,
+    /// A token that is reached through PKCS#11
+    #[command(flatten)]
+    pub pkcs11: Pkcs11Args,
 }
 
 /// A duration such as `500ms`, `10s`, `15m`, `2h`, or `0`.

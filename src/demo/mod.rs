@@ -21,6 +21,7 @@ pub use role::{Role, VERB, run as program};
 
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::{AwsArgs, KmsArg, duration};
+use crate::console::pkcs11::Pkcs11Args;
 use crate::console::vault::VaultArgs;
 use play::Play;
 use report::Setting;
@@ -40,13 +41,15 @@ pub struct Demo {
     /// --key)
     #[arg(long, value_enum, default_value_t = KmsArg::Local)]
     kms: KmsArg,
-    /// AWS, Vault: the key that is disabled and enabled; use one that nothing else needs
-    #[arg(long, value_name = "KEY", required_if_eq_any([("kms", "aws"), ("kms", "vault")]))]
+    /// AWS, Vault, PKCS#11: the key that is disabled and enabled; use one that nothing else needs
+    #[arg(long, value_name = "KEY", required_if_eq_any([("kms", "aws"), ("kms", "vault"), ("kms", "pkcs11")]))]
     key: Option<String>,
     #[command(flatten)]
     aws: AwsArgs,
     #[command(flatten)]
     vault: VaultArgs,
+    #[command(flatten)]
+    pkcs11: Pkcs11Args,
     /// Keep the store after the demo
     #[arg(long)]
     keep: bool,
@@ -75,6 +78,10 @@ impl Demo {
                 let mut options = self.vault.words();
                 options.extend(self.aws.plain_http.then(|| "--plain-http".into()));
                 Ok(Master::Remote { kms: "vault", key, options })
+            }
+            (KmsArg::Pkcs11, key) => {
+                let key = key.clone().unwrap_or_default();
+                Ok(Master::Remote { kms: "pkcs11", key, options: self.pkcs11.words() })
             }
         }
     }
@@ -120,6 +127,7 @@ fn setting(args: &Demo) -> Setting {
         KmsArg::Local => "the embedded keystore",
         KmsArg::Aws => "AWS KMS",
         KmsArg::Vault => "Vault",
+        KmsArg::Pkcs11 => "a PKCS#11 token",
     };
     let system = rustix::system::uname();
     let word = |s: &std::ffi::CStr| s.to_string_lossy().into_owned();

@@ -97,7 +97,9 @@ impl Stage {
         command.arg0("kmsfs").process_group(0).stdin(Stdio::null());
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
-            if text.starts_with("KMSFS_") && text != "KMSFS_LOG" {
+            // A PIN has no option: it is in a variable, or in a file.
+            let is_kept = ["KMSFS_LOG", "KMSFS_PKCS11_PIN"].contains(&&*text);
+            if text.starts_with("KMSFS_") && !is_kept {
                 command.env_remove(&name);
             }
         }

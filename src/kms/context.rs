@@ -40,4 +40,21 @@ impl Context {
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))
     }
+
+    /// As associated data, in its one spelling: the number of pairs, then length and bytes of each
+    /// name and value, sorted by name. Numbers are u32, big-endian.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = length(self.0.len()).to_vec();
+        for (name, value) in self.pairs() {
+            for text in [name, value] {
+                bytes.extend(length(text.len()));
+                bytes.extend(text.as_bytes());
+            }
+        }
+        bytes
+    }
+}
+
+fn length(n: usize) -> [u8; 4] {
+    u32::try_from(n).expect("a context is a few short strings").to_be_bytes()
 }

@@ -3,7 +3,7 @@
 //! [`KeyService`] is what a mount needs, [`KeyAdmin`] what `kmsfs key` needs. The terms and the
 //! behaviour are those of the AWS KMS API. [`local`] is the embedded keystore, `aws` (feature
 //! `aws`) AWS KMS itself, `vault` (feature `vault`) the Transit engine of OpenBao and HashiCorp
-//! Vault.
+//! Vault, `pkcs11` (feature `pkcs11`) an HSM.
 
 #[cfg(feature = "aws")]
 pub mod aws;
@@ -12,6 +12,8 @@ pub mod cost;
 mod counters;
 mod error;
 pub mod local;
+#[cfg(feature = "pkcs11")]
+pub mod pkcs11;
 pub mod policy;
 #[cfg(any(feature = "aws", feature = "vault"))]
 mod url;
@@ -25,6 +27,7 @@ pub use context::Context;
 pub use counters::{Calls, Counted, Counters};
 pub use error::{KmsError, Verdict};
 
+use crate::escape::is_steering;
 use crate::secret::Key;
 
 /// What a user names a master key by: a key id, an ARN, or `alias/NAME`.
@@ -55,6 +58,11 @@ pub fn is_path(text: &str) -> bool {
         !part.is_empty() && part != "." && part != ".." && part.bytes().all(fine)
     };
     text.len() <= MAX_PATH && text.split('/').all(is_part)
+}
+
+/// Whether a text can be the label of a PKCS#11 token: up to 32 bytes, padded with blanks there.
+pub fn is_token_label(text: &str) -> bool {
+    (1..=32).contains(&text.len()) && text.trim() == text && !text.contains(is_steering)
 }
 
 impl KeyRef {
@@ -243,7 +251,7 @@ pub struct KeyInfo {
     pub state: KeyState,
     /// Aliases that point to it, with their `alias/`, sorted.
     pub aliases: Vec<String>,
-    /// When it was made, in seconds since 1970.
+    /// When it was made, in seconds since 1970; 0 where the KMS does not tell.
     pub created: u64,
     /// What its maker called it; may be empty.
     pub description: String,

@@ -1,7 +1,7 @@
 //! Where a master key lives, as `volume.json` says.
 
 use crate::escape::is_steering;
-use crate::kms::is_path;
+use crate::kms::{is_path, is_token_label};
 
 /// Where the master key lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,12 @@ pub enum Provider {
         namespace: String,
         /// The path that Transit is mounted at.
         mount: String,
+    },
+    /// A token that is reached through PKCS#11. Which library reaches it, and with which PIN, no
+    /// store says.
+    Pkcs11 {
+        /// The token's label.
+        token: String,
     },
 }
 
@@ -68,6 +74,9 @@ impl Provider {
             Self::Vault { mount, .. } if !is_path(mount) => {
                 Err("mount: not the path of a secrets engine".to_owned())
             }
+            Self::Pkcs11 { token } if !is_token_label(token) => {
+                Err("token: not the label of one".to_owned())
+            }
             _ => Ok(()),
         }
     }
@@ -78,6 +87,7 @@ impl Provider {
             Self::Local { .. } => "local",
             Self::Aws { .. } => "aws",
             Self::Vault { .. } => "vault",
+            Self::Pkcs11 { .. } => "pkcs11",
         }
     }
 
@@ -90,6 +100,7 @@ impl Provider {
                 format!("{address} {mount}")
             }
             Self::Vault { address, namespace, mount } => format!("{address} {namespace}/{mount}"),
+            Self::Pkcs11 { token } => token.clone(),
         }
     }
 }
@@ -114,6 +125,15 @@ mod tests {
         assert!(check("https://bao.example", "", "").is_err());
         for bad in ["https://a\x1b[2J", "https://a b", &format!("https://{}", "x".repeat(256))] {
             assert!(check(bad, "", "transit").is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_has_a_label() {
+        let check = |token: &str| Provider::Pkcs11 { token: token.to_owned() }.check();
+        assert_eq!(check("HSM 1"), Ok(()));
+        for bad in ["", " x", "x ", "a\x1b[2J", "a\nb", &"x".repeat(33)] {
+            assert!(check(bad).is_err(), "{bad:?}");
         }
     }
 }

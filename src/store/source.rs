@@ -33,6 +33,8 @@ struct SourceText {
     namespace: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mount: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
     asked: String,
     master: String,
 }
@@ -53,6 +55,9 @@ impl Source {
                 mount: Some(mount),
                 ..SourceText::default()
             },
+            Provider::Pkcs11 { token } => {
+                SourceText { token: Some(token), ..SourceText::default() }
+            }
         };
         let text = SourceText {
             generation: self.generation,
@@ -78,6 +83,7 @@ impl Source {
                 }
                 _ => None,
             },
+            "pkcs11" => s.token.map(|token| Provider::Pkcs11 { token }),
             _ => None,
         };
         let provider = provider.ok_or_else(|| bad("unknown provider".to_owned()))?;
@@ -127,6 +133,20 @@ mod tests {
         assert_eq!(Source::parse(text), Ok(source));
     }
 
+    /// As above.
+    #[test]
+    fn a_source_on_a_token_has_one_spelling() {
+        let mut source = sample();
+        source.provider = Provider::Pkcs11 { token: "HSM 1".to_owned() };
+        source.master = KeyArn("pkcs11:HSM%201:key/a1b2".to_owned());
+        let text = concat!(
+            r#"{"generation":3,"provider":"pkcs11","token":"HSM 1","asked":"alias/kmsfs","#,
+            r#""master":"pkcs11:HSM%201:key/a1b2"}"#
+        );
+        assert_eq!(source.encode(), text);
+        assert_eq!(Source::parse(text), Ok(source));
+    }
+
     #[test]
     fn a_source_has_what_its_provider_has_and_nothing_else() {
         let text = sample().encode();
@@ -135,5 +155,6 @@ mod tests {
         assert!(!parse(r#""keystore":"/k""#, r#""keystore":"/k","mount":"transit""#));
         assert!(!parse(r#""local","keystore":"/k""#, r#""vault","mount":"transit""#));
         assert!(!parse(r#""local""#, r#""vault""#));
+        assert!(!parse(r#""local""#, r#""pkcs11""#));
     }
 }

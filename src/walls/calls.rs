@@ -1,8 +1,8 @@
 //! System calls that are refused with EPERM (seccomp(2)).
 //!
-//! A list of what is refused, not of what is allowed: the C library, the runtime of the AWS SDK
-//! and the programs that it starts for credentials call what they like, and change that with
-//! each release. keyctl(2) is left out for those programs, too.
+//! A list of what is refused, not of what is allowed: the C library, the runtime of the AWS SDK,
+//! the programs that it starts for credentials and PKCS#11 modules call what they like, and change
+//! that with each release. keyctl(2) is left out for those programs, too.
 
 use std::io;
 

@@ -1,6 +1,6 @@
 //! The providers of master keys against one suite, and mounts whose master key is in a KMS that
-//! another process serves. `KMSFS_SKIP=ministack`, `localstack`, `openbao` or `fuse` skips
-//! by name.
+//! another process serves. `KMSFS_SKIP=ministack`, `localstack`, `openbao`, `softhsm` or `fuse`
+//! skips by name.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -20,6 +20,8 @@ mod memory;
 mod mounted;
 #[cfg(feature = "aws")]
 mod network;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
 #[cfg(feature = "aws")]
 mod policies;
 mod providers;

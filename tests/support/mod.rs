@@ -8,6 +8,7 @@ pub mod churn;
 pub mod demo;
 pub mod device;
 pub mod handle;
+pub mod hsm;
 pub mod mapping;
 pub mod proxy;
 pub mod role;
@@ -47,6 +48,9 @@ pub fn kmsfs() -> Command {
     for name in ["ADDR", "TOKEN", "NAMESPACE", "CACERT", "CLIENT_CERT", "CLIENT_KEY", "SKIP_VERIFY"]
     {
         command.env_remove(format!("VAULT_{name}")).env_remove(format!("BAO_{name}"));
+    }
+    for name in ["MODULE", "TOKEN", "PIN", "PIN_FILE"] {
+        command.env_remove(format!("KMSFS_PKCS11_{name}"));
     }
     command
 }
@@ -175,6 +179,15 @@ impl Store {
         store.env.extend_from_slice(env);
         store.kms = ["--kms", "vault"].map(str::to_owned).to_vec();
         run(store.kmsfs().arg("init").arg(store.path()).args(["--kms", "vault"]).args(args));
+        store
+    }
+
+    /// Made by `kmsfs init --kms pkcs11`, on the token of this environment.
+    pub fn pkcs11(env: &[(String, String)], args: &[&str]) -> Self {
+        let mut store = Self::unmade();
+        store.env.extend_from_slice(env);
+        store.kms = ["--kms", "pkcs11"].map(str::to_owned).to_vec();
+        run(store.kmsfs().arg("init").arg(store.path()).args(["--kms", "pkcs11"]).args(args));
         store
     }
 

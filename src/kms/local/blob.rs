@@ -4,8 +4,7 @@
 //! "KFW" 0x01 (4) ‖ key id (16) ‖ material version (u32) ‖ nonce (12) ‖ key (32) ‖ tag (16)
 //! ```
 //! Integers are big-endian. Associated data: the bytes before the nonce, then the encryption
-//! context, sorted by name: the number of pairs, then length and bytes of each name and value
-//! (lengths and number u32).
+//! context ([`Context::encode`]).
 
 use super::id::Id;
 use super::seal::{SEALED, Sealed};
@@ -71,18 +70,8 @@ fn header(key: Id, version: u32) -> [u8; HEADER] {
 
 fn aad(key: Id, version: u32, context: &Context) -> Vec<u8> {
     let mut aad = header(key, version).to_vec();
-    aad.extend(length(context.pairs().count()));
-    for (name, value) in context.pairs() {
-        for text in [name, value] {
-            aad.extend(length(text.len()));
-            aad.extend(text.as_bytes());
-        }
-    }
+    aad.extend(context.encode());
     aad
-}
-
-fn length(n: usize) -> [u8; 4] {
-    u32::try_from(n).expect("a context is a few short strings").to_be_bytes()
 }
 
 #[cfg(test)]
