@@ -30,12 +30,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 struct Ready {
     keys: VecDeque<Arc<ContentCipher>>,
     target: usize,
+    /// Somebody found it empty since the last order.
+    ran_dry: bool,
     stopping: bool,
 }
 
 impl Default for Ready {
     fn default() -> Self {
-        Self { keys: VecDeque::new(), target: SMALLEST, stopping: false }
+        Self { keys: VecDeque::new(), target: SMALLEST, ran_dry: false, stopping: false }
     }
 }
 
@@ -44,11 +46,12 @@ impl Ready {
         self.keys.len() <= self.target / 2
     }
 
-    /// How many keys to make now. A pool that was emptied since its last fill grows.
+    /// How many keys to make now. A pool that ran dry grows, though it may have some again by now:
+    /// those who waited for them want more.
     fn order(&mut self, quiet: bool) -> usize {
         if quiet {
             self.target = SMALLEST;
-        } else if self.keys.is_empty() {
+        } else if std::mem::take(&mut self.ran_dry) {
             self.target = (self.target * GROWTH).min(LARGEST);
         }
         self.target.saturating_sub(self.keys.len())
@@ -76,6 +79,7 @@ impl Pool {
     ) -> Option<Arc<ContentCipher>> {
         let mut ready = self.ready.lock();
         let taken = ready.keys.pop_front();
+        ready.ran_dry |= taken.is_none();
         if ready.is_low() {
             self.low.notify_one();
         }
@@ -226,4 +230,25 @@ pub(super) fn fill_on(keyring: &Keyring, wanted: usize, disk: Disk) -> Result<()
         keyring.store().try_writing().map_err(NoKeys::Disk)?;
     }
     pages::make(keyring, wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pool that had a few keys again when the next order was made stayed small for good, and each
+    /// order made many wait.
+    #[test]
+    fn a_pool_that_ran_dry_grows_and_a_quiet_one_is_small_again() {
+        let mut ready = Ready::default();
+        assert_eq!(ready.order(false), SMALLEST);
+        let mut orders = Vec::new();
+        for _ in 0..5 {
+            ready.ran_dry = true;
+            orders.push(ready.order(false));
+        }
+        assert_eq!(orders, [64, 256, 1024, LARGEST, LARGEST]);
+        assert_eq!(ready.order(false), LARGEST, "it is large enough");
+        assert_eq!(ready.order(true), SMALLEST);
+    }
 }
