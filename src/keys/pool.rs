@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::branches;
 use super::keyring::Keyring;
 use super::machine::Phase;
+use super::present::{self, Second};
 use super::request::{KeyFail, KeyRequest};
 use super::volume::NoNewKey;
 use crate::clock::Moment;
@@ -15,7 +15,7 @@ use crate::content::{ContentCipher, check};
 use crate::ids::{FileId, PageId, SLOTS};
 use crate::kms::{Context, KmsError};
 use crate::secret::{Key, scrub_stack};
-use crate::store::{DataKeys, Line, Page, WrapKind};
+use crate::store::{DataKeys, Line, Page, SecondWrap, WrapKind};
 use crate::sync::{Condvar, Mutex};
 use crate::threads::{Role, spawn_in};
 
@@ -255,14 +255,14 @@ fn make_page(keyring: &Keyring, n: usize) -> Result<Vec<Arc<ContentCipher>>, NoK
 
 /// Keys that are made here and wrapped by the present branch key.
 fn by_a_branch(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, NoKeys> {
-    let Some(branch) = branches::for_new(keyring, n)? else { return Ok(Vec::new()) };
+    let Some(branch) = present::for_new(keyring, n)? else { return Ok(Vec::new()) };
     let volume = keyring.volume().id();
     let make = |slot| {
         let (file, key) = (FileId::new(page, slot), Key::random());
         let kind = WrapKind::Branch(branch.id());
         keyring.branches().origins().tell(branch.id(), file);
         let (wrapped, check) = (branch.wrap(&key, file), check(&key, volume, file));
-        let line = Line { slot, kind, key: wrapped, check };
+        let line = Line { slot, kind, key: wrapped, second: None, check };
         (line, Arc::new(ContentCipher::new(&key, volume, file)))
     };
     Ok((0..SLOTS).take(n).map(make).collect())
@@ -270,6 +270,7 @@ fn by_a_branch(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, N
 
 /// Keys that the KMS makes, side by side.
 fn by_the_kms(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, NoKeys> {
+    let Some(second) = present::for_second(keyring, n)? else { return Ok(Vec::new()) };
     let slots = parking_lot::Mutex::new((0..SLOTS).take(n));
     let made = parking_lot::Mutex::new((Vec::with_capacity(n), None));
     let work = || {
@@ -278,7 +279,7 @@ fn by_the_kms(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, No
             && open(keyring)
             && keyring.wait_for_rate()
         {
-            match make_key(keyring, FileId::new(page, slot)) {
+            match make_key(keyring, &second, FileId::new(page, slot)) {
                 Ok(key) => made.lock().0.push(key),
                 Err(e) => {
                     made.lock().1.get_or_insert(e);
@@ -301,15 +302,22 @@ fn by_the_kms(keyring: &Keyring, page: PageId, n: usize) -> Result<Vec<Made>, No
     }
 }
 
-fn make_key(keyring: &Keyring, file: FileId) -> Result<Made, KmsError> {
+fn make_key(keyring: &Keyring, second: &Second, file: FileId) -> Result<Made, KmsError> {
     let volume = keyring.volume().id();
     let context = Context::file(volume, file);
     let made = keyring.volume().generate(keyring.service(), &context)?;
     keyring.masters().saw(&made.master, &made.wrapped, &context);
+    let second = match second {
+        Second::None => None,
+        Second::By(branch) => {
+            Some(SecondWrap { branch: branch.id(), key: branch.wrap(&made.key, file) })
+        }
+    };
     let line = Line {
         slot: file.slot(),
         kind: WrapKind::Master(made.master),
         key: made.wrapped,
+        second,
         check: check(&made.key, volume, file),
     };
     Ok((line, Arc::new(ContentCipher::new(&made.key, volume, file))))

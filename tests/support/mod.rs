@@ -10,6 +10,7 @@ pub mod device;
 pub mod handle;
 pub mod mapping;
 pub mod proxy;
+pub mod recovery;
 pub mod role;
 pub mod scan;
 pub mod schedule;
