@@ -14,11 +14,11 @@ use super::gate::Gate;
 use super::keyring::Keyring;
 use super::machine::Phase;
 use super::pool::NoKeys;
+use super::request::KeyFail;
 use super::sealing::{self, Of};
 use crate::clock::Moment;
 use crate::ids::BranchId;
 use crate::kms::{Context, KeyArn};
-use crate::names::VolumeKeys;
 use crate::recovery::Sealed;
 use crate::secret::Key;
 use crate::store::{BranchFile, ByKms};
@@ -78,9 +78,13 @@ impl Present {
 }
 
 /// A branch key, sealed to the recipients of the recovery where there are any.
-fn seal(keyring: &Keyring, keys: &VolumeKeys, branch: BranchId, key: &Key) -> Option<Sealed> {
-    let recipients = keyring.volume().settings().recovery.as_ref()?;
-    Some(sealing::seal(keys, recipients, Of::Branch(branch), key))
+///
+/// # Errors
+/// `Closed`.
+fn seal(keyring: &Keyring, branch: BranchId, key: &Key) -> Result<Option<Sealed>, KeyFail> {
+    let Some(recipients) = &keyring.volume().settings().recovery else { return Ok(None) };
+    let keys = keyring.names()?;
+    Ok(Some(sealing::seal(&keys, recipients, Of::Branch(branch), key)))
 }
 
 /// The branch key to wrap `n` new data keys, made and durable where the present one may not; `None`
@@ -94,13 +98,12 @@ pub(super) fn for_new(keyring: &Keyring, n: usize) -> Result<Option<Arc<BranchKe
     if !keyring.wait_for_rate() {
         return Ok(None);
     }
-    let Ok(keys) = keyring.names() else { return Ok(None) };
     let (volume, branch) = (keyring.volume().id(), BranchId::random());
     let context = Context::branch(volume, branch);
     let made = keyring.volume().generate(keyring.service(), &context)?;
     keyring.masters().saw(&made.master, &made.wrapped, &context);
     let by = ByKms { master: made.master, key: made.wrapped };
-    let recovery = seal(keyring, &keys, branch, &made.key);
+    let Ok(recovery) = seal(keyring, branch, &made.key) else { return Ok(None) };
     let file = BranchFile { by_kms: Some(by.clone()), recovery };
     keyring.store().write_branch(branch, &file).map_err(NoKeys::Disk)?;
     let (master, key) = (Some(by.master.clone()), BranchKey::new(&made.key, volume, branch));
@@ -131,9 +134,9 @@ pub(super) fn for_second(keyring: &Keyring, n: usize) -> Result<Option<Second>, 
     if let Some(key) = present.take(n, since) {
         return Ok(Some(Second::By(key)));
     }
-    let Ok(keys) = keyring.names() else { return Ok(None) };
     let (volume, branch, key) = (keyring.volume().id(), BranchId::random(), Key::random());
-    let file = BranchFile { by_kms: None, recovery: seal(keyring, &keys, branch, &key) };
+    let Ok(recovery) = seal(keyring, branch, &key) else { return Ok(None) };
+    let file = BranchFile { by_kms: None, recovery };
     keyring.store().write_branch(branch, &file).map_err(NoKeys::Disk)?;
     let key = Arc::new(BranchKey::new(&key, volume, branch));
     let wrapper = Wrapper { key, master: None, since, left: MOST_KEYS - n };
