@@ -88,8 +88,7 @@ impl Identities {
     /// [`NotOpened`].
     pub fn open(&self, sealed: &[u8]) -> Result<Key, NotOpened> {
         let identities = self.0.iter().map(|identity| identity as &dyn age::Identity);
-        let decryptor =
-            age::Decryptor::new_buffered(sealed).map_err(|_| NotOpened::Damaged)?;
+        let decryptor = age::Decryptor::new_buffered(sealed).map_err(|_| NotOpened::Damaged)?;
         let mut reader = decryptor.decrypt(identities).map_err(|e| match e {
             age::DecryptError::NoMatchingKeys => NotOpened::NotMine,
             _ => NotOpened::Damaged,

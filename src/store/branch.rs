@@ -7,8 +7,8 @@ use std::io;
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
-use super::sealed;
 use super::layout::{BRANCH, MODE, Store, lock_folder};
+use super::sealed;
 use super::volume_file::parse_wrapped;
 use crate::disk::{self, Dir};
 use crate::durable;

@@ -455,8 +455,13 @@ fn age_itself_opens_what_is_sealed() {
     let mount = store.mount(&[]);
     mount.fill(3);
     mount.unmount();
-    let tried =
-        kmsfs().arg("recover").arg(store.path()).arg("--identity").arg(&key).arg("--dry-run").output();
+    let tried = kmsfs()
+        .arg("recover")
+        .arg(store.path())
+        .arg("--identity")
+        .arg(&key)
+        .arg("--dry-run")
+        .output();
     assert!(tried.expect("started").status.success());
     let branch = files(&store.path().join("keys/branch")).pop().expect("one");
     let text = fs::read_to_string(branch).expect("a line");

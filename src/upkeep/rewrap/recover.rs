@@ -77,11 +77,7 @@ pub struct Recoverable {
 ///
 /// # Errors
 /// Of the backing filesystem.
-pub fn recoverable(
-    store: &Store,
-    by: &Opener,
-    progress: &dyn Fn(u64),
-) -> io::Result<Recoverable> {
+pub fn recoverable(store: &Store, by: &Opener, progress: &dyn Fn(u64)) -> io::Result<Recoverable> {
     let mut found = Recoverable::default();
     for shard in 0..=u8::MAX {
         for id in store.pages(shard)? {
