@@ -57,9 +57,10 @@ pub fn run(args: &Recover) -> Result<(), Failure> {
     let Master { kms, provider, asked } = args.master.open()?;
     let to = asked.0.clone();
     let failed = |e| match e {
-        RewrapError::Kms(e) if e.verdict == Verdict::Refused => {
-            Failure::from(e).hint("name a key that can be used: --master-key KEY")
-        }
+        RewrapError::Kms(e) if e.verdict == Verdict::Refused => Failure::from(e).hint(
+            "nothing is lost: let this identity use the key, or name another one \
+                 (--master-key KEY), and run the same command again",
+        ),
         e => failure(path, &to, &e),
     };
     let target = (kms.services.work, provider);
