@@ -314,6 +314,7 @@ impl Host for Control {
             key_target: keyring.volume().target().0,
             pinned_key: self.settings.master.as_ref().map(|key| key.0.clone()),
             only_current_key: keyring.volume().accepted() == Accepted::Target,
+            recovery: keyring.volume().settings().recipients(),
             read_only: self.settings.fs.access == Access::ReadOnly,
             lines_damaged: counts.as_ref().map(|c| c.damaged),
             lines: counts.map(|c| lines_under(&c)),

@@ -3,7 +3,7 @@
 //!
 //! Layers, lowest first; a module imports only from lower ones and its own folder:
 //! ids, secret, disk, durable, clock, escape, sync, threads, walls, xdg,
-//! metrics · content, names · store,
+//! metrics · content, names, recovery · store,
 //! kms · keys · fs ·
 //! fuse, control, upkeep, web · daemon · console · bench, demo · cli.
 #![deny(unsafe_code)]
@@ -28,6 +28,7 @@ pub mod keys;
 pub mod kms;
 pub mod metrics;
 pub mod names;
+pub mod recovery;
 pub mod secret;
 pub mod store;
 pub mod sync;

@@ -1,5 +1,6 @@
 //! Format version 2, byte for byte: `tests/vectors/v2.json` was made by a second implementation
-//! of docs/FORMAT.md, in another language and on another library. It never changes.
+//! of docs/FORMAT.md, in another language and on another library, and so was `v2-recovery.json`,
+//! with an age of its own. They never change.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -8,10 +9,12 @@ use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use kmsfs::content::{
     ContentCipher, FirstPage, Header, Opened, capacity, check, disk_size, parse_header, plain_size,
 };
-use kmsfs::ids::{DirId, FileId, LinkId, VolumeId};
+use kmsfs::ids::{BranchId, DirId, FileId, LinkId, VolumeId};
+use kmsfs::keys::{BranchKey, SealedOf, is_own_seal};
 use kmsfs::names::{self, DiskName, LinkText, VolumeKeys, XattrBlock};
+use kmsfs::recovery::Identities;
 use kmsfs::secret::Key;
-use kmsfs::store::{Line, Page, Removed, VolumeFile};
+use kmsfs::store::{BranchFile, Line, Page, Removed, VolumeFile};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -20,6 +23,11 @@ struct Vectors(Value);
 impl Vectors {
     fn load() -> Self {
         let text = include_str!("vectors/v2.json");
+        Self(serde_json::from_str(text).expect("the vectors are JSON"))
+    }
+
+    fn recovery() -> Self {
+        let text = include_str!("vectors/v2-recovery.json");
         Self(serde_json::from_str(text).expect("the vectors are JSON"))
     }
 
@@ -197,4 +205,45 @@ fn sidecar_lines_and_volume_file() {
     let body = LinkId(array(&v.0["body"]["id"]));
     let removed = [Removed::Line(v.file()), Removed::Body(body)].map(|entry| entry.encode());
     assert!(removed.iter().eq(v.list("removed").iter().map(text)));
+}
+
+#[test]
+fn recovery() {
+    let (v, keys) = (Vectors::recovery(), Vectors::recovery().volume_keys());
+    let bytes = text(&v.0["volume_json"]).as_bytes();
+    let file = VolumeFile::parse(bytes).expect("it is what encode makes");
+    assert_eq!(file.encode(), bytes);
+    let recipients: Vec<&str> = v.list("recipients").iter().map(text).collect();
+    assert_eq!(file.settings.recipients(), recipients);
+    assert!(keys.verify_settings(file.settings.encode().as_bytes(), &file.mac));
+    let branch = BranchId(array(&v.0["branch"]));
+    let branch_files = ["branch_file", "branch_file_of_both"].map(|name| {
+        let bytes = text(&v.0[name]).as_bytes();
+        let file = BranchFile::parse(bytes).expect("it is what encode makes");
+        assert_eq!(file.encode(), bytes);
+        file
+    });
+    assert!(branch_files[0].by_kms.is_none() && branch_files[1].by_kms.is_some());
+    let of_volume = (SealedOf::Volume, file.recovery.expect("sealed"), v.key("volume_key"));
+    let of_branches = branch_files.map(|file| {
+        let sealed = file.recovery.expect("sealed");
+        (SealedOf::Branch(branch), sealed, v.key("branch_key"))
+    });
+    for (n, identity) in v.list("identities").iter().map(text).enumerate() {
+        let identity = Identities::parse(identity).expect("one");
+        assert_eq!(identity.recipients().collect::<Vec<_>>(), [recipients[n]]);
+        for (of, sealed, key) in of_branches.iter().chain([&of_volume]) {
+            assert!(is_own_seal(&keys, *of, sealed), "{of:?}");
+            assert_eq!(identity.open(&sealed.age).expect("its own").expose(), key.expose());
+        }
+    }
+    let bytes = text(&v.0["line"]).as_bytes();
+    let line = Line::parse(bytes).expect("it is what encode makes");
+    assert_eq!(line.encode(), bytes);
+    let second = line.second.expect("one");
+    assert_eq!(second.branch, branch);
+    let wrapper = BranchKey::new(&v.key("branch_key"), v.volume(), branch);
+    let opened = wrapper.unwrap(&second.key, v.file()).expect("its own");
+    assert_eq!(opened.expose(), v.key("data_key").expose());
+    assert_eq!(line.check, check(&opened, v.volume(), v.file()));
 }

@@ -11,8 +11,9 @@ use kmsfs::content::{ContentCipher, FirstPage, Opened, capacity, parse_header, p
 use kmsfs::ids::{BranchId, DirId, FileId, LinkId, PageId, VolumeId};
 use kmsfs::kms::{KeyArn, Wrapped};
 use kmsfs::names::{self, DiskLink, DiskName, LinkText, VolumeKeys, XattrBlock};
+use kmsfs::recovery::{Identities, Recipients, Sealed};
 use kmsfs::secret::Key;
-use kmsfs::store::{BranchFile, Line, Page, VolumeFile, WrapKind};
+use kmsfs::store::{BranchFile, Line, Page, SecondWrap, VolumeFile, WrapKind};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -101,7 +102,10 @@ fn line(slot: u16, key: Vec<u8>, branch: bool) -> Line {
     } else {
         WrapKind::Master(KeyArn("arn:aws:kms:local:000000000000:key/1".to_owned()))
     };
-    Line { slot, kind, key: Wrapped(key), check: [1; 32] }
+    // Beside the KMS alone.
+    let second = (!branch && slot % 2 == 1)
+        .then(|| SecondWrap { branch: BranchId([6; 16]), key: Wrapped(vec![2; 60]) });
+    Line { slot, kind, key: Wrapped(key), second, check: [1; 32] }
 }
 
 proptest! {
@@ -161,7 +165,9 @@ proptest! {
     #[test]
     fn branch_files(key in prop::collection::vec(any::<u8>(), 1..64), bends in bends(), noise in noise()) {
         let master = KeyArn("arn:aws:kms:local:000000000000:key/1".to_owned());
-        let text = BranchFile { master, key: Wrapped(key) }.encode();
+        let sealed = Sealed { age: key.clone(), mac: [key[0]; 32] };
+        let recovery = (key[0] % 2 == 0).then_some(sealed);
+        let text = BranchFile { recovery, ..BranchFile::by_kms(master, Wrapped(key)) }.encode();
         prop_assert!(BranchFile::parse(&text).is_ok());
         for bytes in [bent(&text, &bends), noise] {
             if let Ok(file) = BranchFile::parse(&bytes) {
@@ -172,13 +178,31 @@ proptest! {
 
     #[test]
     fn volume_files(bends in bends(), noise in noise()) {
+        for vectors in [include_str!("vectors/v2.json"), include_str!("vectors/v2-recovery.json")] {
+            let vectors: serde_json::Value = serde_json::from_str(vectors).expect("JSON");
+            let text = vectors["volume_json"].as_str().expect("a text").as_bytes();
+            prop_assert!(VolumeFile::parse(text).is_ok());
+            for bytes in [bent(text, &bends), noise.clone()] {
+                if let Ok(file) = VolumeFile::parse(&bytes) {
+                    prop_assert_eq!(file.encode(), bytes);
+                }
+            }
+        }
+    }
+
+    /// The one that is opened before anything proves it.
+    #[test]
+    fn sealed_keys(bends in bends(), noise in noise()) {
         let vectors: serde_json::Value =
-            serde_json::from_str(include_str!("vectors/v2.json")).expect("JSON");
-        let text = vectors["volume_json"].as_str().expect("a text").as_bytes();
-        prop_assert!(VolumeFile::parse(text).is_ok());
-        for bytes in [bent(text, &bends), noise] {
-            if let Ok(file) = VolumeFile::parse(&bytes) {
-                prop_assert_eq!(file.encode(), bytes);
+            serde_json::from_str(include_str!("vectors/v2-recovery.json")).expect("JSON");
+        let secret = vectors["identities"][0].as_str().expect("a text");
+        let identities = Identities::parse(secret).expect("one");
+        let all: Vec<String> = identities.recipients().collect();
+        let key = Key::build(|out| out.fill(9));
+        let sealed = Recipients::try_from(all).expect("one").seal(&key);
+        for bytes in [bent(&sealed, &bends), noise] {
+            if let Ok(opened) = identities.open(&bytes) {
+                prop_assert_eq!((opened.expose(), bytes), (key.expose(), sealed.clone()));
             }
         }
     }

@@ -4,37 +4,49 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::{fails, kmsfs, run, skipped};
 
-/// Unpacks and mounts a golden volume, looks at everything in it, and unmounts it.
-fn mounts_with_its_content(archive: &str) {
-    if skipped("fuse") {
-        return;
+/// A golden volume, unpacked, with its keystore.
+struct Unpacked(tempfile::TempDir);
+
+impl Unpacked {
+    fn new(archive: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let volumes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/volumes");
+        run(Command::new("tar")
+            .args(["--xattrs", "--xattrs-include=user.*", "-xJf"])
+            .arg(volumes.join(archive))
+            .arg("-C")
+            .arg(folder.path()));
+        fs::create_dir(folder.path().join("mnt")).expect("made");
+        Self(folder)
     }
-    let folder = tempfile::tempdir().expect("a folder");
-    let volumes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/volumes");
-    run(Command::new("tar")
-        .args(["--xattrs", "--xattrs-include=user.*", "-xJf"])
-        .arg(volumes.join(archive))
-        .arg("-C")
-        .arg(folder.path()));
-    let at = folder.path().join("mnt");
-    fs::create_dir(&at).expect("made");
-    let keystore = folder.path().join("keystore");
-    run(kmsfs()
-        .arg("mount")
-        .arg(folder.path().join("store"))
-        .arg(&at)
-        .arg("--keystore")
-        .arg(keystore));
-    let looked = std::panic::catch_unwind(|| look(&at));
-    run(kmsfs().arg("unmount").arg(&at));
-    fails(kmsfs().arg("unmount").arg(&at), 8);
-    if let Err(panic) = looked {
-        std::panic::resume_unwind(panic);
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Mounts it, looks at everything in it, and unmounts it.
+    fn mounts_with_its_content(&self) {
+        let at = self.at("mnt");
+        let mut mount = kmsfs();
+        mount.arg("mount").arg(self.at("store")).arg(&at);
+        run(mount.arg("--keystore").arg(self.at("keystore")));
+        let looked = std::panic::catch_unwind(|| look(&at));
+        run(kmsfs().arg("unmount").arg(&at));
+        fails(kmsfs().arg("unmount").arg(&at), 8);
+        if let Err(panic) = looked {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+fn mounts_with_its_content(archive: &str) {
+    if !skipped("fuse") {
+        Unpacked::new(archive).mounts_with_its_content();
     }
 }
 
@@ -86,4 +98,19 @@ fn version_2_with_plain_names() {
 #[test]
 fn version_2_with_branch_keys() {
     mounts_with_its_content("v2-branch.tar.xz");
+}
+
+/// By its keystore, and when that is gone by its identity.
+#[test]
+fn version_2_with_a_recovery() {
+    if skipped("fuse") {
+        return;
+    }
+    let volume = Unpacked::new("v2-recovery.tar.xz");
+    volume.mounts_with_its_content();
+    fs::remove_dir_all(volume.at("keystore")).expect("removed");
+    let mut recover = kmsfs();
+    recover.arg("recover").arg(volume.at("store")).arg("--identity").arg(volume.at("identity"));
+    run(recover.arg("--keystore").arg(volume.at("keystore")).arg("--no-passphrase"));
+    volume.mounts_with_its_content();
 }

@@ -75,6 +75,7 @@ fn with_candidates(command: Command) -> Command {
     let command = command.mut_args(|arg| match arg.get_id().as_str() {
         "store" => arg.add(ArgValueCompleter::new(stores)),
         "mountpoint" => arg.add(ArgValueCompleter::new(mountpoints)),
+        "recovery" => arg.add(ArgValueCompleter::new(PathCompleter::file())),
         "key" | "master_key" | "to" => arg.add(ArgValueCompleter::new(keys)),
         _ => arg,
     });

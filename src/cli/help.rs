@@ -7,19 +7,20 @@ use clap::Command;
 /// The verbs, by what somebody wants to do.
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Everyday", &["init", "mount", "unmount", "status", "lock", "unlock"]),
-    ("Keys", &["key", "rewrap", "policy", "keystore", "shred"]),
+    ("Keys", &["key", "rewrap", "recover", "policy", "keystore", "shred"]),
     ("Upkeep", &["fsck", "backup", "export", "cat", "info", "config"]),
     ("Show and measure", &["demo", "bench", "man", "completion"]),
 ];
 
 /// What one would type.
-const EXAMPLES: [(&str, &[&str]); 16] = [
+const EXAMPLES: [(&str, &[&str]); 17] = [
     (
         "init",
         &[
             "kmsfs init /srv/store",
             "kmsfs init /srv/store --kms aws --master-key alias/database",
             "kmsfs init /srv/store --data-keys branch --names plain",
+            "kmsfs init /srv/store --recovery recipients.txt",
         ],
     ),
     (
@@ -48,6 +49,13 @@ const EXAMPLES: [(&str, &[&str]); 16] = [
         &[
             "kmsfs rewrap /srv/store --to alias/next --dry-run",
             "kmsfs rewrap /srv/store --to alias/next",
+        ],
+    ),
+    (
+        "recover",
+        &[
+            "kmsfs recover /srv/store --identity recovery.key --dry-run",
+            "kmsfs recover /srv/store --identity recovery.key --master-key alias/next",
         ],
     ),
     (

@@ -8,21 +8,16 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::place;
-use super::provider::{self, Kms};
-use super::{pkcs11, vault};
+use super::master::{Master, MasterArgs};
+use super::recipients;
 use crate::console::failure::{Exit, Failure};
-use crate::console::options::{KmsArg, KmsArgs};
 use crate::console::printing::{say, tell};
 use crate::disk;
 use crate::ids::VolumeId;
 use crate::keys::{self, OpenError};
-use crate::kms::local::{LocalKms, Sealing};
-use crate::kms::{KeyAdmin, KeyRef, cost};
+use crate::kms::cost;
 use crate::store::{self, DataKeys, Names, Provider, Settings, Store, StoreError};
 
-/// The alias that `init` makes when it is given no key.
-const DEFAULT_ALIAS: &str = "alias/kmsfs";
 /// The heartbeat of a mount that is told none.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(10);
 
@@ -43,17 +38,8 @@ enum DataKeysArg {
 pub struct Init {
     /// The store: absent, or an empty folder
     store: PathBuf,
-    /// The master key: an id, an ARN or alias/NAME [default: alias/kmsfs, made if absent]
-    #[arg(long, value_name = "KEY")]
-    master_key: Option<String>,
-    /// The KMS that holds the master key
-    #[arg(long, env = "KMSFS_KMS", value_enum, default_value_t = KmsArg::Local)]
-    kms: KmsArg,
     #[command(flatten)]
-    args: KmsArgs,
-    /// Create the keystore without a passphrase: its keys are then stored unencrypted
-    #[arg(long, conflicts_with = "passphrase_file")]
-    no_passphrase: bool,
+    master: MasterArgs,
     /// Whether file names are encrypted
     #[arg(long, value_enum, default_value_t = NamesArg::Encrypted)]
     names: NamesArg,
@@ -65,6 +51,11 @@ pub struct Init {
     /// come under: when an alias is pointed to another key, until a rewrap
     #[arg(long)]
     only_current_key: bool,
+    /// Seal every key to this age recipient, too, or to those in this file, one a line: whoever has
+    /// an identity of one can read the store without the KMS (`kmsfs recover`), for good. It can be
+    /// given several times, and not be changed later
+    #[arg(long, value_name = "FILE|age1…")]
+    recovery: Vec<String>,
 }
 
 /// Runs `init`.
@@ -73,12 +64,8 @@ pub struct Init {
 /// [`Failure`].
 pub fn run(args: &Init) -> Result<(), Failure> {
     check_empty(&args.store)?;
-    let (kms, provider, asked) = match args.kms {
-        KmsArg::Local => open_local(args)?,
-        KmsArg::Aws => open_aws(args)?,
-        KmsArg::Vault => open_vault(args)?,
-        KmsArg::Pkcs11 => open_pkcs11(args)?,
-    };
+    let recovery = recipients::read(&args.recovery)?;
+    let Master { kms, provider, asked } = args.master.open()?;
     let made = make_folder(&args.store)?;
     let volume = VolumeId::random();
     let names = match args.names {
@@ -91,6 +78,7 @@ pub fn run(args: &Init) -> Result<(), Failure> {
     };
     let mut settings = Settings::new(volume, names, data_keys);
     settings.only_current_key = args.only_current_key;
+    settings.recovery = recovery.clone();
     let root = disk::open_dir(&args.store).map_err(|e| Failure::io(&args.store, &e))?;
     let work = &*kms.services.work;
     if let Err(failure) = try_filesystem(&args.store, &root, names) {
@@ -117,6 +105,13 @@ pub fn run(args: &Init) -> Result<(), Failure> {
         }
         at @ Provider::Vault { .. } => say!("transit {}", at.place()),
         Provider::Pkcs11 { token } => say!("token {token}"),
+    }
+    if let Some(recovery) = recovery {
+        recovery.texts().for_each(|text| say!("recovery {text}"));
+        tell!(
+            "kmsfs: whoever has an identity of a recovery recipient reads this store for good, \
+             whatever the KMS says: disabling the master key does not stop them"
+        );
     }
     tell!("next: kmsfs mount {} MOUNTPOINT", args.store.display());
     Ok(())
@@ -191,76 +186,4 @@ fn remove_layout(store: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn open_local(args: &Init) -> Result<(Kms, Provider, KeyRef), Failure> {
-    let path = place::absolute(&args.args.keystore.path())?;
-    let keystore = path.to_str().map(str::to_owned).ok_or_else(|| {
-        Failure::new(Exit::Usage, format!("{}: the path is not UTF-8", path.display()))
-    })?;
-    let provider = Provider::Local { keystore };
-    provider.check().map_err(|why| Failure::new(Exit::Usage, why))?;
-    let kms = open_keystore(args, &path)?;
-    let asked = master_key(args, &kms)?;
-    Ok((Kms::local(kms), provider, asked))
-}
-
-/// In a KMS of others no key is made unasked: it would cost a dollar a month, or be nobody's.
-fn named_key<'a>(args: &'a Init, kms: &str) -> Result<&'a String, Failure> {
-    args.master_key.as_ref().ok_or_else(|| {
-        let why = format!("with --kms {kms}, init needs a --master-key KEY");
-        Failure::new(Exit::Usage, why)
-            .hint(format!("make one: kmsfs key --kms {kms} create --alias kmsfs"))
-    })
-}
-
-fn open_vault(args: &Init) -> Result<(Kms, Provider, KeyRef), Failure> {
-    let key = named_key(args, "vault")?;
-    let provider = vault::provider(&args.args.vault)?;
-    Ok((vault::open(&provider, &args.args)?, provider, KeyRef(key.clone())))
-}
-
-fn open_pkcs11(args: &Init) -> Result<(Kms, Provider, KeyRef), Failure> {
-    let key = named_key(args, "pkcs11")?;
-    let provider = pkcs11::provider(&args.args.pkcs11)?;
-    Ok((pkcs11::open(&provider, &args.args)?, provider, KeyRef(key.clone())))
-}
-
-fn open_aws(args: &Init) -> Result<(Kms, Provider, KeyRef), Failure> {
-    let key = named_key(args, "aws")?;
-    let aws = &args.args.aws;
-    let aws = provider::region_of(key).map_or_else(|| aws.clone(), |r| aws.in_region(&r));
-    let (kms, region) = provider::open_aws(&aws)?;
-    Ok((kms, Provider::Aws { region }, KeyRef(key.clone())))
-}
-
-fn open_keystore(args: &Init, path: &Path) -> Result<LocalKms, Failure> {
-    if path.join("keystore.json").exists() {
-        return super::mount::open_keystore(path, &args.args.keystore.passphrase());
-    }
-    let sealing = if args.no_passphrase {
-        Sealing::Clear
-    } else {
-        Sealing::Passphrase(
-            args.args.keystore.passphrase().new_passphrase("new keystore passphrase")?,
-        )
-    };
-    let kms = LocalKms::create(path, &sealing)?;
-    tell!("made the keystore {}", path.display());
-    Ok(kms)
-}
-
-fn master_key(args: &Init, kms: &LocalKms) -> Result<KeyRef, Failure> {
-    if let Some(key) = &args.master_key {
-        let key = KeyRef(key.clone());
-        kms.describe(&key)?;
-        return Ok(key);
-    }
-    let alias = KeyRef(DEFAULT_ALIAS.to_owned());
-    if kms.describe(&alias).is_err() {
-        let key = kms.create("kmsfs")?;
-        kms.set_alias(DEFAULT_ALIAS, &KeyRef(key.id.clone()))?;
-        tell!("made the master key {} ({DEFAULT_ALIAS})", key.id);
-    }
-    Ok(alias)
 }

@@ -13,12 +13,14 @@ mod export;
 mod fsck;
 mod help;
 mod helper;
+mod info;
 mod init;
 mod key;
 mod keystore;
 mod known;
 mod log_file;
 mod logging;
+mod master;
 mod mount;
 mod pages;
 mod pkcs11;
@@ -27,6 +29,8 @@ mod policy;
 mod process;
 mod progress;
 mod provider;
+mod recipients;
+mod recover;
 mod remount;
 mod repeats;
 mod rewrap;
@@ -101,6 +105,8 @@ enum Verb {
     Shred(shred::Shred),
     /// Move every wrapped key of a store to another master key
     Rewrap(rewrap::RewrapArgs),
+    /// Put a store whose master key is gone under a new one, with an identity of its recovery
+    Recover(Box<recover::Recover>),
     /// Check an unmounted store, and repair what can be repaired without loss
     Fsck(fsck::FsckArgs),
     /// Measure this machine: the cipher, a folder, and a mount in it
@@ -191,7 +197,7 @@ pub fn main() -> ExitCode {
         Verb::Mount(args) => mount::run(&args, &typed),
         Verb::Unmount(args) => unmount::run(&args),
         Verb::Status(args) => status::run(&args),
-        Verb::Info { store, output } => status::info(&store, output),
+        Verb::Info { store, output } => info::run(&store, output),
         Verb::Cat(args) => export::cat(&args),
         Verb::Export(args) => export::export(&args),
         Verb::Backup(args) => backup::run(&args),
@@ -199,6 +205,7 @@ pub fn main() -> ExitCode {
         Verb::Unlock { mountpoint } => status::unlock(&mountpoint),
         Verb::Shred(args) => shred::run(&args),
         Verb::Rewrap(args) => rewrap::run(&args),
+        Verb::Recover(args) => recover::run(&args),
         Verb::Fsck(args) => fsck::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Demo(args) => demo::run(&args),

@@ -211,7 +211,8 @@ fn lint(args: &Lint, aws: &AwsArgs) -> Result<(), Failure> {
     };
     let parsed = Policy::parse(&text)
         .map_err(|e| Failure::new(Exit::Failed, format!("the policy cannot be read: {e}")))?;
-    let found = policy::lint(&parsed, key.as_ref(), file.map(|f| f.settings.volume()));
+    let mut found = policy::lint(&parsed, key.as_ref(), file.as_ref().map(|f| f.settings.volume()));
+    found.extend(file.and_then(|file| around(file.settings.recipients().len())));
     print(&found, args.output);
     let limit = match args.fail_on {
         SeverityArg::Note => Severity::Note,
@@ -222,6 +223,16 @@ fn lint(args: &Lint, aws: &AwsArgs) -> Result<(), Failure> {
         return Err(Failure::already_reported(Exit::Failed));
     }
     Ok(())
+}
+
+/// What no policy of the key holds up.
+fn around(recipients: usize) -> Option<Finding> {
+    let message = format!(
+        "the volume has a recovery: {recipients} age recipients can read it whatever this policy \
+         says, and disabling the key does not stop them"
+    );
+    let finding = Finding { severity: Severity::Note, rule: "recovery", statement: None, message };
+    (recipients > 0).then_some(finding)
 }
 
 fn print(found: &[Finding], output: Output) {

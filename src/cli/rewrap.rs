@@ -15,7 +15,7 @@ use crate::control::{self, Answer, Ask, Report, Target};
 use crate::keys::Word;
 use crate::kms::{KeyArn, KeyRef, KeyService, Verdict, cost};
 use crate::store::{Provider, Store, StoreError};
-use crate::upkeep::{Done, Method, Order, Plan, Rewrap, RewrapError, Unsettled};
+use crate::upkeep::{Done, Left, Method, Order, Plan, Rewrap, RewrapError, Unsettled};
 
 /// Arguments of `rewrap`.
 #[derive(Args)]
@@ -53,10 +53,10 @@ pub fn run(args: &RewrapArgs) -> Result<(), Failure> {
     let through_here = method.takes_keys_through_here();
     let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
     let asked = KeyRef(args.to.clone());
-    let mut rewrap =
-        Rewrap::prepare(store, method, provider, asked).map_err(|e| failure(args, &e))?;
+    let failed = |e| failure(path, &args.to, &e);
+    let mut rewrap = Rewrap::prepare(store, method, provider, asked).map_err(failed)?;
     args.kms_rate.into_iter().for_each(|keys| rewrap.set_rate(keys));
-    let plan = rewrap.plan().map_err(|e| failure(args, &e))?;
+    let plan = rewrap.plan().map_err(failed)?;
     if args.dry_run {
         tell_plan(&plan, price, how(through_here));
         return Ok(());
@@ -68,7 +68,7 @@ pub fn run(args: &RewrapArgs) -> Result<(), Failure> {
     let bar = progress::keys(plan.keys);
     let done = rewrap.run(|| follow(mount.as_ref(), rewrap.word()), &|keys| bar.inc(keys));
     bar.finish_and_clear();
-    let done = done.map_err(|e| failure(args, &e))?;
+    let done = done.map_err(failed)?;
     report(args, &plan, &done)
 }
 
@@ -222,6 +222,19 @@ fn tell_plan(plan: &Plan, price: Price, how: &str) {
 /// More than these are not listed one by one.
 const MOST_TOLD: usize = 10;
 
+/// Names the keys that stay as they are, and counts the lines that cannot be read.
+pub(super) fn tell_left(left: &[Left], damaged: u64) {
+    if damaged > 0 {
+        tell!("kmsfs: {damaged} damaged lines stay as they are");
+    }
+    for left in left.iter().take(MOST_TOLD) {
+        tell!("kmsfs: {} stays: {}", left.owner, left.why);
+    }
+    if left.len() > MOST_TOLD {
+        tell!("kmsfs: and {} more", left.len() - MOST_TOLD);
+    }
+}
+
 fn report(args: &RewrapArgs, plan: &Plan, done: &Done) -> Result<(), Failure> {
     say!("rewrapped {} keys to {}", done.rewrapped, plan.target);
     if !done.is_proven {
@@ -231,16 +244,8 @@ fn report(args: &RewrapArgs, plan: &Plan, done: &Done) -> Result<(), Failure> {
         );
         tell!("next: kmsfs mount {} MOUNTPOINT --master-key {}", args.store.display(), plan.target);
     }
-    if plan.counts.damaged > 0 {
-        tell!("kmsfs: {} damaged lines stay as they are", plan.counts.damaged);
-    }
-    for left in done.left.iter().take(MOST_TOLD) {
-        tell!("kmsfs: {} stays: {}", left.owner, left.why);
-    }
+    tell_left(&done.left, plan.counts.damaged);
     let stay = done.left.len();
-    if stay > MOST_TOLD {
-        tell!("kmsfs: and {} more", stay - MOST_TOLD);
-    }
     let left = format!("{}: {stay} data keys are not rewrapped", args.store.display());
     match &done.refused {
         Some(e) => Err(Failure::new(Exit::Refused, format!("{left}: {e}"))
@@ -252,21 +257,25 @@ fn report(args: &RewrapArgs, plan: &Plan, done: &Done) -> Result<(), Failure> {
     }
 }
 
-fn failure(args: &RewrapArgs, e: &RewrapError) -> Failure {
+/// A rewrap of `store` to `to` that stopped.
+pub(super) fn failure(store: &Path, to: &str, e: &RewrapError) -> Failure {
     let again = "nothing is lost: run the same command again to go on";
-    let message = format!("{}: {e}", args.store.display());
+    let message = format!("{}: {e}", store.display());
     match e {
-        RewrapError::Store(e) => Failure::store(&args.store, e),
+        RewrapError::Store(e) => Failure::store(store, e),
         RewrapError::Disk(_) => Failure::new(Exit::Failed, message).hint(again),
         RewrapError::VolumeKey(_) => {
-            Failure::new(Exit::BadVolume, message).hint(second_copy(&args.store))
+            Failure::new(Exit::BadVolume, message).hint(second_copy(store))
+        }
+        RewrapError::SameName(_) => {
+            Failure::new(Exit::Usage, message).hint("make one: kmsfs key create; --master-key KEY")
         }
         RewrapError::Kms(e) => {
             let failure = Failure::from(e.clone());
             match e.verdict {
                 Verdict::Refused => failure.hint(format!(
                     "see what this identity may do: kmsfs policy test {}; {again}",
-                    args.store.display()
+                    store.display()
                 )),
                 verdict if verdict.is_inconclusive() => failure.hint(again),
                 _ => failure,
@@ -275,7 +284,7 @@ fn failure(args: &RewrapArgs, e: &RewrapError) -> Failure {
         RewrapError::Overtaken(_) => Failure::new(Exit::Busy, message)
             .hint("let that one end, or stop it and run the same command again"),
         RewrapError::Endless => Failure::new(Exit::Failed, message)
-            .hint(format!("does {} point to another key by now? {again}", args.to)),
+            .hint(format!("does {to} point to another key by now? {again}")),
         RewrapError::Mount(_) => Failure::new(Exit::Failed, message)
             .hint("nothing was changed; unlock the mount, or let its identity use the new key"),
     }

@@ -1,4 +1,4 @@
-//! `kmsfs status`, `info`, `lock` and `unlock`.
+//! `kmsfs status`, `lock` and `unlock`.
 
 use std::collections::HashSet;
 use std::io;
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::info::reads_anyway;
 use super::unmount::find;
 use crate::clock::spoken;
 use crate::console::failure::{Exit, Failure};
@@ -14,7 +15,6 @@ use crate::console::options::Output;
 use crate::console::printing::{say, tell};
 use crate::control::{self, Answer, Ask, Report, Target};
 use crate::kms::{Calls, cost};
-use crate::store::Store;
 
 /// Arguments of `status`.
 #[derive(Args)]
@@ -259,6 +259,9 @@ fn print(target: &Target, report: &Report, output: Output) {
     print_daemon(target, report);
     say!("  store       {}", report.store);
     say!("  volume      {}", report.volume);
+    if !report.recovery.is_empty() {
+        say!("  recovery    {}", reads_anyway(report.recovery.len()));
+    }
     if report.read_only {
         say!("  access      read-only: nothing is written to the store");
     }
@@ -307,41 +310,6 @@ fn print(target: &Target, report: &Report, output: Output) {
     if let Some(w) = &report.device_warning {
         say!("  warning     {w}");
     }
-}
-
-/// Runs `info`.
-///
-/// # Errors
-/// [`Failure`].
-pub fn info(path: &Path, output: Output) -> Result<(), Failure> {
-    let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
-    let file = store.read_volume().map_err(|e| Failure::store(path, &e))?;
-    let s = &file.settings;
-    let provider = &file.wrap.source.provider;
-    let (provider, place) = (provider.name(), provider.place());
-    if output == Output::Json {
-        let json = serde_json::json!({
-            "volume": s.volume().to_string(),
-            "names": s.names,
-            "data_keys": s.data_keys,
-            "only_current_key": s.only_current_key,
-            "provider": provider,
-            "place": place,
-            "asked": file.wrap.source.asked.0,
-            "master": file.wrap.source.master.0,
-        });
-        say!("{json}");
-        return Ok(());
-    }
-    say!("volume      {}", s.volume());
-    say!("names       {:?}", s.names);
-    say!("data keys   {}", s.data_keys.name());
-    if s.only_current_key {
-        say!("files       under any other key than the present one are refused");
-    }
-    say!("provider    {provider} ({place})");
-    say!("master key  {} ({})", file.wrap.source.master, file.wrap.source.asked);
-    Ok(())
 }
 
 /// Has every mount of this name follow an order, then waits until each has.

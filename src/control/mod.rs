@@ -50,6 +50,9 @@ pub struct Report {
     pub pinned_key: Option<String>,
     /// Whether files under any other master key than `key_target` are refused.
     pub only_current_key: bool,
+    /// The age recipients that can recover the volume: whoever has an identity of one reads it
+    /// whatever the KMS says.
+    pub recovery: Vec<String>,
     /// Whether the daemon may change nothing, whatever flags the mount is given.
     pub read_only: bool,
     /// How many files' wrapped keys are under which master key; `None` while they are counted.

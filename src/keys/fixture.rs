@@ -12,6 +12,7 @@ use crate::kms::{
     Context, Generated, KeyAdmin, KeyRef, KeyService, KmsError, Rewrapped, Unwrapped, Verdict,
     Wrapped,
 };
+use crate::recovery::{Recipients, sample};
 use crate::secret::Key;
 use crate::store::{DataKeys, Names, Provider, Settings, Store};
 
@@ -24,13 +25,14 @@ static KMS: LazyLock<Arc<LocalKms>> = LazyLock::new(|| {
     Arc::new(kms)
 });
 
-static PER_FILE: LazyLock<Sim> = LazyLock::new(|| made(DataKeys::PerFile));
-static BRANCH: LazyLock<Sim> = LazyLock::new(|| made(DataKeys::Branch));
+static PER_FILE: LazyLock<Sim> = LazyLock::new(|| made(DataKeys::PerFile, None));
+static BRANCH: LazyLock<Sim> = LazyLock::new(|| made(DataKeys::Branch, None));
 
-fn made(data_keys: DataKeys) -> Sim {
+fn made(data_keys: DataKeys, recovery: Option<Recipients>) -> Sim {
     let sim = Sim::new();
     let store = Store::init(sim.root()).expect("made");
-    let settings = Settings::new(VolumeId([1; 16]), Names::Encrypted, data_keys);
+    let mut settings = Settings::new(VolumeId([1; 16]), Names::Encrypted, data_keys);
+    settings.recovery = recovery;
     let provider = Provider::Local { keystore: "/keystore".to_owned() };
     super::create(&store, &*kms(), provider, KeyRef(ALIAS.to_owned()), settings).expect("made");
     sim
@@ -54,6 +56,11 @@ pub(crate) fn volume() -> Sim {
 /// An empty volume whose data keys are wrapped by branch keys.
 pub(crate) fn branch_volume() -> Sim {
     BRANCH.fork()
+}
+
+/// An empty volume that the sample's identity can recover.
+pub(crate) fn recoverable_volume(data_keys: DataKeys) -> Sim {
+    made(data_keys, Some(Recipients::new([sample::PUBLIC]).expect("one")))
 }
 
 /// A keyring without its threads, on this volume.

@@ -94,7 +94,7 @@ impl Keyring {
             return;
         }
         log::warn!("new data keys come under {master} now");
-        self.branches().follow(master);
+        self.branches().present().follow(master);
         self.pool().wipe().into_iter().for_each(|file| self.dead().add_unused(file));
         self.pool().call();
         if self.volume().accepted() == Accepted::Target {

@@ -6,16 +6,16 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::branches;
 use super::keyring::Keyring;
 use super::phase::Phase;
 use super::pool::NoKeys;
+use super::present::{self, Second};
 use super::request::KeyRequest;
 use crate::content::{ContentCipher, check};
 use crate::ids::{FileId, PageId, SLOTS};
 use crate::kms::{Context, KeyArn, KmsError};
 use crate::secret::{Key, scrub_stack};
-use crate::store::{DataKeys, Line, Page, WrapKind};
+use crate::store::{DataKeys, Line, Page, SecondWrap, WrapKind};
 use crate::threads::{Role, spawn_in};
 
 /// A data key and its sidecar line.
@@ -77,14 +77,14 @@ fn by_branches(keyring: &Keyring, target: &KeyArn, wanted: usize) -> Result<(), 
     let mut rest = wanted;
     while rest > 0 && is_open(keyring) {
         let n = rest.min(usize::from(SLOTS));
-        let Some(branch) = branches::for_new(keyring, n)? else { return Ok(()) };
+        let Some(branch) = present::for_new(keyring, n)? else { return Ok(()) };
         let (volume, page) = (keyring.volume().id(), keyring.pool().next_page());
         let make = |slot| {
             let (file, key) = (FileId::new(page, slot), Key::random());
             let kind = WrapKind::Branch(branch.id());
             keyring.branches().origins().tell(branch.id(), file);
             let (wrapped, check) = (branch.wrap(&key, file), check(&key, volume, file));
-            let line = Line { slot, kind, key: wrapped, check };
+            let line = Line { slot, kind, key: wrapped, second: None, check };
             (line, Arc::new(ContentCipher::new(&key, volume, file)))
         };
         let made = (0..SLOTS).take(n).map(make).collect();
@@ -100,12 +100,13 @@ fn by_branches(keyring: &Keyring, target: &KeyArn, wanted: usize) -> Result<(), 
 /// Keys that the KMS makes, side by side. Its calls do not wait for pages: whoever has made the last
 /// key of a page writes it while others make those of the next.
 fn by_the_kms(keyring: &Keyring, target: &KeyArn, wanted: usize) -> Result<(), NoKeys> {
+    let Some(second) = present::for_second(keyring, wanted)? else { return Ok(()) };
     let order = Mutex::new(Order { rest: wanted, ..Order::default() });
     let work = || {
         // A lock is not to find keys on their way: what is left is not asked for.
         while let Some(file) = { order.lock().next(|| keyring.pool().next_page()) } {
             let made = if is_open(keyring) && keyring.wait_for_rate() {
-                make_key(keyring, file).inspect_err(|e| keyring.heed(e)).map_err(Some)
+                make_key(keyring, &second, file).inspect_err(|e| keyring.heed(e)).map_err(Some)
             } else {
                 Err(None)
             };
@@ -212,15 +213,22 @@ impl Order {
     }
 }
 
-fn make_key(keyring: &Keyring, file: FileId) -> Result<Made, KmsError> {
+fn make_key(keyring: &Keyring, second: &Second, file: FileId) -> Result<Made, KmsError> {
     let volume = keyring.volume().id();
     let context = Context::file(volume, file);
     let made = keyring.volume().generate(keyring.service(), &context)?;
     keyring.masters().saw(&made.master, &made.wrapped, &context);
+    let second = match second {
+        Second::None => None,
+        Second::By(branch) => {
+            Some(SecondWrap { branch: branch.id(), key: branch.wrap(&made.key, file) })
+        }
+    };
     let line = Line {
         slot: file.slot(),
         kind: WrapKind::Master(made.master),
         key: made.wrapped,
+        second,
         check: check(&made.key, volume, file),
     };
     Ok((line, Arc::new(ContentCipher::new(&made.key, volume, file))))
@@ -233,12 +241,13 @@ mod tests {
     use crate::kms::{Verdict, Wrapped};
 
     fn key(file: FileId) -> Made {
-        let key = Key::random();
+        let plain = Key::random();
         let volume = VolumeId([1; 16]);
         let kind = WrapKind::Master(KeyArn("arn:key/1".to_owned()));
-        let check = check(&key, volume, file);
-        let line = Line { slot: file.slot(), kind, key: Wrapped(vec![1]), check };
-        (line, Arc::new(ContentCipher::new(&key, volume, file)))
+        let check = check(&plain, volume, file);
+        let (slot, key) = (file.slot(), Wrapped(vec![1]));
+        let line = Line { slot, kind, key, second: None, check };
+        (line, Arc::new(ContentCipher::new(&plain, volume, file)))
     }
 
     fn order(rest: usize) -> (Order, impl FnMut() -> PageId) {

@@ -67,8 +67,9 @@ fn rewrap(store: &Store, keyring: &Keyring, file: FileId, to: &KeyRef) -> KeyArn
         }
         WrapKind::Branch(branch) => {
             let old = store.read_branch(*branch).expect("readable");
-            let new = carry(&old.key, &old.master, &Context::branch(volume, *branch));
-            let file = BranchFile { master: new.master.clone(), key: new.wrapped };
+            let by = old.by_kms.expect("by the KMS");
+            let new = carry(&by.key, &by.master, &Context::branch(volume, *branch));
+            let file = BranchFile::by_kms(new.master.clone(), new.wrapped);
             store.write_branch(*branch, &file).expect("written");
             new.master
         }

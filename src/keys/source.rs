@@ -78,9 +78,17 @@ impl Volume {
             return Ok(keys);
         }
         log::error!("volume.json was replaced and is not authenticated, ignoring it");
-        let (settings, mac) = (self.settings.clone(), self.mac);
-        let wrap = self.wrap.lock().clone();
-        self.reopen(&VolumeFile { settings, mac, wrap }, service)
+        self.reopen(&self.as_file(), service)
+    }
+
+    /// The `volume.json` that it was opened with, or has taken over since.
+    fn as_file(&self) -> VolumeFile {
+        VolumeFile {
+            settings: self.settings.clone(),
+            mac: self.mac,
+            recovery: self.recovery.clone(),
+            wrap: self.wrap.lock().clone(),
+        }
     }
 
     /// Writes down that an operator vouches for where new data keys come from, where nothing has
@@ -90,8 +98,7 @@ impl Volume {
     /// # Errors
     /// `Store`; `Unproven` where it has been changed since.
     pub fn take_named(&self, store: &Store, keys: &VolumeKeys) -> Result<(), OpenError> {
-        let (settings, mac) = (self.settings.clone(), self.mac);
-        let file = VolumeFile { settings, mac, wrap: self.wrap.lock().clone() };
+        let file = self.as_file();
         if !is_proven(&file, keys) {
             *self.wrap.lock() = prove(store, file, keys)?.wrap;
         }

@@ -187,9 +187,11 @@ fn a_bad_branch_file_costs_its_own_files_until_it_is_put_right() {
     let (bad, good) = (only(&old), only(&new));
     let file = store.read_branch(bad).expect("readable");
     let foreign = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
-    let mut torn = file.clone();
-    *torn.key.0.last_mut().expect("long") ^= 1;
-    let foreign = BranchFile { master: KeyArn(foreign.to_owned()), ..file.clone() };
+    let by = file.by_kms.clone().expect("by the KMS");
+    let mut torn = by.key.clone();
+    *torn.0.last_mut().expect("long") ^= 1;
+    let torn = BranchFile::by_kms(by.master, torn);
+    let foreign = BranchFile::by_kms(KeyArn(foreign.to_owned()), by.key);
     let cases = [(foreign, 0), (torn, 1), (store.read_branch(good).expect("readable"), 1)];
     for (written, decrypts) in cases {
         store.write_branch(bad, &written).expect("written");
@@ -235,19 +237,21 @@ fn a_page_may_mix_both_kinds_of_lines() {
         let branch = BranchId::random();
         let made = kms().generate(&asked, &Context::branch(volume, branch)).expect("made");
         let wrapper = BranchKey::new(&made.key, volume, branch);
-        let file = BranchFile { master: made.master, key: made.wrapped };
+        let file = BranchFile::by_kms(made.master, made.wrapped);
         keyring.store().write_branch(branch, &file).expect("written");
         let page = PageId::random();
         let by_kms = |slot| {
             let file = FileId::new(page, slot);
             let made = kms().generate(&asked, &Context::file(volume, file)).expect("made");
             let check = check(&made.key, volume, file);
-            Line { slot, kind: WrapKind::Master(made.master), key: made.wrapped, check }
+            let kind = WrapKind::Master(made.master);
+            Line { slot, kind, key: made.wrapped, second: None, check }
         };
         let by_branch = |slot, of| {
             let (file, key) = (FileId::new(page, slot), Key::random());
             let (kind, check) = (WrapKind::Branch(branch), check(&key, volume, file));
-            Line { slot, kind, key: wrapper.wrap(&key, FileId::new(page, of)), check }
+            let wrapped = wrapper.wrap(&key, FileId::new(page, of));
+            Line { slot, kind, key: wrapped, second: None, check }
         };
         let lines = [by_kms(0), by_branch(1, 1), by_branch(2, 9), by_kms(2), by_branch(3, 9)];
         keyring.store().add_page(page, &Page::of(&lines)).expect("written");

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::sealing::{self, Of};
 use super::source::{is_proven, source_mac, unproven};
 use super::store_use::StoreUse;
 use crate::ids::{FileId, PageId, VolumeId};
 use crate::kms::{Context, Generated, KeyArn, KeyRef, KeyService, KmsError, Unwrapped, Verdict};
 use crate::names::VolumeKeys;
+use crate::recovery::Sealed;
 use crate::store::{Provider, Settings, Source, Store, StoreError, VolumeFile, Wrap};
 
 /// Files under which master keys are served.
@@ -48,6 +50,8 @@ pub struct Volume {
     pub(super) settings: Settings,
     /// Of the settings.
     pub(super) mac: [u8; 32],
+    /// The sealed volume key, where the settings have recipients.
+    pub(super) recovery: Option<Sealed>,
     /// Of the volume key that it was opened with. It is no secret.
     pub(super) fingerprint: String,
     /// The one master key that the volume key may be under, where the mount was told one.
@@ -151,6 +155,7 @@ impl Volume {
         Self {
             settings: file.settings,
             mac: file.mac,
+            recovery: file.recovery,
             fingerprint: keys.fingerprint(),
             pinned,
             accepted,
@@ -315,11 +320,15 @@ pub(super) fn unlock(file: &VolumeFile, service: &dyn KeyService) -> Result<Volu
     let master = KeyRef::from(&file.wrap.source.master);
     let got = service.decrypt(&master, &file.wrap.key, &Context::volume(volume))?;
     let keys = VolumeKeys::derive(&got.key, volume);
-    if keys.verify_settings(file.settings.encode().as_bytes(), &file.mac) {
-        Ok(keys)
-    } else {
-        Err(OpenError::Changed)
-    }
+    if is_of_volume(file, &keys) { Ok(keys) } else { Err(OpenError::Changed) }
+}
+
+/// Whether these are the keys of a file's volume: who wrote its settings, and sealed its volume
+/// key to their recipients, had them.
+pub(super) fn is_of_volume(file: &VolumeFile, keys: &VolumeKeys) -> bool {
+    let sealed = file.recovery.as_ref();
+    keys.verify_settings(file.settings.encode().as_bytes(), &file.mac)
+        && sealed.is_none_or(|sealed| sealing::is_own(keys, Of::Volume, sealed))
 }
 
 /// Opens the volume of a store.
@@ -372,9 +381,11 @@ pub fn create(
     let canary = service.generate(&KeyRef::from(&made.master), &Context::canary(volume))?;
     let keys = VolumeKeys::derive(&made.key, volume);
     let mac = keys.mac_settings(settings.encode().as_bytes());
+    let seal = |recipients| sealing::seal(&keys, recipients, Of::Volume, &made.key);
+    let recovery = settings.recovery.as_ref().map(seal);
     let source = Source { generation: 1, provider, asked, master: made.master };
     let source_mac = Some(source_mac(&settings, &source, &keys));
     let wrap = Wrap { source, source_mac, key: made.wrapped, canary: canary.wrapped };
-    store.write_volume(&VolumeFile { settings, mac, wrap })?;
+    store.write_volume(&VolumeFile { settings, mac, recovery, wrap })?;
     Ok(keys)
 }

@@ -10,7 +10,7 @@ use sha2::Sha256;
 use crate::ids::VolumeId;
 use crate::secret::{Key, Locked};
 
-/// The ciphers of names, links and attributes, and the key of the settings' MAC. They lie in
+/// The ciphers of names, links and attributes, and the keys of MACs. They lie in
 /// locked memory and are wiped on drop.
 pub struct VolumeKeys {
     pub(super) name: Locked<Aes256GcmSiv>,
@@ -18,6 +18,7 @@ pub struct VolumeKeys {
     pub(super) xattr_value: Locked<Aes256GcmSiv>,
     xattr_name: Key,
     settings: Key,
+    recovery: Key,
     fingerprint: [u8; 32],
 }
 
@@ -44,6 +45,7 @@ impl VolumeKeys {
             xattr_value: cipher("xattr-value"),
             xattr_name: subkey("xattr-name"),
             settings: subkey("settings-mac"),
+            recovery: subkey("recovery-mac"),
             fingerprint: *subkey("fingerprint").expose(),
         }
     }
@@ -80,6 +82,23 @@ impl VolumeKeys {
         let mut mac = Self::hmac(&self.settings, settings);
         mac.update(b"\n");
         mac.update(source);
+        mac
+    }
+
+    /// The MAC of a key that is sealed to the recipients of the recovery: over what the key is of,
+    /// no two of which begin alike, and the sealed key.
+    pub fn mac_recovery(&self, of: &[u8], sealed: &[u8]) -> [u8; 32] {
+        self.over_sealed(of, sealed).finalize().into_bytes().into()
+    }
+
+    /// Whether a MAC is a sealed key's, in constant time.
+    pub fn verify_recovery(&self, of: &[u8], sealed: &[u8], mac: &[u8; 32]) -> bool {
+        self.over_sealed(of, sealed).verify_slice(mac).is_ok()
+    }
+
+    fn over_sealed(&self, of: &[u8], sealed: &[u8]) -> Hmac<Sha256> {
+        let mut mac = Self::hmac(&self.recovery, of);
+        mac.update(sealed);
         mac
     }
 

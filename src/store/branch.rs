@@ -1,4 +1,5 @@
-//! Branch keys as they lie in the store: a wrapped key and what wrapped it, one JSON line.
+//! Branch keys as they lie in the store: wrapped by the KMS, sealed to the recipients of the
+//! recovery, or both; one JSON line.
 
 use std::ffi::OsStr;
 use std::io;
@@ -7,18 +8,30 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::layout::{BRANCH, MODE, Store, lock_folder};
+use super::sealed;
 use super::volume_file::parse_wrapped;
 use crate::disk::{self, Dir};
 use crate::durable;
 use crate::ids::BranchId;
 use crate::kms::{KeyArn, Wrapped};
+use crate::recovery::Sealed;
 
 /// The longest wrapped key, with room for an ARN.
 const MAX_FILE: usize = 64 << 10;
 
-/// A wrapped branch key.
+/// A branch key, wrapped in one way or two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BranchFile {
+    /// As the KMS wrapped it. `None` for one that only second wraps are under: the KMS knows
+    /// nothing of it.
+    pub by_kms: Option<ByKms>,
+    /// As it is sealed to the recipients of the recovery, where the volume has any.
+    pub recovery: Option<Sealed>,
+}
+
+/// A branch key that the KMS wrapped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ByKms {
     /// The master key that wrapped it. A hint: what opens under it proves itself at each line.
     pub master: KeyArn,
     /// The branch key.
@@ -33,14 +46,37 @@ pub struct DamagedBranch(String);
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Text {
-    master: String,
-    key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    master: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovery: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovery_mac: Option<String>,
 }
 
 impl BranchFile {
+    /// One that the KMS wrapped, and nobody else.
+    pub fn by_kms(master: KeyArn, key: Wrapped) -> Self {
+        Self { by_kms: Some(ByKms { master, key }), recovery: None }
+    }
+
+    /// The master key that wrapped it, if the KMS did.
+    pub fn master(&self) -> Option<&KeyArn> {
+        self.by_kms.as_ref().map(|by| &by.master)
+    }
+
     /// The file's one spelling: a line and its newline.
     pub fn encode(&self) -> Vec<u8> {
-        let text = Text { master: self.master.0.clone(), key: BASE64.encode(&self.key.0) };
+        let by_kms = self.by_kms.as_ref();
+        let (recovery, recovery_mac) = sealed::encode(self.recovery.as_ref());
+        let text = Text {
+            master: by_kms.map(|by| by.master.0.clone()),
+            key: by_kms.map(|by| BASE64.encode(&by.key.0)),
+            recovery,
+            recovery_mac,
+        };
         let mut line = serde_json::to_vec(&text).expect("strings have a JSON form");
         line.push(b'\n');
         line
@@ -52,8 +88,19 @@ impl BranchFile {
     /// [`DamagedBranch`].
     pub fn parse(bytes: &[u8]) -> Result<Self, DamagedBranch> {
         let text: Text = serde_json::from_slice(bytes).map_err(|e| DamagedBranch(e.to_string()))?;
-        let key = parse_wrapped(&text.key).map_err(DamagedBranch)?;
-        let file = Self { master: KeyArn::parse(text.master).map_err(DamagedBranch)?, key };
+        let by_kms = match (text.master, text.key) {
+            (Some(master), Some(key)) => Some(ByKms {
+                master: KeyArn::parse(master).map_err(DamagedBranch)?,
+                key: parse_wrapped(&key).map_err(DamagedBranch)?,
+            }),
+            // One of the two is not written again, which is found out below.
+            _ => None,
+        };
+        let recovery = sealed::parse(text.recovery, text.recovery_mac).map_err(DamagedBranch)?;
+        let file = Self { by_kms, recovery };
+        if file.by_kms.is_none() && file.recovery.is_none() {
+            return Err(DamagedBranch("wrapped by nobody".to_owned()));
+        }
         if file.encode() != bytes {
             return Err(DamagedBranch("not in its one spelling".to_owned()));
         }
@@ -103,23 +150,46 @@ mod tests {
     use crate::disk::sim::Sim;
 
     fn sample() -> BranchFile {
-        BranchFile { master: KeyArn("arn:k".to_owned()), key: Wrapped(vec![7; 100]) }
+        BranchFile::by_kms(KeyArn("arn:k".to_owned()), Wrapped(vec![7; 100]))
+    }
+
+    fn sealed() -> Option<Sealed> {
+        Some(Sealed { age: vec![5; 200], mac: [6; 32] })
     }
 
     #[test]
     fn parse_accepts_exactly_what_encode_makes() {
-        let bytes = sample().encode();
-        assert_eq!(BranchFile::parse(&bytes), Ok(sample()));
-        for i in 0..bytes.len() {
-            for bit in 0..8 {
-                let mut flipped = bytes.clone();
-                flipped[i] ^= 1 << bit;
-                assert_ne!(BranchFile::parse(&flipped), Ok(sample()), "byte {i} bit {bit}");
+        let both = BranchFile { recovery: sealed(), ..sample() };
+        let only_sealed = BranchFile { by_kms: None, recovery: sealed() };
+        for file in [sample(), both, only_sealed] {
+            let bytes = file.encode();
+            assert_eq!(BranchFile::parse(&bytes), Ok(file.clone()));
+            for i in 0..bytes.len() {
+                for bit in 0..8 {
+                    let mut flipped = bytes.clone();
+                    flipped[i] ^= 1 << bit;
+                    assert_ne!(BranchFile::parse(&flipped), Ok(file.clone()), "{i} bit {bit}");
+                }
+                assert!(BranchFile::parse(&bytes[..i]).is_err(), "{i} bytes");
             }
-            assert!(BranchFile::parse(&bytes[..i]).is_err(), "{i} bytes");
+            let twice = [&bytes[..], &bytes[..]].concat();
+            assert!(BranchFile::parse(&twice).is_err());
         }
-        let twice = [&bytes[..], &bytes[..]].concat();
-        assert!(BranchFile::parse(&twice).is_err());
+    }
+
+    #[test]
+    fn half_a_wrap_is_none() {
+        let both = BranchFile { recovery: sealed(), ..sample() }.encode();
+        let text: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&both).expect("JSON");
+        for member in text.keys() {
+            let mut less = text.clone();
+            less.remove(member);
+            let mut line = serde_json::to_vec(&less).expect("JSON");
+            line.push(b'\n');
+            assert!(BranchFile::parse(&line).is_err(), "without {member}");
+        }
+        assert!(BranchFile::parse(b"{}\n").is_err());
     }
 
     /// After a power cut at any time a branch file is the old one or the new one, and one that was
@@ -133,7 +203,7 @@ mod tests {
         let missing = store.read_branch(id).expect_err("there is none");
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
         store.write_branch(id, &sample()).expect("written");
-        let new = BranchFile { master: KeyArn("arn:new".to_owned()), ..sample() };
+        let new = BranchFile::by_kms(KeyArn("arn:new".to_owned()), Wrapped(vec![7; 100]));
         sim.moments();
         store.write_branch(id, &new).expect("replaced");
         for moment in sim.moments() {

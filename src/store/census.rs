@@ -59,13 +59,17 @@ impl Counts {
         for branch in store.branches()? {
             self.branches.entry(branch).or_default();
         }
+        let mut others = Vec::new();
         for (branch, count) in &mut self.branches {
-            count.master = match store.read_branch(*branch) {
-                Ok(file) => Some(file.master),
-                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => None,
+            match store.read_branch(*branch) {
+                // Of the recovery's: nothing of the KMS's is under it.
+                Ok(file) if file.by_kms.is_none() && count.lines == 0 => others.push(*branch),
+                Ok(file) => count.master = file.master().cloned(),
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {}
                 Err(e) => return Err(e),
-            };
+            }
         }
+        others.iter().for_each(|branch| drop(self.branches.remove(branch)));
         Ok(())
     }
 
@@ -163,10 +167,11 @@ mod tests {
     use crate::disk::sim::Sim;
     use crate::ids::PageId;
     use crate::kms::Wrapped;
+    use crate::recovery::Sealed;
     use crate::store::{BranchFile, Line, Page};
 
     fn line(slot: u16, kind: WrapKind) -> Line {
-        Line { slot, kind, key: Wrapped(vec![7; 60]), check: [1; 32] }
+        Line { slot, kind, key: Wrapped(vec![7; 60]), second: None, check: [1; 32] }
     }
 
     #[test]
@@ -188,10 +193,14 @@ mod tests {
         assert_eq!(counts.masters, BTreeMap::from([(old.clone(), 2)]));
         let unknown = BranchCount { master: None, lines: 1 };
         assert_eq!(counts.branches, BTreeMap::from([(branch, unknown)]));
-        let file = BranchFile { master: old.clone(), key: Wrapped(vec![7; 60]) };
+        let file = BranchFile::by_kms(old.clone(), Wrapped(vec![7; 60]));
         store.write_branch(branch, &file).expect("written");
+        let sealed = Some(Sealed { age: vec![1; 200], mac: [2; 32] });
+        let of_recovery = BranchFile { by_kms: None, recovery: sealed };
+        store.write_branch(BranchId::random(), &of_recovery).expect("written");
         let counts = census.take(&store).expect("counted");
         assert_eq!(counts.by_master(), BTreeMap::from([(Some(&old), 3)]));
+        assert_eq!(counts.branches.len(), 1, "the KMS knows of one");
         assert_eq!(counts.damaged, 1);
         store.remove_lines(page, &[0].into()).expect("removed");
         assert_eq!(census.take(&store).expect("counted").masters, BTreeMap::from([(old, 1)]));

@@ -365,7 +365,7 @@ mod tests {
         let sim = Sim::new();
         let store = Store::init(sim.root()).expect("made");
         let (page, link, id) = (PageId::random(), LinkId::random(), BranchId::random());
-        let branch = BranchFile { master: KeyArn("arn:k".to_owned()), key: Wrapped(vec![1; 9]) };
+        let branch = BranchFile::by_kms(KeyArn("arn:k".to_owned()), Wrapped(vec![1; 9]));
         sim.moments();
         store.add_page(page, &Page::parse(b"line\n")).expect("added");
         store.add_link_body(link, b"body").expect("added");

@@ -25,8 +25,19 @@ pub struct Line {
     pub kind: WrapKind,
     /// The wrapped data key.
     pub key: Wrapped,
+    /// The data key once more, for the recovery; of a line that the KMS wrapped alone.
+    pub second: Option<SecondWrap>,
     /// Derived from the data key: verified at every unwrap.
     pub check: [u8; 32],
+}
+
+/// A data key under a branch key that the recipients of the recovery alone can open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecondWrap {
+    /// The branch key.
+    pub branch: BranchId,
+    /// The data key under it.
+    pub key: Wrapped,
 }
 
 /// A line that is not what `encode` makes.
@@ -43,6 +54,10 @@ struct Text {
     #[serde(skip_serializing_if = "Option::is_none")]
     branch: Option<String>,
     key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovery: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovery_key: Option<String>,
     check: String,
 }
 
@@ -58,6 +73,8 @@ impl Line {
             master,
             branch,
             key: BASE64.encode(&self.key.0),
+            recovery: self.second.as_ref().map(|second| second.branch.to_string()),
+            recovery_key: self.second.as_ref().map(|second| BASE64.encode(&second.key.0)),
             check: HEXLOWER.encode(&self.check),
         };
         serde_json::to_vec(&text).expect("strings and numbers have a JSON form")
@@ -77,13 +94,21 @@ impl Line {
             }
             _ => return Err(bad("neither one master key nor one branch key")),
         };
+        let second = match (text.recovery, text.recovery_key, &kind) {
+            (None, None, _) => None,
+            (Some(id), Some(key), WrapKind::Master(_)) => Some(SecondWrap {
+                branch: BranchId::parse(&id).map_err(|e| DamagedLine(e.to_string()))?,
+                key: parse_wrapped(&key).map_err(DamagedLine)?,
+            }),
+            _ => return Err(bad("half a second wrap, or one of a key under a branch key")),
+        };
         let check = HEXLOWER
             .decode(text.check.as_bytes())
             .ok()
             .and_then(|c| c.try_into().ok())
             .ok_or_else(|| bad("check: not 64 hex digits"))?;
         let key = parse_wrapped(&text.key).map_err(DamagedLine)?;
-        let line = Self { slot: text.slot, kind, key, check };
+        let line = Self { slot: text.slot, kind, key, second, check };
         if line.slot >= SLOTS || line.encode() != bytes {
             return Err(bad("not in its one spelling"));
         }
@@ -153,8 +178,14 @@ mod tests {
             slot,
             kind: WrapKind::Master(KeyArn("arn:k".to_owned())),
             key: Wrapped(vec![7; 100]),
+            second: None,
             check: [1; 32],
         }
+    }
+
+    fn line_with_second(slot: u16) -> Line {
+        let second = SecondWrap { branch: BranchId([3; 16]), key: Wrapped(vec![4; 60]) };
+        Line { second: Some(second), ..line(slot) }
     }
 
     #[test]
@@ -187,13 +218,27 @@ mod tests {
 
     #[test]
     fn every_flipped_byte_of_a_line_is_seen() {
-        let bytes = line(5).encode();
-        for i in 0..bytes.len() {
-            for bit in 0..8 {
-                let mut flipped = bytes.clone();
-                flipped[i] ^= 1 << bit;
-                assert_ne!(Line::parse(&flipped).ok(), Some(line(5)), "byte {i} bit {bit}");
+        for line in [line(5), line_with_second(5)] {
+            let bytes = line.encode();
+            assert_eq!(Line::parse(&bytes), Ok(line.clone()));
+            for i in 0..bytes.len() {
+                for bit in 0..8 {
+                    let mut flipped = bytes.clone();
+                    flipped[i] ^= 1 << bit;
+                    assert_ne!(Line::parse(&flipped).ok(), Some(line.clone()), "{i} bit {bit}");
+                }
             }
         }
+    }
+
+    #[test]
+    fn a_second_wrap_is_whole_and_beside_the_kms_alone() {
+        let whole = String::from_utf8(line_with_second(5).encode()).expect("text");
+        let branch = format!("\"recovery\":\"{}\",", BranchId([3; 16]));
+        assert!(whole.contains(&branch), "{whole}");
+        assert!(Line::parse(whole.replace(&branch, "").as_bytes()).is_err());
+        let kind = WrapKind::Branch(BranchId([9; 16]));
+        let under_a_branch = Line { kind, ..line_with_second(5) };
+        assert!(Line::parse(&under_a_branch.encode()).is_err());
     }
 }

@@ -3,9 +3,11 @@
 use data_encoding::{BASE64, HEXLOWER};
 use serde::{Deserialize, Serialize};
 
+use super::sealed;
 use super::source::Source;
 use crate::ids::VolumeId;
 use crate::kms::{MAX_WRAPPED, Wrapped};
+use crate::recovery::{Recipients, Sealed};
 
 /// The version of the format that this code reads and writes.
 pub const FORMAT: u32 = 2;
@@ -53,6 +55,9 @@ pub struct Settings {
     pub data_keys: DataKeys,
     /// Whether files under another key than the present one are refused.
     pub only_current_key: bool,
+    /// Who can recover the volume without the KMS, if anybody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Recipients>,
 }
 
 impl Settings {
@@ -65,12 +70,18 @@ impl Settings {
             names,
             data_keys,
             only_current_key: false,
+            recovery: None,
         }
     }
 
     /// The volume's id.
     pub fn volume(&self) -> VolumeId {
         VolumeId::parse(&self.volume).expect("checked by parse, or made from an id")
+    }
+
+    /// The texts of those who can recover the volume; none where nobody can.
+    pub fn recipients(&self) -> Vec<String> {
+        self.recovery.iter().flat_map(Recipients::texts).collect()
     }
 
     /// The exact text that is MACed.
@@ -116,6 +127,8 @@ pub struct VolumeFile {
     pub settings: Settings,
     /// HMAC-SHA256 over the settings' exact text.
     pub mac: [u8; 32],
+    /// The volume key, sealed to the settings' recipients, where there are any.
+    pub recovery: Option<Sealed>,
     /// The wrapped volume key, and where new data keys come from.
     pub wrap: Wrap,
 }
@@ -139,6 +152,10 @@ pub enum BadVolumeFile {
 struct Outer {
     settings: String,
     mac: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovery: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovery_mac: Option<String>,
     source: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     source_mac: Option<String>,
@@ -158,9 +175,12 @@ pub(super) fn parse_wrapped(text: &str) -> Result<Wrapped, String> {
 impl VolumeFile {
     /// The one text form: a JSON object and a newline.
     pub fn encode(&self) -> Vec<u8> {
+        let (recovery, recovery_mac) = sealed::encode(self.recovery.as_ref());
         let outer = Outer {
             settings: self.settings.encode(),
             mac: HEXLOWER.encode(&self.mac),
+            recovery,
+            recovery_mac,
             source: self.wrap.source.encode(),
             source_mac: self.wrap.source_mac.map(|mac| HEXLOWER.encode(&mac)),
             key: BASE64.encode(&self.wrap.key.0),
@@ -187,7 +207,13 @@ impl VolumeFile {
             key: parse_wrapped(&outer.key).map_err(damaged)?,
             canary: parse_wrapped(&outer.canary).map_err(damaged)?,
         };
-        let file = Self { settings, mac: parse_mac(&outer.mac).map_err(damaged)?, wrap };
+        let recovery = sealed::parse(outer.recovery, outer.recovery_mac).map_err(damaged)?;
+        if recovery.is_some() != settings.recovery.is_some() {
+            let why = "its settings name recipients of a recovery, or do not, and it is otherwise";
+            return Err(damaged(why.to_owned()));
+        }
+        let mac = parse_mac(&outer.mac).map_err(damaged)?;
+        let file = Self { settings, mac, recovery, wrap };
         if file.encode() != bytes {
             return Err(BadVolumeFile::Damaged("not in its one spelling".to_owned()));
         }
@@ -195,7 +221,7 @@ impl VolumeFile {
     }
 }
 
-fn parse_mac(text: &str) -> Result<[u8; 32], String> {
+pub(super) fn parse_mac(text: &str) -> Result<[u8; 32], String> {
     let bytes = HEXLOWER.decode(text.as_bytes()).ok().and_then(|m| m.try_into().ok());
     bytes.ok_or_else(|| "mac: not 64 hex digits".to_owned())
 }
@@ -210,6 +236,7 @@ mod tests {
         VolumeFile {
             settings: Settings::new(VolumeId([3; 16]), Names::Encrypted, DataKeys::PerFile),
             mac: [9; 32],
+            recovery: None,
             wrap: Wrap {
                 source: Source {
                     generation: 3,
@@ -238,6 +265,40 @@ mod tests {
             assert_ne!(VolumeFile::parse(&flipped), Ok(sample()), "byte {i}");
         }
         assert!(VolumeFile::parse(&bytes[..bytes.len() - 1]).is_err());
+    }
+
+    /// Whoever can write the store must not add a recipient, nor take the sealed key away.
+    #[test]
+    fn recipients_and_the_sealed_key_come_together_and_in_one_spelling() {
+        let one = crate::recovery::sample::PUBLIC;
+        let mut file = sample();
+        file.settings.recovery = Some(Recipients::new([one]).expect("one"));
+        file.recovery = Some(Sealed { age: vec![5; 300], mac: [6; 32] });
+        let bytes = file.encode();
+        assert_eq!(VolumeFile::parse(&bytes), Ok(file.clone()));
+        for i in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut flipped = bytes.clone();
+                flipped[i] ^= 1 << bit;
+                assert_ne!(VolumeFile::parse(&flipped), Ok(file.clone()), "byte {i} bit {bit}");
+            }
+        }
+        let is_damaged = |change: &dyn Fn(&mut VolumeFile)| {
+            let mut file = file.clone();
+            change(&mut file);
+            matches!(VolumeFile::parse(&file.encode()), Err(BadVolumeFile::Damaged(_)))
+        };
+        assert!(!is_damaged(&|_| ()));
+        assert!(is_damaged(&|f| f.recovery = None));
+        assert!(is_damaged(&|f| f.settings.recovery = None));
+        let age = |len: usize| Some(Sealed { age: vec![5; len], mac: [6; 32] });
+        assert!(is_damaged(&|f| f.recovery = age(0)) && is_damaged(&|f| f.recovery = age(8193)));
+        let text = String::from_utf8(bytes).expect("text");
+        let without = |member: &str| {
+            let lines = text.lines().filter(|line| !line.contains(member));
+            VolumeFile::parse(lines.map(|l| l.to_owned() + "\n").collect::<String>().as_bytes())
+        };
+        assert!(without("\"recovery\"").is_err() && without("recovery_mac").is_err());
     }
 
     /// Each was printed as it is, by `info`, `status`, `rewrap` and in the log.

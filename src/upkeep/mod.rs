@@ -17,7 +17,10 @@ pub use export::{ExportError, ExportWatcher, LeftBehind, Privileged, cat, export
 pub use fsck::{
     BadHeader, Checked, Finding, Fsck, FsckError, Kind, NoKey, Place, Problem, Repaired, Seen, Text,
 };
-pub use rewrap::{Done, Left, Method, Order, Owner, Plan, Rewrap, RewrapError, Unsettled};
+pub use rewrap::{
+    Done, Left, Method, Order, Owner, Plan, Recoverable, Rewrap, RewrapError, Unsettled,
+    recoverable,
+};
 
 use crate::disk::Dir;
 use crate::disk::device::{self, Device};

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::proxy::{Fault, Proxy};
+use crate::support::recovery::Holder;
 use crate::support::server::{Rules, Server, credentials, key, new_key};
 use crate::support::{EKEYREJECTED, Store, errno, fails, files, kmsfs, run, skipped, wait_for};
 
@@ -113,6 +114,53 @@ fn a_store_moves_to_another_kms_and_back() {
     assert!(!names(&store.path(), "arn:aws:"), "nothing is left under the server");
     let mount = store.mount(&[]);
     mount.check_filled(FILES);
+}
+
+/// The embedded keystore is lost, and its store is recovered to a server, which refuses in the
+/// middle: the same command goes on.
+#[test]
+fn a_store_whose_keystore_is_lost_is_recovered_to_a_server() {
+    if skipped("fuse") || skipped("ministack") {
+        return;
+    }
+    let server = Server::ministack(Rules::None);
+    let there = new_key(&server, "kmsfs");
+    let proxy = Proxy::before(server.port());
+    let store = Store::unmade();
+    let holder = Holder::new(store.outside("identity"));
+    let store = store.made(&["--recovery", &holder.recipient]);
+    let mount = store.mount(&[]);
+    mount.fill(FILES);
+    mount.unmount();
+    fs::remove_dir_all(store.keystore()).expect("removed");
+    let recover = |more: &[&str]| {
+        let mut command = kmsfs();
+        command.arg("recover").arg(store.path()).arg("--identity").arg(&holder.file);
+        command.args(["--kms", "aws", "--endpoint-url", &proxy.url()]);
+        command.envs(credentials("test", "test")).args(more);
+        command
+    };
+    let said = fails(&mut recover(&[]), 2);
+    assert!(said.contains("--master-key"), "{said}");
+    let named = ["--master-key", "alias/kmsfs"];
+    let slowly = recover(&named).args(["--kms-rate", "100"]).spawn();
+    let mut slowly = slowly.expect("it starts");
+    wait_for("the first pages", std::time::Duration::from_secs(60), || {
+        names(&store.path(), &there)
+    });
+    proxy.set(Fault::error("AccessDeniedException", "not now"));
+    let status = slowly.wait().expect("it is ours");
+    assert_eq!(status.code(), Some(5), "{status}");
+    proxy.set(Fault::None);
+    let before = proxy.calls("Encrypt");
+    let said = run(&mut recover(&named));
+    assert!(said.contains("recovered"), "{said}");
+    assert!(proxy.calls("Encrypt") - before < FILES, "what was done stayed done");
+    assert!(!names(&store.path(), "arn:kmsfs:"), "nothing is left under the keystore");
+    let mut mount = kmsfs();
+    mount.arg("mount").arg(store.path()).arg(store.mountpoint());
+    run(mount.args(["--endpoint-url", &server.url()]).envs(credentials("test", "test")));
+    store.mounted().check_filled(FILES);
 }
 
 /// With `--only-current-key` an alias of the server's that moves cuts off what is under the old

@@ -33,6 +33,7 @@ mod nameless;
 mod posix;
 mod privileges;
 mod read_only;
+mod recovery;
 mod removed;
 mod rewrap;
 mod service;

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 
+use crate::support::recovery::Holder;
 use crate::support::scan::{Pages, count, found, keys_of, memory_of, places};
 use crate::support::{PATIENCE, Store, kmsfs, run, skipped};
 
@@ -17,19 +18,27 @@ fn request_buffers(memory: &mut Vec<Pages>) -> Vec<Pages> {
 
 #[test]
 fn a_locked_daemon_holds_no_key_and_no_plaintext() {
-    look_into_a_locked_daemon("per-file");
+    look_into_a_locked_daemon(&Store::new(&[]), &[]);
 }
 
 #[test]
 fn a_locked_daemon_holds_no_branch_key() {
-    look_into_a_locked_daemon("branch");
+    look_into_a_locked_daemon(&Store::new(&["--data-keys", "branch"]), &[]);
 }
 
-fn look_into_a_locked_daemon(data_keys: &str) {
+/// Those that wrap each data key a second time, which the daemon made itself.
+#[test]
+fn a_locked_daemon_holds_no_key_of_its_recovery() {
+    let store = Store::unmade();
+    let holder = Holder::new(store.outside("holder"));
+    let store = store.made(&["--recovery", &holder.recipient]);
+    look_into_a_locked_daemon(&store, &[holder]);
+}
+
+fn look_into_a_locked_daemon(store: &Store, holders: &[Holder]) {
     if skipped("fuse") {
         return;
     }
-    let store = Store::new(&["--data-keys", data_keys]);
     // Its paths pass through the daemon too.
     let log = store.outside("audit.jsonl");
     let mount = store.mount(&["--heartbeat", "2s", "--audit-log", log.to_str().expect("UTF-8")]);
@@ -42,7 +51,8 @@ fn look_into_a_locked_daemon(data_keys: &str) {
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
         assert_eq!(fs::read(mount.at(&format!("{NAME}{i}"))).expect("readable"), text);
     }
-    let keys = keys_of(&store);
+    let mut keys = keys_of(store);
+    keys.extend(holders.iter().flat_map(|holder| holder.branch_keys(&store.path())));
     let open = memory_of(mount.pid());
     let held = !found(&open, &keys).is_empty();
     assert!(held, "an open daemon holds keys, and this search finds them");

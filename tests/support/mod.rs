@@ -11,6 +11,7 @@ pub mod handle;
 pub mod hsm;
 pub mod mapping;
 pub mod proxy;
+pub mod recovery;
 pub mod role;
 pub mod scan;
 pub mod schedule;

@@ -98,7 +98,7 @@ pub fn keys_by(store: &Path, kms: &dyn KeyService) -> Vec<(String, [u8; 32])> {
         ("the volume key".to_owned(), *volume_key.expose()),
         ("the canary".to_owned(), *canary.expose()),
     ];
-    for info in ["name", "link", "xattr-name", "xattr-value", "settings-mac"] {
+    for info in ["name", "link", "xattr-name", "xattr-value", "settings-mac", "recovery-mac"] {
         let info = format!("kmsfs v1 {info}");
         keys.push((info.clone(), derived(&volume_key, volume, &[info.as_bytes()])));
     }
@@ -136,11 +136,12 @@ fn branch_keys(
     volume: VolumeId,
     unwrap: impl Fn(&Wrapped, &KeyRef, &Context) -> Key,
 ) -> BTreeMap<BranchId, Key> {
+    // Those of the recovery alone the KMS cannot unwrap.
     let key = |id| {
-        let file = layout.read_branch(id).expect("a branch file");
-        (id, unwrap(&file.key, &KeyRef::from(&file.master), &Context::branch(volume, id)))
+        let by = layout.read_branch(id).expect("a branch file").by_kms?;
+        Some((id, unwrap(&by.key, &KeyRef::from(&by.master), &Context::branch(volume, id))))
     };
-    layout.branches().expect("listed").into_iter().map(key).collect()
+    layout.branches().expect("listed").into_iter().filter_map(key).collect()
 }
 
 /// What a branch key wrapped: nonce, data key, tag.

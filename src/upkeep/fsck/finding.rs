@@ -209,6 +209,12 @@ pub enum Problem {
     /// A branch file does not parse.
     #[error("the branch key is damaged")]
     BadBranch,
+    /// A branch key that the recipients of the recovery cannot open, or that somebody else sealed.
+    #[error("the branch key is not sealed to the recipients of the recovery, or was changed")]
+    NotSealed,
+    /// Lines without what a recovery opens.
+    #[error("{0} wrapped keys without a second wrap for the recovery")]
+    NoSecond(usize),
     /// A branch key that no line of a file says.
     #[error("a branch key of no file")]
     UnusedBranch,
@@ -325,6 +331,8 @@ impl Problem {
             Self::EmptyPage => "page-empty",
             Self::NoBranch => "branch-missing",
             Self::BadBranch => "branch-damaged",
+            Self::NotSealed => "branch-unrecoverable",
+            Self::NoSecond(_) => "lines-unrecoverable",
             Self::UnusedBranch => "branch-unused",
             Self::UnusedBody => "link-body-unused",
             Self::BadName => "name",

@@ -98,7 +98,7 @@ fn lines(job: &Job<'_>, file: FileId) -> Result<Vec<Line>, NoKey> {
 fn master_of(job: &Job<'_>, line: &Line) -> Option<KeyArn> {
     match &line.kind {
         WrapKind::Master(master) => Some(master.clone()),
-        WrapKind::Branch(id) => job.fsck.store.read_branch(*id).ok().map(|file| file.master),
+        WrapKind::Branch(id) => job.fsck.store.read_branch(*id).ok()?.by_kms.map(|by| by.master),
     }
 }
 

@@ -10,6 +10,7 @@ use super::finding::{Place, Problem, errno};
 use super::repair::{Repair, Slots};
 use crate::durable;
 use crate::ids::{BranchId, FileId, LinkId, PageId};
+use crate::keys::{self, SealedOf};
 use crate::store::{Folder, Page, Removed, WrapKind};
 
 /// What is known of what lies beside the tree, while it is gone through.
@@ -21,11 +22,14 @@ struct Beside {
     used: HashSet<BranchId>,
     /// Whether a line that cannot be read may say another.
     is_unsure: bool,
+    /// Whether every key is to be sealed to recipients of a recovery.
+    is_recoverable: bool,
 }
 
 /// Checks it all, after the tree.
 pub(super) fn check(job: &Job<'_>) {
-    let mut beside = Beside { kept: journal(job), ..Beside::default() };
+    let is_recoverable = job.fsck.keyring.volume().settings().recovery.is_some();
+    let mut beside = Beside { kept: journal(job), is_recoverable, ..Beside::default() };
     for folder in Folder::all().filter(|f| *f != Folder::Branch).chain([Folder::Branch]) {
         if job.is_stopped() {
             return;
@@ -125,16 +129,24 @@ fn check_lines(job: &Job<'_>, id: PageId, page: &Page, place: Place, beside: &mu
     let ids = job.ids.lock();
     let mut lines: BTreeMap<u16, u64> = BTreeMap::new();
     let mut unused = Slots::default();
+    let mut lost = 0;
     for line in page.readable() {
         *lines.entry(line.slot).or_default() += 1;
         let file = FileId::new(id, line.slot);
         if !ids.contains(&file) && !beside.kept.contains(&Removed::Line(file)) {
             unused.add(line.slot);
-        } else if let WrapKind::Branch(branch) = line.kind {
-            beside.used.insert(branch);
+            continue;
+        }
+        match (line.kind, line.second) {
+            (WrapKind::Branch(branch), _) => drop(beside.used.insert(branch)),
+            (WrapKind::Master(_), Some(second)) => drop(beside.used.insert(second.branch)),
+            (WrapKind::Master(_), None) => lost += usize::from(beside.is_recoverable),
         }
     }
     drop(ids);
+    if lost > 0 {
+        job.tell(&place, Problem::NoSecond(lost));
+    }
     for (slot, _) in lines.iter().filter(|(slot, n)| **n > 1 && !unused.has(**slot)) {
         job.tell(&place, Problem::SameSlot(*slot));
     }
@@ -147,7 +159,13 @@ fn check_lines(job: &Job<'_>, id: PageId, page: &Page, place: Place, beside: &mu
 
 fn check_branch(job: &Job<'_>, id: BranchId, place: Place, beside: &Beside) {
     match job.fsck.store.read_branch(id) {
-        Ok(_) if beside.used.contains(&id) => {}
+        Ok(file) if beside.used.contains(&id) => {
+            let sealed = file.recovery.as_ref();
+            let is_own = |sealed| keys::is_own_seal(&job.names, SealedOf::Branch(id), sealed);
+            if beside.is_recoverable && !sealed.is_some_and(is_own) {
+                job.tell(&place, Problem::NotSealed);
+            }
+        }
         Ok(_) if beside.is_unsure => job.tell(&place, Problem::UnusedBranch),
         Ok(_) => job.tell_repairable(place, Problem::UnusedBranch, Repair::Branch(id)),
         Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {

@@ -12,6 +12,7 @@
 
 mod method;
 mod pass;
+mod recover;
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -24,7 +25,9 @@ use crate::secret::{Key, scrub_stack};
 use crate::store::{Census, Counts, Provider, Source, Store, StoreError, VolumeFile, Wrap};
 
 pub use method::Method;
-use method::Target;
+use method::{Old, Target};
+use recover::Second;
+pub use recover::{Recoverable, recoverable};
 
 /// Whether `volume.json` or the lines go first, which depends on whether a daemon can follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,9 @@ pub enum RewrapError {
     /// The volume's own key does not open, or is not the one of its settings.
     #[error("the wrapped volume key is damaged or not of this volume ({0})")]
     VolumeKey(KmsError),
+    /// A recovery to a master key that has the name of the one that is gone.
+    #[error("the volume says that it is under {0} already: a recovery needs a key of another name")]
+    SameName(KeyArn),
     /// Somebody rewraps it to another key.
     #[error("another rewrap, to {0}, has begun")]
     Overtaken(KeyArn),
@@ -158,11 +164,22 @@ impl Rewrap {
         asked: KeyRef,
     ) -> Result<Self, RewrapError> {
         let file = store.read_volume()?;
+        Self::prepare_of(store, file, method, provider, asked)
+    }
+
+    fn prepare_of(
+        store: Store,
+        file: VolumeFile,
+        method: Method,
+        provider: Provider,
+        asked: KeyRef,
+    ) -> Result<Self, RewrapError> {
         let (old, context) = (&file.wrap, Context::canary(file.settings.volume()));
         let to = Target::Asked(asked.clone());
-        let canary = method
-            .carry(&old.canary, &old.source.master, &to, &context, |_| true)
-            .map_err(of_volume_key)?;
+        let master = &old.source.master;
+        let canary = Old { key: &old.canary, master, second: Second::Canary };
+        let canary =
+            method.carry(&store, &canary, &to, &context, |_| true).map_err(of_volume_key)?;
         let target = canary.master;
         let same_key = target == old.source.master;
         let canary = if same_key { old.canary.clone() } else { canary.wrapped };
@@ -184,7 +201,10 @@ impl Rewrap {
 
     /// In which order it goes.
     pub fn order(&self) -> Order {
-        if self.target.home() == self.file.wrap.source.master.home() {
+        if self.method.is_recovery() {
+            // No mount goes on without its master key.
+            Order::LinesFirst
+        } else if self.target.home() == self.file.wrap.source.master.home() {
             Order::VolumeFirst
         } else {
             Order::LinesFirst
@@ -275,7 +295,9 @@ impl Rewrap {
                 mac = self.prove(&file, key);
                 mac.is_some()
             };
-            let carried = self.method.carry(&old.key, &old.source.master, &to, &context, look);
+            let master = &old.source.master;
+            let key = Old { key: &old.key, master, second: Second::Volume };
+            let carried = self.method.carry(&self.store, &key, &to, &context, look);
             file.wrap.key = carried.map_err(of_volume_key)?.wrapped;
         }
         if mac.is_none() && prover == Prover::Rewrap {
@@ -311,8 +333,12 @@ impl Rewrap {
     }
 
     /// Whether a line under this master key is to be rewrapped. One that names a key from
-    /// elsewhere is nobody's: no mount takes it, and no KMS is asked about it.
+    /// elsewhere is nobody's: no mount takes it, and no KMS is asked about it. A recovery asks none
+    /// about any.
     fn is_to_do(&self, master: &KeyArn) -> bool {
+        if self.method.is_recovery() {
+            return *master != self.target;
+        }
         let homes = [self.target.home(), self.file.wrap.source.master.home()];
         *master != self.target && homes.contains(&master.home())
     }

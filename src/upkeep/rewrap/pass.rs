@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::method::Target;
+use super::method::{Old, Target};
+use super::recover::Second;
 use super::{Done, Left, Order, Owner, Rewrap, RewrapError};
 use crate::clock::Moment;
 use crate::content::check;
 use crate::ids::{BranchId, FileId, PageId};
 use crate::keys::Rate;
-use crate::kms::{Context, KeyArn, KmsError, Rewrapped, Verdict, Wrapped};
+use crate::kms::{Context, KeyArn, KmsError, Rewrapped, Verdict};
 use crate::secret::Key;
-use crate::store::{BranchFile, Line, WrapKind};
+use crate::store::{BranchFile, ByKms, Line, WrapKind};
 use crate::threads::{Role, spawn_in};
 
 /// Pages are written side by side even where calls are computed here: each waits for the disk.
@@ -148,7 +149,8 @@ impl Pass<'_> {
         let volume = self.rewrap.file.settings.volume();
         let proof = |key: &_| check(key, volume, file) == old.check;
         let context = Context::file(volume, file);
-        let new = self.key(Owner::File(file), (&old.key, master), &context, proof)?;
+        let key = Old { key: &old.key, master, second: Second::File(file, old) };
+        let new = self.key(Owner::File(file), &key, &context, proof)?;
         Ok(new.map(|new| Line {
             kind: WrapKind::Master(new.master),
             key: new.wrapped,
@@ -162,18 +164,21 @@ impl Pass<'_> {
         let old = match self.rewrap.store.read_branch(branch) {
             Ok(old) => old,
             Err(e) if e.kind() == ErrorKind::InvalidData => {
-                {
-                    self.leave(owner, e.to_string());
-                    return Ok(());
-                };
+                self.leave(owner, e.to_string());
+                return Ok(());
             }
             Err(e) => return Err(e.into()),
         };
+        // One of the recovery's own no KMS has wrapped.
+        let Some(by) = &old.by_kms else { return Ok(()) };
         let context = Context::branch(self.rewrap.file.settings.volume(), branch);
         // What proves a branch key are the lines under it.
-        let new = self.key(owner, (&old.key, &old.master), &context, |_| true)?;
+        let second = Second::Branch(branch, old.recovery.as_ref());
+        let key = Old { key: &by.key, master: &by.master, second };
+        let new = self.key(owner, &key, &context, |_| true)?;
         if let Some(new) = new {
-            let file = BranchFile { master: new.master, key: new.wrapped };
+            let by_kms = Some(ByKms { master: new.master, key: new.wrapped });
+            let file = BranchFile { by_kms, recovery: old.recovery };
             self.rewrap.store.write_branch(branch, &file)?;
             self.rewrapped.fetch_add(1, Ordering::Relaxed);
             (self.progress)(1);
@@ -185,10 +190,11 @@ impl Pass<'_> {
     fn key(
         &self,
         owner: Owner,
-        (wrapped, master): (&Wrapped, &KeyArn),
+        old: &Old<'_>,
         context: &Context,
         proof: impl FnOnce(&Key) -> bool,
     ) -> Result<Option<Rewrapped>, RewrapError> {
+        let master = old.master;
         if *master == self.rewrap.target {
             return Ok(None);
         }
@@ -203,10 +209,12 @@ impl Pass<'_> {
             return stays(format!("the KMS refuses {master}"));
         }
         std::thread::sleep(self.rate.reserve(Moment::now()));
-        match self.rewrap.method.carry(wrapped, master, &self.to, context, proof) {
+        let method = &self.rewrap.method;
+        match method.carry(&self.rewrap.store, old, &self.to, context, proof) {
             Ok(new) => Ok(Some(new)),
             Err(e) if e.verdict == Verdict::ThisKey => stays(e.to_string()),
-            Err(e) if e.verdict == Verdict::Refused => {
+            // A recovery asks for the new master key alone.
+            Err(e) if e.verdict == Verdict::Refused && !method.is_recovery() => {
                 let why = e.to_string();
                 let mut refused = self.refused.lock();
                 refused.0.insert(master.clone());

@@ -171,7 +171,8 @@ fn lines() -> Vec<(&'static str, Corruption)> {
         corruption("leftover lines-unused keys/", |f, sim| {
             let master = KeyArn("arn:of:nobody".to_owned());
             let kind = WrapKind::Master(master);
-            let line = Line { slot: 9, kind, key: Wrapped(vec![1; 60]), check: [1; 32] };
+            let key = Wrapped(vec![1; 60]);
+            let line = Line { slot: 9, kind, key, second: None, check: [1; 32] };
             let store = Store::open(sim.root()).expect("opened");
             store.add_page(PageId([3; 14]), &Page::of(&[line])).expect("added");
             let _ = f;
@@ -195,7 +196,7 @@ fn meta() -> Vec<(&'static str, Corruption)> {
             raw.dir.open(&raw.name, Open::Create(0o600)).expect("made");
         }),
         corruption("leftover branch-unused keys/branch/", |_, sim| {
-            let file = BranchFile { master: KeyArn("a".to_owned()), key: Wrapped(vec![1]) };
+            let file = BranchFile::by_kms(KeyArn("a".to_owned()), Wrapped(vec![1]));
             let store = Store::open(sim.root()).expect("opened");
             store.write_branch(BranchId([9; 16]), &file).expect("written");
         }),
