@@ -12,9 +12,9 @@ use crate::ids::{FileId, PageId};
 
 /// Pages that are remembered: as many as a few walks through directories have at once.
 const PAGES: usize = 24;
-/// Pages that are fetched beyond the one that is read: twice as many keys as a KMS is asked for at
-/// once.
-const BEYOND: usize = 8;
+/// Pages that are fetched beyond the one that is read: four times as many keys as a KMS is asked for
+/// at once.
+const BEYOND: usize = 4;
 
 struct Seen {
     page: PageId,

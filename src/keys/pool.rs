@@ -20,6 +20,9 @@ const SMALLEST: usize = 16;
 /// A pool that was emptied becomes so many times larger: of a burst of new files few wait.
 const GROWTH: usize = 4;
 const LARGEST: usize = 2048;
+/// A pool grows no further when its last order took longer than this: a slow KMS is not to work for
+/// one mount alone, its heartbeats too.
+const LONG: Duration = Duration::from_millis(500);
 /// After this long without a refill the pool's size falls back to the smallest.
 const QUIET: Duration = Duration::from_secs(60);
 /// Between tries when the KMS or the disk gives no keys: doubled each time, up to the longest.
@@ -32,12 +35,20 @@ struct Ready {
     target: usize,
     /// Somebody found it empty since the last order.
     ran_dry: bool,
+    /// How long the last order took.
+    took: Duration,
     stopping: bool,
 }
 
 impl Default for Ready {
     fn default() -> Self {
-        Self { keys: VecDeque::new(), target: SMALLEST, ran_dry: false, stopping: false }
+        Self {
+            keys: VecDeque::new(),
+            target: SMALLEST,
+            ran_dry: false,
+            took: Duration::ZERO,
+            stopping: false,
+        }
     }
 }
 
@@ -51,7 +62,7 @@ impl Ready {
     fn order(&mut self, quiet: bool) -> usize {
         if quiet {
             self.target = SMALLEST;
-        } else if std::mem::take(&mut self.ran_dry) {
+        } else if std::mem::take(&mut self.ran_dry) && self.took < LONG {
             self.target = (self.target * GROWTH).min(LARGEST);
         }
         self.target.saturating_sub(self.keys.len())
@@ -134,6 +145,10 @@ impl Pool {
         (!ready.stopping).then(|| ready.order(quiet))
     }
 
+    fn took(&self, time: Duration) {
+        self.ready.lock().took = time;
+    }
+
     /// Waits, unless the keyring stops. Those who want a key call meanwhile, and it is no use.
     fn pause(&self, pause: Duration) {
         let end = Moment::now() + pause;
@@ -176,7 +191,10 @@ pub(super) fn run(keyring: &Keyring) {
     while let Some(wanted) = keyring.pool().next_order(|| open(keyring)) {
         // After a failure one key is tried: many at once would only burden who is in trouble.
         let wanted = if pause > PAUSE { 1 } else { wanted };
-        let Err(e) = fill_on(keyring, wanted, disk) else {
+        let began = Moment::now();
+        let filled = fill_on(keyring, wanted, disk);
+        keyring.pool().took(Moment::now().since(began));
+        let Err(e) = filled else {
             (pause, disk) = (PAUSE, Disk::Works);
             continue;
         };
@@ -250,5 +268,7 @@ mod tests {
         assert_eq!(orders, [64, 256, 1024, LARGEST, LARGEST]);
         assert_eq!(ready.order(false), LARGEST, "it is large enough");
         assert_eq!(ready.order(true), SMALLEST);
+        (ready.ran_dry, ready.took) = (true, LONG);
+        assert_eq!(ready.order(false), SMALLEST, "the KMS is slow enough");
     }
 }
