@@ -29,15 +29,22 @@ impl Unpacked {
         self.0.path().join(name)
     }
 
+    /// What is remembered of it is its own: each run unpacks it as it was.
+    fn kmsfs(&self) -> Command {
+        let mut command = kmsfs();
+        command.env("XDG_STATE_HOME", self.at("state"));
+        command
+    }
+
     /// Mounts it, looks at everything in it, and unmounts it.
     fn mounts_with_its_content(&self) {
         let at = self.at("mnt");
-        let mut mount = kmsfs();
+        let mut mount = self.kmsfs();
         mount.arg("mount").arg(self.at("store")).arg(&at);
         run(mount.arg("--keystore").arg(self.at("keystore")));
         let looked = std::panic::catch_unwind(|| look(&at));
-        run(kmsfs().arg("unmount").arg(&at));
-        fails(kmsfs().arg("unmount").arg(&at), 8);
+        run(self.kmsfs().arg("unmount").arg(&at));
+        fails(self.kmsfs().arg("unmount").arg(&at), 8);
         if let Err(panic) = looked {
             std::panic::resume_unwind(panic);
         }
@@ -109,7 +116,7 @@ fn version_2_with_a_recovery() {
     let volume = Unpacked::new("v2-recovery.tar.xz");
     volume.mounts_with_its_content();
     fs::remove_dir_all(volume.at("keystore")).expect("removed");
-    let mut recover = kmsfs();
+    let mut recover = volume.kmsfs();
     recover.arg("recover").arg(volume.at("store")).arg("--identity").arg(volume.at("identity"));
     run(recover.arg("--keystore").arg(volume.at("keystore")).arg("--no-passphrase"));
     volume.mounts_with_its_content();
