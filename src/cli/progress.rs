@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::disk::{Dir, FileKind};
+use crate::disk::{Dir, Entry, FileKind};
 
 /// A bar over so many keys.
 pub(super) fn keys(total: u64) -> ProgressBar {
@@ -16,12 +16,12 @@ pub(super) fn keys(total: u64) -> ProgressBar {
 
 /// A bar over the entries of a tree, with a message of what was done.
 pub(super) fn entries(tree: &Dir) -> ProgressBar {
-    over(tree, "{bar:30} {pos} of {len} entries, {per_sec}, {eta} left, {msg}", |size| size.entries)
+    over(tree, "{bar:30} {pos} of {len} entries, {per_sec}, {eta} left, {msg}", entries_of)
 }
 
 /// A bar over the bytes of a tree's files, as they lie on disk.
 pub(super) fn bytes(tree: &Dir) -> ProgressBar {
-    over(tree, "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left", |size| size.bytes)
+    over(tree, "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left", bytes_of)
 }
 
 fn bar(template: &str) -> ProgressBar {
@@ -32,47 +32,54 @@ fn bar(template: &str) -> ProgressBar {
 
 /// The tree is gone through once before, so that there is an end to the bar. Where nobody sees
 /// it, it is not.
-fn over(tree: &Dir, template: &str, end: impl Fn(&Size) -> u64) -> ProgressBar {
+fn over(tree: &Dir, template: &str, end: impl Fn(&Dir) -> u64) -> ProgressBar {
     let bar = bar(template);
     if !bar.is_hidden() {
-        bar.set_length(end(&Size::of(tree)));
+        bar.set_length(end(tree));
     }
     bar
 }
 
-/// How large a tree is, about: a folder that cannot be listed counts as one entry.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Size {
-    entries: u64,
-    /// Of files that have room on the disk; one with several names counts once.
-    bytes: u64,
+/// How many entries a tree has, about: a folder that cannot be listed counts as one.
+fn entries_of(tree: &Dir) -> u64 {
+    let mut found = 0;
+    walk(tree, &mut |_, _| found += 1);
+    found
 }
 
-impl Size {
-    fn of(tree: &Dir) -> Self {
-        let (mut size, mut linked) = (Self::default(), HashSet::new());
-        let mut folders = vec![PathBuf::new()];
-        while let Some(path) = folders.pop() {
-            let Ok(dir) = path.iter().try_fold(tree.clone(), |dir, name| dir.open_dir(name)) else {
-                continue;
-            };
-            let _ = dir.list(0, &mut |entry| {
-                if entry.name == "." || entry.name == ".." {
-                    return true;
-                }
-                size.entries += 1;
-                let Ok(stat) = dir.stat(&entry.name) else { return true };
-                match stat.kind() {
-                    FileKind::Dir => folders.push(path.join(&entry.name)),
-                    FileKind::File if stat.nlink < 2 || linked.insert(stat.ino) => {
-                        size.bytes += stat.size.min(stat.blocks * 512);
-                    }
-                    _ => {}
-                }
-                true
-            });
+/// How many bytes the files of a tree have on the disk; one with several names counts once.
+fn bytes_of(tree: &Dir) -> u64 {
+    let (mut found, mut linked) = (0, HashSet::new());
+    walk(tree, &mut |dir, entry| {
+        if entry.kind.is_some_and(|kind| kind != FileKind::File) {
+            return;
         }
-        size
+        let Ok(stat) = dir.stat(&entry.name) else { return };
+        if stat.kind() == FileKind::File && (stat.nlink < 2 || linked.insert(stat.ino)) {
+            found += stat.size.min(stat.blocks * 512);
+        }
+    });
+    found
+}
+
+/// Visits every entry of a tree but those of folders that cannot be listed.
+fn walk(tree: &Dir, visit: &mut dyn FnMut(&Dir, &Entry)) {
+    let mut folders = vec![PathBuf::new()];
+    while let Some(path) = folders.pop() {
+        let Ok(dir) = path.iter().try_fold(tree.clone(), |dir, name| dir.open_dir(name)) else {
+            continue;
+        };
+        let _ = dir.list(0, &mut |entry| {
+            if entry.name != "." && entry.name != ".." {
+                visit(&dir, &entry);
+                // Not every filesystem lists kinds.
+                let kind = entry.kind.or_else(|| Some(dir.stat(&entry.name).ok()?.kind()));
+                if kind == Some(FileKind::Dir) {
+                    folders.push(path.join(entry.name));
+                }
+            }
+            true
+        });
     }
 }
 
@@ -93,9 +100,9 @@ mod tests {
         let hole = fs::File::create(temp.path().join("hole")).expect("made");
         hole.set_len(1 << 30).expect("extended");
         let tree = disk::open_dir(temp.path()).expect("opened");
-        let size = Size::of(&tree);
-        assert_eq!(size.entries, 5);
-        assert!((10_000..1 << 20).contains(&size.bytes), "{size:?}");
+        assert_eq!(entries_of(&tree), 5);
+        let bytes = bytes_of(&tree);
+        assert!((10_000..1 << 20).contains(&bytes), "{bytes}");
     }
 
     #[test]
