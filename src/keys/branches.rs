@@ -267,7 +267,7 @@ fn try_wrap(
         Err(e) => {
             log::warn!("branch key {branch}: {e}");
             if e.verdict != Verdict::ThisKey {
-                return keyring.fail_of(e.verdict).map_or(Ok(None), Err);
+                return keyring.fail_of(&e).map_or(Ok(None), Err);
             }
             None
         }

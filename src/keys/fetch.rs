@@ -12,7 +12,7 @@ use super::request::{KeyFail, KeyRequest};
 use crate::clock::Moment;
 use crate::content::{ContentCipher, check};
 use crate::ids::{BranchId, FileId, PageId};
-use crate::kms::{Context, KeyArn, KeyRef, KmsError};
+use crate::kms::{Context, KeyArn, KeyRef, KmsError, Verdict};
 use crate::secret::{Key, scrub_stack};
 use crate::store::{Line, WrapKind};
 
@@ -49,7 +49,7 @@ pub(super) fn run(keyring: &Keyring) {
 /// Has the keys of a page fetched that nobody waits for yet. There may be no such page.
 fn fetch_ahead(keyring: &Keyring, page: PageId) {
     // A locked mount asks for nothing but beats.
-    if keyring.gate().phase() == Phase::Open
+    if keyring.gate().is_open()
         && let Ok(lines) = read(keyring, page)
     {
         let own = keyring.files().claim_page(page, &lines.all);
@@ -103,7 +103,7 @@ fn all_of(keyring: &Keyring, lines: &Lines, files: Vec<FileId>) {
         let outcome = fetch(keyring, lines, file);
         let go_on = !matches!(outcome, Ok(Fetched::Inconclusive) | Err(KeyFail::Closed(_)));
         finish(keyring, file, outcome);
-        if !go_on || keyring.gate().phase() != Phase::Open || keyring.is_stopping() {
+        if !go_on || !keyring.gate().is_open() || keyring.is_stopping() {
             break;
         }
     }
@@ -185,8 +185,7 @@ fn unwrap(
         }
         Err(e) => {
             log::warn!("file {file}: {e}");
-            keyring.heed(&e);
-            keyring.fail_of(e.verdict).map_or(Ok(Fetched::Inconclusive), Err)
+            keyring.fail_of(&e).map_or(Ok(Fetched::Inconclusive), Err)
         }
     }
 }
@@ -195,6 +194,19 @@ fn unwrap(
 const SLICE: Duration = Duration::from_millis(50);
 
 impl Keyring {
+    /// A failed call's meaning; a refusal asks for a beat, and throttling for fewer calls.
+    pub(super) fn fail_of(&self, e: &KmsError) -> Option<KeyFail> {
+        self.heed(e);
+        match e.verdict {
+            Verdict::Refused => {
+                self.beats().ask();
+                Some(KeyFail::Closed(Reason::Refused))
+            }
+            verdict if verdict.is_inconclusive() => None,
+            _ => Some(KeyFail::Rejected),
+        }
+    }
+
     /// Asks for less of a KMS that throttles.
     pub(super) fn heed(&self, e: &KmsError) {
         if e.is_throttling() {
@@ -226,7 +238,7 @@ impl Keyring {
     pub fn fetch_here(&self, request: KeyRequest) -> Option<Result<(), KeyFail>> {
         let KeyRequest::File(file) = request else { return None };
         let is_quick = Fetches::worth(self.service()) == Fetches::InTurn && self.rate().is_free();
-        if !is_quick || self.gate().phase() != Phase::Open || !self.files().claim(file) {
+        if !is_quick || !self.gate().is_open() || !self.files().claim(file) {
             return None;
         }
         match fetch_claimed(self, file, Neighbours::Follow) {
@@ -333,7 +345,7 @@ mod tests {
         let disk = volume();
         let request = KeyRequest::File(a_file(&disk));
         let asked = |calls| {
-            let says = Says { verdict: Verdict::Refused, calls };
+            let says = Says { verdict: Verdict::Refused, code: "Code", calls };
             keyring_over(&disk, Arc::new(says)).fetch_here(request)
         };
         assert!(asked(1).is_some_and(|answer| answer.is_err()), "else this test sees nothing");

@@ -146,6 +146,8 @@ where
 /// A KMS that answers nothing else.
 pub(crate) struct Says {
     pub(crate) verdict: Verdict,
+    /// The code of its errors.
+    pub(crate) code: &'static str,
     /// How many calls it takes side by side.
     pub(crate) calls: usize,
 }
@@ -156,11 +158,11 @@ impl KeyService for Says {
     }
 
     fn generate(&self, _: &KeyRef, _: &Context) -> Result<Generated, KmsError> {
-        Err(KmsError::new(self.verdict, "Code", "why"))
+        Err(KmsError::new(self.verdict, self.code, "why"))
     }
 
     fn decrypt(&self, _: &KeyRef, _: &Wrapped, _: &Context) -> Result<Unwrapped, KmsError> {
-        Err(KmsError::new(self.verdict, "Code", "why"))
+        Err(KmsError::new(self.verdict, self.code, "why"))
     }
 
     fn reencrypt(
@@ -169,10 +171,10 @@ impl KeyService for Says {
         _: (&KeyRef, &Context),
         _: (&KeyRef, &Context),
     ) -> Result<Rewrapped, KmsError> {
-        Err(KmsError::new(self.verdict, "Code", "why"))
+        Err(KmsError::new(self.verdict, self.code, "why"))
     }
 
     fn encrypt(&self, _: &KeyRef, _: &Key, _: &Context) -> Result<Rewrapped, KmsError> {
-        Err(KmsError::new(self.verdict, "Code", "why"))
+        Err(KmsError::new(self.verdict, self.code, "why"))
     }
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::keyring::Keyring;
 use super::monitor::Effects;
-use super::phase::Phase;
 use super::source::Word;
 use super::volume::{Accepted, OpenError};
 use crate::clock::Moment;
@@ -109,7 +108,7 @@ impl Keyring {
     }
 
     fn follow(&self, word: Option<&Word>) -> Result<(), FollowError> {
-        if self.gate().phase() != Phase::Open {
+        if !self.gate().is_open() {
             return Err(FollowError::Locked);
         }
         let followed =

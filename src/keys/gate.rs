@@ -110,6 +110,11 @@ impl Gate {
         Phase::from_code(self.phase.load(Ordering::SeqCst))
     }
 
+    /// Whether it is [`Phase::Open`].
+    pub fn is_open(&self) -> bool {
+        self.phase() == Phase::Open
+    }
+
     /// Changes the phase for all who come from now on.
     pub fn set(&self, phase: Phase) {
         self.phase.store(phase.code(), Ordering::SeqCst);
@@ -133,7 +138,7 @@ impl Gate {
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
         let last = self.0.inside.fetch_sub(1, Ordering::SeqCst) == 1;
-        if last && self.0.phase() != Phase::Open {
+        if last && !self.0.is_open() {
             // Under the lock, so that the wake-up cannot fall between a waiter's look at the
             // count and its wait.
             let _held = self.0.idle.lock();

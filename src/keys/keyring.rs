@@ -34,7 +34,7 @@ use super::volume::{Identity, Volume};
 use crate::clock::Moment;
 use crate::content::ContentCipher;
 use crate::ids::{FileId, LinkId};
-use crate::kms::{KeyService, Verdict};
+use crate::kms::KeyService;
 use crate::names::VolumeKeys;
 use crate::store::{Removed, Store};
 use crate::sync::RwLock;
@@ -362,18 +362,6 @@ impl Keyring {
         self.gate.mark_fresh(began);
         self.gate.set(Phase::Open);
         self.pool.call();
-    }
-
-    /// A failed call's meaning; a refusal asks for a beat.
-    pub(super) fn fail_of(&self, verdict: Verdict) -> Option<KeyFail> {
-        match verdict {
-            Verdict::Refused => {
-                self.beats.ask();
-                Some(KeyFail::Closed(Reason::Refused))
-            }
-            verdict if verdict.is_inconclusive() => None,
-            _ => Some(KeyFail::Rejected),
-        }
     }
 
     /// What became of data keys so far.

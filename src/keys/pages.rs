@@ -7,7 +7,6 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::keyring::Keyring;
-use super::phase::Phase;
 use super::pool::NoKeys;
 use super::present::{self, Second};
 use super::request::KeyRequest;
@@ -34,10 +33,6 @@ pub(super) fn make(keyring: &Keyring, wanted: usize) -> Result<(), NoKeys> {
     }
 }
 
-fn is_open(keyring: &Keyring) -> bool {
-    keyring.gate().phase() == Phase::Open
-}
-
 /// Whether there is use in more keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum GoOn {
@@ -53,7 +48,7 @@ fn put(
     page: PageId,
     made: Vec<Made>,
 ) -> Result<GoOn, std::io::Error> {
-    if !is_open(keyring) {
+    if !keyring.gate().is_open() {
         return Ok(GoOn::No);
     }
     let (mut lines, ciphers): (Vec<_>, Vec<_>) = made.into_iter().unzip();
@@ -62,7 +57,7 @@ fn put(
         let _at_store = keyring.files().at_store(KeyRequest::Fresh);
         keyring.store().add_page(page, &Page::of(&lines))?;
     }
-    let is_wanted = || is_open(keyring) && keyring.volume().target() == *target;
+    let is_wanted = || keyring.gate().is_open() && keyring.volume().target() == *target;
     if let Err(unused) = keyring.pool().add(ciphers, is_wanted) {
         // Its keys are dropped, its lines never used.
         unused.iter().for_each(|c| keyring.dead().add_unused(c.file()));
@@ -75,7 +70,7 @@ fn put(
 /// Keys that are made here and wrapped by the present branch key.
 fn by_branches(keyring: &Keyring, target: &KeyArn, wanted: usize) -> Result<(), NoKeys> {
     let mut rest = wanted;
-    while rest > 0 && is_open(keyring) {
+    while rest > 0 && keyring.gate().is_open() {
         let n = rest.min(usize::from(SLOTS));
         let Some(branch) = present::for_new(keyring, n)? else { return Ok(()) };
         let (volume, page) = (keyring.volume().id(), keyring.pool().next_page());
@@ -105,7 +100,7 @@ fn by_the_kms(keyring: &Keyring, target: &KeyArn, wanted: usize) -> Result<(), N
     let work = || {
         // A lock is not to find keys on their way: what is left is not asked for.
         while let Some(file) = { order.lock().next(|| keyring.pool().next_page()) } {
-            let made = if is_open(keyring) && keyring.wait_for_rate() {
+            let made = if keyring.gate().is_open() && keyring.wait_for_rate() {
                 make_key(keyring, &second, file).inspect_err(|e| keyring.heed(e)).map_err(Some)
             } else {
                 Err(None)

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::gate::Gate;
 use super::keyring::Keyring;
 use super::pages;
-use super::phase::Phase;
 use super::request::{KeyFail, KeyRequest};
 use super::volume::NoNewKey;
 use crate::clock::Moment;
@@ -35,20 +35,12 @@ struct Ready {
     target: usize,
     /// Somebody found it empty since the last order.
     ran_dry: bool,
-    /// How long the last order took.
-    took: Duration,
     stopping: bool,
 }
 
 impl Default for Ready {
     fn default() -> Self {
-        Self {
-            keys: VecDeque::new(),
-            target: SMALLEST,
-            ran_dry: false,
-            took: Duration::ZERO,
-            stopping: false,
-        }
+        Self { keys: VecDeque::new(), target: SMALLEST, ran_dry: false, stopping: false }
     }
 }
 
@@ -58,11 +50,11 @@ impl Ready {
     }
 
     /// How many keys to make now. A pool that ran dry grows, though it may have some again by now:
-    /// those who waited for them want more.
-    fn order(&mut self, quiet: bool) -> usize {
+    /// those who waited for them want more. It does not where the last order `took` long.
+    fn order(&mut self, quiet: bool, took: Duration) -> usize {
         if quiet {
             self.target = SMALLEST;
-        } else if std::mem::take(&mut self.ran_dry) && self.took < LONG {
+        } else if std::mem::take(&mut self.ran_dry) && took < LONG {
             self.target = (self.target * GROWTH).min(LARGEST);
         }
         self.target.saturating_sub(self.keys.len())
@@ -136,17 +128,14 @@ impl Pool {
         self.low.notify_all();
     }
 
-    /// Waits until keys are wanted, and says how many; `None` when the keyring stops.
-    fn next_order(&self, is_open: impl Fn() -> bool) -> Option<usize> {
+    /// Waits until keys are wanted, and says how many, after an order that `took` so long; `None`
+    /// when the keyring stops.
+    fn next_order(&self, gate: &Gate, took: Duration) -> Option<usize> {
         let (mut ready, mut quiet) = (self.ready.lock(), false);
-        while !(ready.stopping || is_open() && ready.is_low()) {
+        while !(ready.stopping || gate.is_open() && ready.is_low()) {
             quiet |= self.low.wait_for(&mut ready, QUIET).timed_out();
         }
-        (!ready.stopping).then(|| ready.order(quiet))
-    }
-
-    fn took(&self, time: Duration) {
-        self.ready.lock().took = time;
+        (!ready.stopping).then(|| ready.order(quiet, took))
     }
 
     /// Waits, unless the keyring stops. Those who want a key call meanwhile, and it is no use.
@@ -187,13 +176,13 @@ impl From<NoNewKey> for NoKeys {
 
 /// The thread that keeps the pool full, until the keyring stops.
 pub(super) fn run(keyring: &Keyring) {
-    let (mut pause, mut disk) = (PAUSE, Disk::Works);
-    while let Some(wanted) = keyring.pool().next_order(|| open(keyring)) {
+    let (mut pause, mut disk, mut took) = (PAUSE, Disk::Works, Duration::ZERO);
+    while let Some(wanted) = keyring.pool().next_order(keyring.gate(), took) {
         // After a failure one key is tried: many at once would only burden who is in trouble.
         let wanted = if pause > PAUSE { 1 } else { wanted };
         let began = Moment::now();
         let filled = fill_on(keyring, wanted, disk);
-        keyring.pool().took(Moment::now().since(began));
+        took = Moment::now().since(began);
         let Err(e) = filled else {
             (pause, disk) = (PAUSE, Disk::Works);
             continue;
@@ -203,10 +192,6 @@ pub(super) fn run(keyring: &Keyring) {
         keyring.pool().pause(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
-}
-
-fn open(keyring: &Keyring) -> bool {
-    keyring.gate().phase() == Phase::Open
 }
 
 fn refuse(keyring: &Keyring, why: NoKeys) {
@@ -219,7 +204,7 @@ fn fail_of(keyring: &Keyring, why: NoKeys) -> Option<KeyFail> {
     match why {
         NoKeys::Kms(e) => {
             log::warn!("cannot make new data keys: {e}");
-            keyring.fail_of(e.verdict)
+            keyring.fail_of(&e)
         }
         NoKeys::Disk(e) => {
             log::warn!(
@@ -259,16 +244,17 @@ mod tests {
     #[test]
     fn a_pool_that_ran_dry_grows_and_a_quiet_one_is_small_again() {
         let mut ready = Ready::default();
-        assert_eq!(ready.order(false), SMALLEST);
+        let quick = Duration::ZERO;
+        assert_eq!(ready.order(false, quick), SMALLEST);
         let mut orders = Vec::new();
         for _ in 0..5 {
             ready.ran_dry = true;
-            orders.push(ready.order(false));
+            orders.push(ready.order(false, quick));
         }
         assert_eq!(orders, [64, 256, 1024, LARGEST, LARGEST]);
-        assert_eq!(ready.order(false), LARGEST, "it is large enough");
-        assert_eq!(ready.order(true), SMALLEST);
-        (ready.ran_dry, ready.took) = (true, LONG);
-        assert_eq!(ready.order(false), SMALLEST, "the KMS is slow enough");
+        assert_eq!(ready.order(false, quick), LARGEST, "it is large enough");
+        assert_eq!(ready.order(true, quick), SMALLEST);
+        ready.ran_dry = true;
+        assert_eq!(ready.order(false, LONG), SMALLEST, "the KMS is slow enough");
     }
 }

@@ -222,8 +222,23 @@ fn what_the_kms_says_of_a_branch_key_holds_for_its_files() {
         (Verdict::UnknownCaller, KeyFail::Late),
         (Verdict::ThisKey, KeyFail::Rejected),
     ] {
-        let keyring = keyring_over(&disk, Arc::new(Says { verdict, calls: 1 }));
+        let keyring = keyring_over(&disk, Arc::new(Says { verdict, code: "Code", calls: 1 }));
         assert_eq!(keyring.supply(KeyRequest::File(file)), Err(told), "{verdict:?}");
+    }
+}
+
+/// Calls for branch keys went on as before.
+#[test]
+fn a_kms_that_throttles_is_asked_for_less_whatever_it_is_asked_for() {
+    for disk in [volume(), branch_volume()] {
+        let file = files(&counted(&disk).0, 1)[0];
+        for request in [KeyRequest::File(file), KeyRequest::Fresh] {
+            let (verdict, code) = (Verdict::Unavailable, "ThrottlingException");
+            let keyring = keyring_over(&disk, Arc::new(Says { verdict, code, calls: 1 }));
+            assert!(keyring.rate().is_free());
+            assert_eq!(keyring.supply(request), Err(KeyFail::Late));
+            assert!(!keyring.rate().is_free(), "{request:?}");
+        }
     }
 }
 
