@@ -15,19 +15,13 @@ const WANTED: u32 = libc::STATX_BASIC_STATS | libc::STATX_BTIME;
 /// statx(2) of an entry: as lstat(2), and when it was made.
 pub(super) fn stat_at(fd: impl AsFd, name: &OsStr) -> io::Result<Stat> {
     let flags = libc::AT_SYMLINK_NOFOLLOW.cast_unsigned() | libc::AT_NO_AUTOMOUNT.cast_unsigned();
-    let found = name.into_with_c_str(|name| {
-        sys::statx(fd.as_fd(), Some(name), flags, WANTED).map_err(|e| errno(&e))
-    });
+    let found = name.into_with_c_str(|name| sys::statx(fd.as_fd(), Some(name), flags, WANTED));
     Ok(stat(&found?))
 }
 
 /// As [`stat_at`], of what is open.
 pub(super) fn stat_of(fd: impl AsFd) -> io::Result<Stat> {
     Ok(stat(&sys::statx(fd.as_fd(), None, 0, WANTED)?))
-}
-
-fn errno(e: &io::Error) -> rustix::io::Errno {
-    rustix::io::Errno::from_io_error(e).unwrap_or(rustix::io::Errno::IO)
 }
 
 fn stat(s: &libc::statx) -> Stat {

@@ -69,6 +69,10 @@ pub(super) fn set_mount_attributes(mount: &OwnedFd, set: u64, clear: u64) -> io:
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+fn last_errno() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
 /// Whether the kernel takes no path for an empty one (Linux 6.11).
 static TAKES_NO_PATH: AtomicBool = AtomicBool::new(true);
 
@@ -79,7 +83,7 @@ pub(super) fn statx(
     name: Option<&CStr>,
     flags: u32,
     wanted: u32,
-) -> io::Result<libc::statx> {
+) -> rustix::io::Result<libc::statx> {
     let flags = if name.is_none() { flags | libc::AT_EMPTY_PATH.cast_unsigned() } else { flags };
     let call = |path: *const libc::c_char| {
         let mut found = MaybeUninit::<libc::statx>::uninit();
@@ -96,16 +100,14 @@ pub(super) fn statx(
             {
                 Ok(found.assume_init())
             } else {
-                Err(io::Error::last_os_error())
+                Err(last_errno())
             }
         }
     };
     let Some(name) = name else {
         if TAKES_NO_PATH.load(Ordering::Relaxed) {
             match call(std::ptr::null()) {
-                Err(e) if e.raw_os_error() == Some(libc::EFAULT) => {
-                    TAKES_NO_PATH.store(false, Ordering::Relaxed);
-                }
+                Err(Errno::FAULT) => TAKES_NO_PATH.store(false, Ordering::Relaxed),
                 done => return done,
             }
         }
@@ -146,8 +148,5 @@ pub(super) fn getxattr_at(
             size_of::<Args>(),
         )
     };
-    usize::try_from(r).map_err(|_| {
-        let e = io::Error::last_os_error();
-        Errno::from_io_error(&e).unwrap_or(Errno::IO)
-    })
+    usize::try_from(r).map_err(|_| last_errno())
 }
