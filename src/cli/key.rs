@@ -142,9 +142,8 @@ fn open(command: &KeyCommand, kms: KmsArg, args: &KmsArgs) -> Result<Arc<dyn Key
         }
         KmsArg::Local => Arc::new(LocalKms::open_admin(&keystore)?),
         KmsArg::Aws => {
-            let region = command.key().and_then(provider::region_of);
-            let aws = region.map_or_else(|| args.aws.clone(), |r| args.aws.in_region(&r));
-            provider::open_aws(&aws)?.0.admin
+            let of_key = command.key().map(|key| provider::aws_for(key, &args.aws));
+            provider::open_aws(of_key.as_ref().unwrap_or(&args.aws))?.0.admin
         }
         KmsArg::Vault => vault::open(&vault::provider(&args.vault)?, args)?.admin,
         KmsArg::Pkcs11 => pkcs11::open(&pkcs11::provider(&args.pkcs11)?, args)?.admin,

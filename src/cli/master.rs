@@ -95,9 +95,7 @@ fn open_pkcs11(args: &MasterArgs) -> Result<Master, Failure> {
 
 fn open_aws(args: &MasterArgs) -> Result<Master, Failure> {
     let key = named_key(args, "aws")?;
-    let aws = &args.args.aws;
-    let aws = provider::region_of(key).map_or_else(|| aws.clone(), |r| aws.in_region(&r));
-    let (kms, region) = provider::open_aws(&aws)?;
+    let (kms, region) = provider::open_aws(&provider::aws_for(key, &args.args.aws))?;
     Ok(Master { kms, provider: Provider::Aws { region }, asked: KeyRef(key.clone()) })
 }
 

@@ -35,10 +35,11 @@ pub(super) fn provider(args: &Pkcs11Args) -> Result<Provider, Failure> {
 #[cfg(feature = "pkcs11")]
 mod client {
     use std::os::unix::ffi::OsStrExt;
-    use std::path::{Path, PathBuf};
+    use std::path::PathBuf;
     use std::sync::Arc;
 
     use super::Kms;
+    use crate::cli::place::absolute;
     use crate::console::failure::{Exit, Failure};
     use crate::console::options::KmsArgs;
     use crate::console::pkcs11::Pkcs11Args;
@@ -90,11 +91,6 @@ mod client {
             Failure::new(Exit::Config, "there is no PIN for the PKCS#11 token")
                 .hint("name its file: --pkcs11-pin-file FILE, or set KMSFS_PKCS11_PIN")
         })
-    }
-
-    /// A daemon leaves the folder that it was started in.
-    fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-        std::path::absolute(path).map_err(|e| Failure::io(path, &e))
     }
 }
 

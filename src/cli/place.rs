@@ -14,7 +14,7 @@ use crate::console::printing::tell;
 use crate::control::{self, Ask, Target};
 use crate::store::{Store, StoreError};
 
-/// A path that somebody typed, from the root on.
+/// A path that somebody typed, from the root on: a daemon leaves the folder that it was started in.
 ///
 /// # Errors
 /// [`Failure`], where the working folder is gone.

@@ -190,8 +190,7 @@ fn read_file(path: &Path) -> Result<String, Failure> {
 
 #[cfg(feature = "aws")]
 fn fetch(key: &KeyRef, aws: &AwsArgs) -> Result<String, Failure> {
-    let aws = provider::region_of(&key.0).map_or_else(|| aws.clone(), |r| aws.in_region(&r));
-    Ok(provider::open_aws_client(&aws)?.policy(key)?)
+    Ok(provider::open_aws_client(&provider::aws_for(&key.0, aws))?.policy(key)?)
 }
 
 #[cfg(not(feature = "aws"))]

@@ -134,6 +134,11 @@ pub(super) fn region_of(key: &str) -> Option<String> {
     (parts.next()? == "kms").then(|| parts.next().map(str::to_owned))?.filter(|r| !r.is_empty())
 }
 
+/// How AWS KMS is reached for a key: in the region that its ARN names, where it is one.
+pub(super) fn aws_for(key: &str, args: &AwsArgs) -> AwsArgs {
+    region_of(key).map_or_else(|| args.clone(), |region| args.in_region(&region))
+}
+
 /// The ARN of the key that `--master-key` names.
 pub(super) fn master_key(wanted: &str, kms: &Kms) -> Result<KeyArn, Failure> {
     // A key's ARN needs no DescribeKey, which a mount's role need not have.

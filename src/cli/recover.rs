@@ -33,7 +33,7 @@ pub struct Recover {
     dry_run: bool,
     #[command(flatten)]
     master: MasterArgs,
-    /// How many keys a second (default: 1000 with AWS or Vault, no limit with the embedded keystore)
+    /// How many keys a second (default: 1000 with AWS, Vault or PKCS#11, no limit with the embedded keystore)
     #[arg(long, env = "KMSFS_KMS_RATE", value_name = "N")]
     kms_rate: Option<NonZeroU32>,
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::mount::open_keystore;
-use super::{pkcs11, progress, provider, vault};
+use super::{pkcs11, place, progress, provider, vault};
 use crate::console::failure::{Exit, Failure, second_copy};
 use crate::console::options::{KmsArg, KmsArgs};
 use crate::console::printing::{say, tell};
@@ -84,8 +84,7 @@ fn ends(args: &RewrapArgs) -> Result<(Method, Provider), Failure> {
     let to = match (to, &from) {
         (KmsArg::Local, Provider::Local { .. }) => from.clone(),
         (KmsArg::Local, _) => {
-            let path = std::path::absolute(args.kms.keystore.path());
-            let path = path.map_err(|e| Failure::io(&args.kms.keystore.path(), &e))?;
+            let path = place::absolute(&args.kms.keystore.path())?;
             Provider::Local { keystore: path.to_string_lossy().into_owned() }
         }
         (KmsArg::Aws, Provider::Aws { region }) => Provider::Aws {
@@ -116,8 +115,7 @@ fn ends(args: &RewrapArgs) -> Result<(Method, Provider), Failure> {
 
 fn to_aws(args: &RewrapArgs, from: &Provider) -> Result<(Method, Provider), Failure> {
     let aws = &args.kms.aws;
-    let aws = provider::region_of(&args.to).map_or_else(|| aws.clone(), |r| aws.in_region(&r));
-    let (kms, region) = provider::open_aws(&aws)?;
+    let (kms, region) = provider::open_aws(&provider::aws_for(&args.to, aws))?;
     let method = Method::Move { from: service(from, args)?, to: kms.services.work };
     Ok((method, Provider::Aws { region }))
 }

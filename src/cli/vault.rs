@@ -35,10 +35,11 @@ pub(super) fn provider(args: &VaultArgs) -> Result<Provider, Failure> {
 #[cfg(feature = "vault")]
 mod client {
     use std::os::unix::ffi::OsStrExt;
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
     use std::sync::Arc;
 
     use super::Kms;
+    use crate::cli::place::absolute;
     use crate::console::failure::{Exit, Failure};
     use crate::console::options::KmsArgs;
     use crate::console::vault::{AuthArg, VaultArgs};
@@ -125,11 +126,6 @@ mod client {
             );
         }
         Ok(Auth::TokenFile(absolute(&file)?))
-    }
-
-    /// A daemon leaves the folder that it was started in.
-    fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-        std::path::absolute(path).map_err(|e| Failure::io(path, &e))
     }
 }
 
