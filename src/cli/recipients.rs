@@ -6,7 +6,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::console::failure::{Exit, Failure};
-use crate::recovery::{BadRecipient, Recipients};
+use crate::recovery::{BadRecipient, Recipients, entries};
 
 /// The recipients that these name; `None` where nothing does.
 ///
@@ -40,8 +40,7 @@ fn checked(text: &str, at: &str) -> Result<String, Failure> {
     }
 }
 
-/// As age reads a file of recipients (`age -R`): one a line; empty lines, and those that begin with
-/// `#`, do not count.
+/// As age reads a file of recipients (`age -R`).
 fn from_file(name: &str, texts: &mut Vec<String>) -> Result<(), Failure> {
     // A secret that was typed here is the name of no file, and is not shown.
     if let Err(e @ BadRecipient::Secret) = Recipients::new([name]) {
@@ -52,11 +51,8 @@ fn from_file(name: &str, texts: &mut Vec<String>) -> Result<(), Failure> {
     let text = Zeroizing::new(text.map_err(|e| {
         Failure::new(Exit::Config, format!("{name}: the recipients cannot be read: {e}"))
     })?);
-    for (n, line) in (1..).zip(text.lines()) {
-        let line = line.trim_end();
-        if !line.is_empty() && !line.starts_with('#') {
-            texts.push(checked(line, &format!("{name}: line {n}"))?);
-        }
+    for (n, line) in entries(&text) {
+        texts.push(checked(line, &format!("{name}: line {n}"))?);
     }
     Ok(())
 }

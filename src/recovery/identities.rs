@@ -53,8 +53,7 @@ pub(super) fn looks_secret(text: &str) -> bool {
 }
 
 impl Identities {
-    /// Reads them as age does: one a line; empty lines, and those that begin with `#`, do not count.
-    /// The text stays the caller's to wipe.
+    /// Reads them as age does, [`super::entries`] of a file. The text stays the caller's to wipe.
     ///
     /// # Errors
     /// [`BadIdentity`].
@@ -63,11 +62,7 @@ impl Identities {
             return Err(BadIdentity::Encrypted);
         }
         let mut all = Vec::new();
-        for (n, line) in (1..).zip(text.lines()) {
-            let line = line.trim_end();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
+        for (n, line) in super::entries(text) {
             let identity = line.parse().map_err(|_| match line.starts_with("age1") {
                 true => BadIdentity::Public(n),
                 false => BadIdentity::Kind(n),

@@ -19,6 +19,13 @@ pub(crate) mod sample {
         "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
 }
 
+/// The entries of a file of age's, identities or recipients, with the numbers of their lines: one a
+/// line; empty lines, and those that begin with `#`, do not count.
+pub fn entries(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = (1..).zip(text.lines().map(str::trim_end));
+    lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+}
+
 /// The longest sealed key that is read: sixteen recipients take about 2 KiB.
 pub const MAX_SEALED: usize = 8192;
 
