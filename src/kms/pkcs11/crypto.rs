@@ -112,14 +112,14 @@ impl Ask {
         plain.map(Zeroizing::new).map_err(said)
     }
 
-    fn unseal(&self, open: &mut Open, wrapped: &Wrapped) -> Result<Key, KmsError> {
+    fn unseal(&self, open: &mut Open, wrapped: &Wrapped) -> Result<Unwrapped, KmsError> {
         let found = self.usable(open, Use::Decrypt)?;
         let outcome = self.unseal_with(open, &found, wrapped);
         if outcome.as_ref().is_err_and(|e| e.verdict == Verdict::ThisKey) {
             // Where both are bad, the refusal is what the mount must act on.
             self.fresh(open, Use::Decrypt)?;
         }
-        outcome
+        Ok(Unwrapped { key: outcome?, master: self.names.arn(&found.id) })
     }
 
     fn unseal_with(&self, open: &Open, found: &Found, wrapped: &Wrapped) -> Result<Key, KmsError> {
@@ -166,11 +166,10 @@ impl Pkcs11Kms {
     }
 
     fn wrap(&self, ask: Ask, plain: Key) -> Result<Rewrapped, KmsError> {
-        let names = self.names.clone();
         self.callers.call(&ask.what.clone(), move |open| {
             let found = ask.usable(open, Use::Encrypt)?;
             let wrapped = ask.seal(open, &found, &plain)?.encode();
-            Ok(Rewrapped { wrapped, master: names.arn(&found.id) })
+            Ok(Rewrapped { wrapped, master: ask.names.arn(&found.id) })
         })
     }
 }
@@ -206,13 +205,8 @@ impl KeyService for Pkcs11Kms {
         wrapped: &Wrapped,
         context: &Context,
     ) -> Result<Unwrapped, KmsError> {
-        let ask = self.about("Decrypt", key, context);
-        let (names, wrapped) = (self.names.clone(), wrapped.clone());
-        self.callers.call(&ask.what.clone(), move |open| {
-            let key = ask.unseal(open, &wrapped)?;
-            let id = Blob::parse(&wrapped).expect("it was opened").id;
-            Ok(Unwrapped { key, master: names.arn(&id) })
-        })
+        let (ask, wrapped) = (self.about("Decrypt", key, context), wrapped.clone());
+        self.callers.call(&ask.what.clone(), move |open| ask.unseal(open, &wrapped))
     }
 
     fn reencrypt(
