@@ -33,7 +33,7 @@ use crate::sync::{Condvar, Mutex};
 use crate::threads::{self, Role};
 
 /// Parked requests, at most.
-pub(super) const MOST_PARKED: usize = 256;
+pub(super) const MOST_PARKED: usize = 1024;
 /// Their data, at most.
 const MOST_BYTES: usize = 64 << 20;
 

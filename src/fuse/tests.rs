@@ -164,8 +164,8 @@ fn no_users_requests_take_the_room_of_the_others() {
         }
     };
     assert_eq!(fill(&mut parked, 1), MOST_PARKED / 4 * 3);
-    let more: Vec<_> = (2..6).map(|uid| fill(&mut parked, uid)).collect();
-    assert_eq!(more, [48, 12, 3, 0]);
+    let more: Vec<_> = (2..7).map(|uid| fill(&mut parked, uid)).collect();
+    assert_eq!(more, [192, 48, 12, 3, 0]);
     assert!(running.0.parked() <= MOST_PARKED);
     running.lock();
     assert!(parked.iter().all(|outcome| outcome.recv() == Ok(REVOKED)));

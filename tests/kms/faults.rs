@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::server::{Rules, Server, credentials, new_key};
-use crate::support::{
-    EKEYEXPIRED, EKEYREVOKED, Mount, PATIENCE, Store, errno, fails, kmsfs, run, skipped,
-};
+use crate::support::{EKEYEXPIRED, EKEYREVOKED, PATIENCE, Store, errno, fails, run, skipped};
 
 /// A request waits four seconds for its key; the rest is this machine's.
 const BOUND: Duration = Duration::from_secs(7);
@@ -41,14 +39,6 @@ fn store(proxy: &Proxy, key: &str) -> Store {
 
 fn skip() -> bool {
     skipped("fuse") || skipped("ministack")
-}
-
-/// What the KMS last said, as `status` tells it.
-fn last_error(mount: &Mount<'_>) -> String {
-    let output = kmsfs().arg("status").arg(mount.root()).args(["--output", "json"]).output();
-    let report: serde_json::Value =
-        serde_json::from_slice(&output.expect("status can be started").stdout).expect("JSON");
-    report["last_error"].as_str().unwrap_or_default().to_owned()
 }
 
 /// Under each fault that is no answer: what is cached is read on, what is not is EKEYEXPIRED
@@ -105,7 +95,7 @@ fn is_an_outage(server: &Server, key: &str, said: &str, fault: &Fault) {
     cached.read_at(&mut byte, 0).unwrap_or_else(|e| panic!("{fault:?}: {e}"));
     mount.wait_state("unreachable", PATIENCE);
     assert_eq!(errno(cached.read_at(&mut byte, 0)), Some(EKEYEXPIRED), "{fault:?}");
-    let told = last_error(&mount);
+    let told = mount.last_error();
     assert!(told.contains(said), "{fault:?}: {told}");
     proxy.set(Fault::None);
     mount.wait_state("open", PATIENCE);
@@ -132,7 +122,7 @@ fn a_definite_no_is_a_refusal_whichever_call_gets_it() {
         bench.proxy.set_for(operation, Fault::error(code, "because"));
         mount.wait_state("revoked", PATIENCE);
         assert_eq!(errno(File::open(mount.at("cached"))), Some(EKEYREVOKED), "{code}");
-        assert!(last_error(&mount).contains(code), "{}", last_error(&mount));
+        assert!(mount.last_error().contains(code), "{}", mount.last_error());
         bench.proxy.set(Fault::None);
         mount.wait_state("open", PATIENCE);
     }
@@ -154,7 +144,7 @@ fn credentials_that_the_kms_does_not_know_lock_after_a_grace_of_their_own() {
         mount.wait_state("revoked", PATIENCE);
         assert!(began.elapsed() > Duration::from_secs(3), "{code}: no grace was left");
         assert_eq!(errno(cached.read_at(&mut [0], 0)), Some(EKEYREVOKED), "{code}");
-        let told = last_error(&mount);
+        let told = mount.last_error();
         assert!(told.contains(code) && told.contains("credentials are not accepted"), "{told}");
         bench.proxy.set(Fault::None);
         mount.wait_state("open", PATIENCE);
@@ -191,6 +181,42 @@ fn a_hanging_kms_stalls_nothing_that_has_its_key() {
     assert!(start.elapsed() < BOUND, "stalled for {:?}", start.elapsed());
     file.sync_all().expect("synced");
     bench.proxy.set(Fault::None);
+}
+
+/// A program that opened many files at once was refused from the 193rd on, without any wait.
+#[test]
+fn hundreds_of_requests_wait_for_their_keys() {
+    if skip() {
+        return;
+    }
+    let server = Server::ministack(Rules::None);
+    let proxy = Proxy::before(server.port());
+    let key = new_key(&server, "kmsfs");
+    let env = credentials("test", "test");
+    let store = Store::aws(&proxy.url(), &env, &["--master-key", &key, "--data-keys", "branch"]);
+    let mount = store.mount(&[]);
+    let names: Vec<_> = (0..600).map(|n| mount.at(&format!("cold-{n}"))).collect();
+    names.iter().for_each(|name| fs::write(name, b"text").expect("written"));
+    mount.unmount();
+    for transport in ["auto", "off"] {
+        let mount = store.mount(&["--heartbeat", "1h", "--io-uring", transport]);
+        proxy.set(Fault::Hang);
+        let wait = |name| {
+            let start = Instant::now();
+            (errno(fs::read(name)), start.elapsed() > Duration::from_secs(3))
+        };
+        let waited: Vec<_> = std::thread::scope(|scope| {
+            let programs: Vec<_> =
+                names.iter().map(|name| scope.spawn(move || wait(name))).collect();
+            programs.into_iter().map(|program| program.join().expect("no panic")).collect()
+        });
+        let refused =
+            waited.iter().filter(|outcome| **outcome != (Some(EKEYEXPIRED), true)).count();
+        assert_eq!(refused, 0, "over {transport}: {:?}", &waited[..3]);
+        proxy.set(Fault::None);
+        names.iter().for_each(|name| assert_eq!(fs::read(name).expect("readable"), b"text"));
+        mount.unmount();
+    }
 }
 
 /// A KMS that is slow is only slow.
