@@ -14,8 +14,9 @@ use kmsfs::disk::DeviceNumber;
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::fstab::LEAVE_OTHERS;
-use crate::support::{PATIENCE, Store, errno, fails, kmsfs, run, skipped, two_keys, wait_for};
+use crate::support::{
+    PATIENCE, Store, apart, errno, fails, kmsfs, run, skipped, two_keys, wait_for,
+};
 
 /// The exit code of `status`.
 fn status(at: &Path) -> Option<i32> {
@@ -121,12 +122,9 @@ fn a_mountpoint_need_not_be_text() {
 
 /// Mounts a store in a mount namespace of its own.
 pub(super) fn mount_apart(store: &Store) {
-    let script = format!("{LEAVE_OTHERS}exec \"$@\"");
-    let mut apart = Command::new("unshare");
-    apart.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]);
-    apart.arg(env!("CARGO_BIN_EXE_kmsfs")).arg("mount").arg(store.path()).arg(store.mountpoint());
-    apart.env("KMSFS_CONFIG", "").env("XDG_STATE_HOME", store.outside("state"));
-    run(apart.stdin(Stdio::null()));
+    let mut mounts = apart::program(env!("CARGO_BIN_EXE_kmsfs"));
+    mounts.arg("mount").arg(store.path()).arg(store.mountpoint());
+    run(mounts.env("KMSFS_CONFIG", "").env("XDG_STATE_HOME", store.outside("state")));
 }
 
 /// What was found by a socket's name was unmounted, or locked, by that name a moment later: when it

@@ -3,20 +3,14 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
-use crate::support::{Store, kmsfs, skipped};
+use crate::support::{Store, apart, kmsfs, skipped};
 
 /// A store that mount(8) can mount, and the namespace in which it can.
 struct Namespace {
     store: Store,
 }
-
-/// Leaves the mounts of other tests out of a mount namespace: they would not end while they are
-/// seen there too.
-pub const LEAVE_OTHERS: &str = r#"
-for m in $(awk '$3 == "fuse.kmsfs" { print $2 }' /proc/self/mounts); do umount --lazy "$m"; done
-"#;
 
 /// `/usr/sbin` as it is, with the helper in it.
 const SETUP: &str = r#"
@@ -41,15 +35,13 @@ impl Namespace {
 
     fn sh(&self, script: &str) -> Output {
         let program = kmsfs();
-        let mut shell = Command::new("unshare");
-        shell.args(["--mount", "--propagation", "private", "sh", "-c"]);
-        shell.arg(format!("set -eu{LEAVE_OTHERS}{SETUP}{script}"));
+        let mut shell = apart::shell(&format!("set -eu{SETUP}{script}"));
         shell.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
         shell.env_remove("KMSFS_KEYSTORE").env("LC_ALL", "C");
         shell.env("KMSFS", program.get_program()).env("T", self.store.outside("t"));
         shell.env("STORE", self.store.path()).env("MNT", self.store.mountpoint());
         shell.env("FSTAB", self.store.outside("fstab")).env("LINK", self.store.outside("link"));
-        shell.stdin(Stdio::null()).output().expect("sh can be started")
+        shell.output().expect("sh can be started")
     }
 
     fn runs(&self, script: &str) -> String {

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test binary uses a part of it.
 
 pub mod aio;
+pub mod apart;
 pub mod bao;
 pub mod churn;
 pub mod demo;
@@ -339,7 +340,8 @@ impl Loop {
         let image = disk.folder.path().join("image");
         let file = std::fs::File::create_new(&image).and_then(|file| file.set_len(size));
         file.expect("an image");
-        run(Command::new(format!("mkfs.{kind}")).arg("-q").args(args).arg(&image));
+        // mkfs.btrfs looks at all mounts.
+        run(apart::program(&format!("mkfs.{kind}")).arg("-q").args(args).arg(&image));
         run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(disk.path()));
         disk
     }
@@ -392,6 +394,11 @@ impl Mount<'_> {
             .output()
             .expect("status can be started");
         serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)))
+    }
+
+    /// What the KMS last said when it did not answer well.
+    pub fn last_error(&self) -> String {
+        self.report()["last_error"].as_str().unwrap_or_default().to_owned()
     }
 
     /// Its lines by master key, as JSON text, once they have been counted.
