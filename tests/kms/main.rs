@@ -27,5 +27,7 @@ mod policies;
 mod providers;
 #[cfg(feature = "aws")]
 mod rewrap;
+#[cfg(any(feature = "pkcs11", feature = "vault"))]
+mod switch;
 #[cfg(feature = "vault")]
 mod vault;

@@ -2,10 +2,9 @@
 
 use std::process::Command;
 
-use data_encoding::HEXLOWER;
 use kmsfs::kms::aws::{AwsKms, Place, PlainHttp};
 
-use crate::support::scan::{keys_by, locked_daemon_holds_none};
+use crate::support::scan::{keys_by, locked_daemon_holds_none, tell_keys, told_keys};
 use crate::support::server::{REGION, Rules, Server, credentials, new_key};
 use crate::support::{Store, run, skipped};
 
@@ -18,13 +17,7 @@ fn keys_of(store: &Store, server: &Server) -> Vec<(String, [u8; 32])> {
         .env("KMSFS_TEST_STORE", store.path())
         .env("KMSFS_TEST_ENDPOINT", server.url())
         .envs(credentials("test", "test")));
-    let keys = said.lines().filter_map(|line| line.strip_prefix("unwrapped "));
-    let parsed = |line: &str| {
-        let (key, name) = line.split_once(' ').expect("a key and its name");
-        let key = HEXLOWER.decode(key.as_bytes()).expect("hexadecimal");
-        (name.to_owned(), key.try_into().expect("32 bytes"))
-    };
-    keys.map(parsed).collect()
+    told_keys(&said)
 }
 
 #[test]
@@ -39,9 +32,7 @@ fn unwraps_all_keys() {
         ..Place::default()
     };
     let kms = AwsKms::new(&place).expect("a client");
-    for (name, key) in keys_by(var("KMSFS_TEST_STORE").as_ref(), &kms) {
-        println!("\nunwrapped {} {name}", HEXLOWER.encode(&key));
-    }
+    tell_keys(&keys_by(var("KMSFS_TEST_STORE").as_ref(), &kms));
 }
 
 /// Answers with keys passed through buffers of the HTTP client's, which it keeps with its

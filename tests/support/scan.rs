@@ -83,6 +83,24 @@ pub fn keys_of(store: &Store) -> Vec<(String, [u8; 32])> {
     keys_by(&store.path(), &kms)
 }
 
+/// Says keys on stdout, for [`told_keys`] of another process.
+pub fn tell_keys(keys: &[(String, [u8; 32])]) {
+    for (name, key) in keys {
+        println!("\nunwrapped {} {name}", HEXLOWER.encode(key));
+    }
+}
+
+/// The keys that another process said.
+pub fn told_keys(said: &str) -> Vec<(String, [u8; 32])> {
+    let keys = said.lines().filter_map(|line| line.strip_prefix("unwrapped "));
+    let parsed = |line: &str| {
+        let (key, name) = line.split_once(' ').expect("a key and its name");
+        let key = HEXLOWER.decode(key.as_bytes()).expect("hexadecimal");
+        (name.to_owned(), key.try_into().expect("32 bytes"))
+    };
+    keys.map(parsed).collect()
+}
+
 /// Every key that a daemon ever had, by name: unwrapped here, as it did.
 pub fn keys_by(store: &Path, kms: &dyn KeyService) -> Vec<(String, [u8; 32])> {
     let layout = Layout::open_path(store).expect("a store");

@@ -1,19 +1,15 @@
 //! What a locked daemon's memory holds of the keys that passed through the library.
 
-use data_encoding::HEXLOWER;
-
 use super::process::{alone, client};
 use crate::support::hsm::SoftHsm;
-use crate::support::scan::{keys_by, locked_daemon_holds_none};
+use crate::support::scan::{keys_by, locked_daemon_holds_none, tell_keys, told_keys};
 use crate::support::skipped;
 
 #[test]
 #[ignore = "run by the one below, with the token in its environment"]
 fn unwraps_all_keys() {
     let store = std::fs::read_to_string(super::process::at("store")).expect("set by the parent");
-    for (name, key) in keys_by(store.as_ref(), &client()) {
-        println!("\nunwrapped {} {name}", HEXLOWER.encode(&key));
-    }
+    tell_keys(&keys_by(store.as_ref(), &client()));
 }
 
 /// The master key is another matter: with SoftHSM it lies in the daemon's memory.
@@ -28,13 +24,7 @@ fn a_locked_daemon_holds_no_key_that_a_token_gave() {
         std::fs::write(hsm.at("store"), store.path().to_str().expect("UTF-8")).expect("written");
         locked_daemon_holds_none(&store, "kmsfs", || {
             let said = alone(&hsm, "memory::unwraps_all_keys");
-            let keys = said.lines().filter_map(|line| line.strip_prefix("unwrapped "));
-            let parsed = |line: &str| {
-                let (key, name) = line.split_once(' ').expect("a key and its name");
-                let key = HEXLOWER.decode(key.as_bytes()).expect("hexadecimal");
-                (name.to_owned(), key.try_into().expect("32 bytes"))
-            };
-            keys.map(parsed).collect()
+            told_keys(&said)
         });
     }
 }

@@ -1,37 +1,20 @@
 //! Mounts under a key of SoftHSM's.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
-use std::time::{Duration, Instant};
 
 use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::Session;
 use rustix::fs::{FlockOperation, fcntl_lock};
 
+use super::super::switch::{self, reread, written};
 use super::process::{alone, session};
 use crate::support::hsm::{PIN, SoftHsm};
 use crate::support::{
-    EKEYEXPIRED, EKEYREVOKED, Mount, PATIENCE, errno, fails, kmsfs, run, skipped, wait_for,
+    EKEYEXPIRED, EKEYREVOKED, PATIENCE, errno, fails, kmsfs, run, skipped, wait_for,
 };
 
 fn skip() -> bool {
     skipped("fuse") || skipped("softhsm")
-}
-
-fn written(mount: &Mount<'_>, name: &str, text: &[u8]) -> File {
-    fs::write(mount.at(name), text).expect("written");
-    File::open(mount.at(name)).expect("opened")
-}
-
-fn reread(file: &File) -> std::io::Result<Vec<u8>> {
-    let mut text = vec![0; 64];
-    let n = file.read_at(&mut text, 0)?;
-    text.truncate(n);
-    Ok(text)
-}
-
-fn last_error(mount: &Mount<'_>) -> String {
-    mount.report()["last_error"].as_str().unwrap_or_default().to_owned()
 }
 
 /// The kill switch, from another process; what was synced is there again, with no remount.
@@ -45,23 +28,14 @@ fn a_disabled_key_locks_the_mount_and_an_enabled_one_opens_it() {
     let mount = store.mount(&["--heartbeat", "1s"]);
     let file = written(&mount, "file", b"on a token");
     for _ in 0..2 {
-        store.key(&["disable", "kmsfs"]);
-        let took = mount.wait_state("revoked", PATIENCE);
-        eprintln!("locked {took:?} after the disable");
-        assert_eq!(errno(reread(&file)), Some(EKEYREVOKED));
-        assert_eq!(errno(fs::read(mount.at("file"))), Some(EKEYREVOKED));
-        assert!(last_error(&mount).contains("DisabledException"), "{}", last_error(&mount));
-        assert!(store.key(&["describe", "kmsfs"]).contains("Disabled"));
-        store.key(&["enable", "kmsfs"]);
-        mount.wait_state("open", PATIENCE);
-        assert_eq!(reread(&file).expect("the same descriptor"), b"on a token");
+        switch::locks_and_opens(&store, &mount, ("file", &file), b"on a token");
     }
     fs::write(mount.at("new"), b"and it goes on").expect("written");
     // A key that is destroyed is refused too, for good.
     alone(&hsm, "mounted::destroys_the_key");
     mount.wait_state("revoked", PATIENCE);
     assert_eq!(errno(reread(&file)), Some(EKEYREVOKED));
-    assert!(last_error(&mount).contains("NotFoundException"), "{}", last_error(&mount));
+    assert!(mount.last_error().contains("NotFoundException"), "{}", mount.last_error());
 }
 
 /// The key `kmsfs`, in a session that may write.
@@ -93,21 +67,7 @@ fn the_bound_holds() {
     }
     let hsm = SoftHsm::new();
     let store = hsm.store(&[]);
-    let mount = store.mount(&["--heartbeat", "3s"]);
-    let file = written(&mount, "file", b"readable");
-    for _ in 0..3 {
-        let disabled = Instant::now();
-        store.key(&["disable", "kmsfs"]);
-        let mut last = disabled.elapsed();
-        while reread(&file).is_ok() {
-            last = disabled.elapsed();
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        eprintln!("last success {last:?} after the disable");
-        assert!(last < Duration::from_secs(4), "{last:?}");
-        store.key(&["enable", "kmsfs"]);
-        mount.wait_state("open", PATIENCE);
-    }
+    switch::holds_the_bound(&store);
 }
 
 /// A token that is taken out is an outage: the mount works on until its grace is over, and opens by
@@ -124,7 +84,7 @@ fn a_token_that_is_taken_out_is_an_outage() {
     let file = written(&mount, "file", b"cached");
     let outage = || {
         hsm.take_out();
-        wait_for("a failed beat", PATIENCE, || last_error(&mount).contains("TokenNotPresent"));
+        wait_for("a failed beat", PATIENCE, || mount.last_error().contains("TokenNotPresent"));
         assert_eq!(mount.state(), "open", "within the grace");
         assert_eq!(reread(&file).expect("cached"), b"cached");
         mount.wait_state("unreachable", PATIENCE);
@@ -140,7 +100,7 @@ fn a_token_that_is_taken_out_is_an_outage() {
     outage();
     hsm.set_pin("00000");
     hsm.put_back();
-    wait_for("a refused PIN", PATIENCE, || last_error(&mount).contains("not tried again"));
+    wait_for("a refused PIN", PATIENCE, || mount.last_error().contains("not tried again"));
     assert_eq!(mount.state(), "unreachable");
     hsm.set_pin(PIN);
     opens();
@@ -167,7 +127,7 @@ fn a_library_that_hangs_is_an_outage() {
         let generation = File::options().write(true).open(hsm.token().join("generation"));
         let generation = generation.expect("opened");
         fcntl_lock(&generation, FlockOperation::LockExclusive).expect("locked");
-        wait_for("a failed beat", PATIENCE, || last_error(&mount).contains("Timeout"));
+        wait_for("a failed beat", PATIENCE, || mount.last_error().contains("Timeout"));
         assert_eq!(mount.state(), "open", "within the grace");
         assert_eq!(reread(&file).expect("cached"), b"cached");
         mount.wait_state("unreachable", PATIENCE);

@@ -1,39 +1,22 @@
 //! Mounts under a key of OpenBao's.
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
-use std::time::Duration;
+use std::fs;
 
+use super::super::switch::{self, reread, written};
 use crate::support::bao::Bao;
 use crate::support::demo::{Demo, assert_kept};
 use crate::support::{
-    EKEYEXPIRED, EKEYREVOKED, Mount, PATIENCE, Store, errno, fails, kmsfs, run, skipped, wait_for,
+    EKEYEXPIRED, EKEYREVOKED, PATIENCE, Store, errno, fails, kmsfs, run, skipped, wait_for,
 };
 
 fn skip() -> bool {
     skipped("fuse") || skipped("openbao")
 }
 
-fn written(mount: &Mount<'_>, name: &str, text: &[u8]) -> File {
-    fs::write(mount.at(name), text).expect("written");
-    File::open(mount.at(name)).expect("opened")
-}
-
-fn reread(file: &File) -> std::io::Result<Vec<u8>> {
-    let mut text = vec![0; 64];
-    let n = file.read_at(&mut text, 0)?;
-    text.truncate(n);
-    Ok(text)
-}
-
 /// A store on a new key of the server's, `kmsfs`, as root.
 fn store(bao: &Bao) -> Store {
     bao.cli(&["write", "-f", "transit/keys/kmsfs"]);
     Store::vault(&bao.env(bao.root()), &["--master-key", "alias/kmsfs"])
-}
-
-fn last_error(mount: &Mount<'_>) -> String {
-    mount.report()["last_error"].as_str().unwrap_or_default().to_owned()
 }
 
 /// The kill switch, from another process; what was synced is there again, with no remount.
@@ -46,16 +29,7 @@ fn a_disabled_key_locks_the_mount_and_an_enabled_one_opens_it() {
     let store = store(&bao);
     let mount = store.mount(&["--heartbeat", "1s"]);
     let file = written(&mount, "file", b"in Vault's hands");
-    store.key(&["disable", "kmsfs"]);
-    let took = mount.wait_state("revoked", PATIENCE);
-    eprintln!("locked {took:?} after the disable");
-    assert_eq!(errno(reread(&file)), Some(EKEYREVOKED));
-    assert_eq!(errno(fs::read(mount.at("file"))), Some(EKEYREVOKED));
-    assert!(last_error(&mount).contains("DisabledException"), "{}", last_error(&mount));
-    assert!(store.key(&["describe", "kmsfs"]).contains("Disabled"));
-    store.key(&["enable", "kmsfs"]);
-    mount.wait_state("open", PATIENCE);
-    assert_eq!(reread(&file).expect("the same descriptor"), b"in Vault's hands");
+    switch::locks_and_opens(&store, &mount, ("file", &file), b"in Vault's hands");
 
     // What a server without soft deletion has: versions that are retired.
     bao.cli(&["write", "-f", "transit/keys/kmsfs/rotate"]);
@@ -76,21 +50,7 @@ fn the_bound_holds() {
     }
     let bao = Bao::start();
     let store = store(&bao);
-    let mount = store.mount(&["--heartbeat", "3s"]);
-    let file = written(&mount, "file", b"readable");
-    for _ in 0..3 {
-        let disabled = std::time::Instant::now();
-        store.key(&["disable", "kmsfs"]);
-        let mut last = disabled.elapsed();
-        while reread(&file).is_ok() {
-            last = disabled.elapsed();
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        eprintln!("last success {last:?} after the disable");
-        assert!(last < Duration::from_secs(4), "{last:?}");
-        store.key(&["enable", "kmsfs"]);
-        mount.wait_state("open", PATIENCE);
-    }
+    switch::holds_the_bound(&store);
 }
 
 /// A token that is revoked, and one whose policy no longer lets it, is refused; another one in the
@@ -119,7 +79,7 @@ fn a_revoked_token_locks_the_mount_until_another_lies_in_the_file() {
     let locked = || {
         mount.wait_state("revoked", PATIENCE);
         assert_eq!(errno(reread(&file)), Some(EKEYREVOKED));
-        assert!(last_error(&mount).contains("AccessDenied"), "{}", last_error(&mount));
+        assert!(mount.last_error().contains("AccessDenied"), "{}", mount.last_error());
     };
     let opens = || {
         mount.wait_state("open", PATIENCE);
@@ -153,7 +113,7 @@ fn a_server_that_is_gone_or_sealed_is_an_outage() {
     ];
     for (said, begin, end) in outages {
         begin(&mut bao);
-        wait_for("a failed beat", PATIENCE, || last_error(&mount).contains(said));
+        wait_for("a failed beat", PATIENCE, || mount.last_error().contains(said));
         assert_eq!(mount.state(), "open", "{said}: within the grace");
         assert_eq!(reread(&file).expect("cached"), b"cached");
         mount.wait_state("unreachable", PATIENCE);
@@ -187,7 +147,7 @@ fn approle_keeps_a_mount_alive() {
     let beats = || mount.report()["beats"].as_u64().expect("a number");
     // Past the last end of more than two tokens.
     wait_for("beats", PATIENCE, || beats() >= 24);
-    assert_eq!(mount.report()["beats_failed"].as_u64(), Some(0), "{}", last_error(&mount));
+    assert_eq!(mount.report()["beats_failed"].as_u64(), Some(0), "{}", mount.last_error());
     assert_eq!(
         (mount.state().as_str(), reread(&open).expect("readable")),
         ("open", b"by a role".to_vec())
@@ -218,7 +178,7 @@ fn a_client_certificate_logs_in() {
     let file = written(&mount, "file", b"by a certificate");
     let beats = || mount.report()["beats"].as_u64().expect("a number");
     wait_for("beats", PATIENCE, || beats() >= 10);
-    assert_eq!(mount.report()["beats_failed"].as_u64(), Some(0), "{}", last_error(&mount));
+    assert_eq!(mount.report()["beats_failed"].as_u64(), Some(0), "{}", mount.last_error());
     assert_eq!(reread(&file).expect("readable"), b"by a certificate");
 }
 
