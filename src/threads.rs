@@ -7,6 +7,7 @@ use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
 use crate::disk::identity;
 use crate::secret::scrub_stack;
+use crate::walls;
 
 /// What a thread is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Role {
     Ring,
     /// Serves what the kernel reads ahead and saves.
     Bulk,
+    /// Ends the mount when a ring has failed.
+    BrokenRing,
     /// Finds out whether threads may leave a scheduling policy.
     PolicyTrial,
     /// Unwraps data keys.
@@ -90,6 +93,7 @@ impl Role {
             Self::Runner => "kmsfs-runner",
             Self::Ring => "kmsfs-ring",
             Self::Bulk => "kmsfs-bulk",
+            Self::BrokenRing => "kmsfs-broken",
             Self::PolicyTrial => "kmsfs-policy",
             Self::Fetch => "kmsfs-fetch",
             Self::Pool => "kmsfs-pool",
@@ -167,15 +171,17 @@ thread_local! {
 }
 
 thread_local! {
-    static HAS_OWN_UMASK: Cell<bool> = const { Cell::new(false) };
+    static RUNS_REQUESTS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Lets this thread make files with the very modes that programs ask for, while what the process
-/// starts keeps a user's umask. Library's threads that run requests call it with each.
-pub fn take_own_umask() {
-    if HAS_OWN_UMASK.replace(true) {
+/// Makes this thread one that runs requests: it reaches the store and little else, and makes files
+/// with the very modes that programs ask for, while what the process starts keeps a user's umask.
+/// A library's threads call it with each request.
+pub fn prepare_for_requests() {
+    if RUNS_REQUESTS.replace(true) {
         return;
     }
+    walls::confine_thread();
     match identity::leave_shared_folder_and_umask() {
         // The folder that the daemon was started in is not to be kept busy.
         Ok(()) => drop(rustix::process::chdir("/")),
@@ -199,7 +205,7 @@ fn in_role<T>(role: Role, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
             take_precedence();
         }
         if role.identity() == Identity::Caller {
-            take_own_umask();
+            prepare_for_requests();
         }
         let done = run(work);
         // The stack of a thread that has ended is kept for the next one, unwiped.

@@ -67,7 +67,7 @@ impl Adapter {
     }
 
     fn asked(&self, req: &Request) -> Asked<'_> {
-        threads::take_own_umask();
+        threads::prepare_for_requests();
         self.requests.asked(convert::who(req), Start::Here)
     }
 }

@@ -162,8 +162,8 @@ pub fn mount(
         Some(rings) if over_rings => {
             let at = at.to_owned();
             let connection = Connection::new(&known_by, number);
-            let broken = move || connection.abort(&at);
-            rings.start(&session, &requests, options.threads, broken)
+            let abort = move || connection.abort(&at);
+            rings.start(&session, &requests, options.threads, abort)
         }
         _ if options.transport == Transport::Uring => Err(io::ErrorKind::Unsupported.into()),
         _ => Ok(Vec::new()),

@@ -1,15 +1,17 @@
 //! The daemon's own walls: what it cannot do, so that whoever found a hole in it cannot either.
 //!
-//! All but the first are for a daemon of root's. An ordinary user's daemon has no capabilities,
-//! and can do nothing that the user's other programs cannot; a filter would take no_new_privs,
-//! and with that fusermount3 could not unmount.
+//! Capabilities and the filter of calls are for a daemon of root's. An ordinary user's daemon has
+//! no capabilities, and can do nothing that the user's other programs cannot; a filter would take
+//! no_new_privs, and with that fusermount3 could not unmount.
 
 mod calls;
 mod capabilities;
+mod reach;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 pub use capabilities::give_up_capabilities;
+pub use reach::{Beneath, confine_thread, limit_request_threads};
 
 /// Keeps this process's memory from other processes of the same user, and from core dumps.
 pub fn keep_memory_private() {

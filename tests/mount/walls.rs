@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Child, Command, Stdio};
 
+use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use crate::support::{Ordinary, PATIENCE, Store, kmsfs, nobody, run, skipped, wait_for};
@@ -119,6 +120,45 @@ fn every_thread_has_a_filter_and_few_capabilities() {
         let signal = rustix::process::Signal::TERM;
         rustix::process::kill_process(pid.expect("a pid"), signal).expect("it runs");
         wait_for("its end", PATIENCE, || !mount.at("f1").exists());
+    }
+}
+
+/// What landlock refuses is in the tests of `walls/reach.rs`. It takes no_new_privs, and in an
+/// ordinary user's daemon nothing else does: a thread that had it could not start fusermount3.
+#[test]
+fn threads_of_requests_are_held_to_the_store_and_others_can_unmount() {
+    if skipped("fuse") {
+        return;
+    }
+    let required = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    if let Err(e) = required.handle_access(AccessFs::from_all(ABI::V2)) {
+        return eprintln!("SKIPPED: landlock ({e})");
+    }
+    let user = Ordinary::new();
+    run(&mut user.shell("./kmsfs init st --no-passphrase; mkdir mnt"));
+    for transport in ["auto", "off"] {
+        let mounts = format!("./kmsfs mount st mnt --io-uring {transport}; echo x > mnt/file");
+        run(&mut user.shell(&format!("{mounts}; ./kmsfs status mnt --output json > status")));
+        let status = fs::read_to_string(user.at("status")).expect("written");
+        let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+        let mut held = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", status["pid"])).expect("it runs") {
+            // One may have ended meanwhile.
+            let status = fs::read_to_string(task.expect("listed").path().join("status"));
+            let Ok(status) = status else { continue };
+            let name = status.lines().next().expect("a name");
+            let runs_requests =
+                ["-ring", "-bulk", "-runner", "fuser"].iter().any(|role| name.contains(role));
+            if field(&status, "NoNewPrivs") == 1 {
+                assert!(runs_requests, "{name} could not unmount");
+                held += 1;
+            } else {
+                // fuser's take it with their first request.
+                assert!(!runs_requests || name.contains("fuser"), "{name} is held to nothing");
+            }
+        }
+        assert!(held > 0, "over {}", status["transport"]);
+        run(&mut user.shell("./kmsfs unmount mnt"));
     }
 }
 

@@ -88,7 +88,8 @@ impl Rings {
     }
 
     /// Starts the threads. The kernel sends requests when each lane has registered its entries.
-    /// `broken` is called when a ring fails later: its programs would wait for ever.
+    /// `abort` is called when a ring fails later: its programs would wait for ever. A thread of its
+    /// own calls it, for those that run requests may not unmount (`walls`).
     ///
     /// # Errors
     /// When a thread cannot be started, or the kernel does not take its entries. The mount is
@@ -98,8 +99,15 @@ impl Rings {
         device: impl AsFd,
         requests: &Arc<Requests>,
         most_bulk: usize,
-        broken: impl Fn() + Clone + Send + 'static,
+        abort: impl FnOnce() + Send + 'static,
     ) -> io::Result<Vec<JoinHandle<()>>> {
+        let (broken, is_broken) = channel();
+        spawn(Role::BrokenRing, move || {
+            // An error: all threads have ended, and none has failed.
+            if is_broken.recv().is_ok() {
+                abort();
+            }
+        })?;
         let workers = self.rings.len().clamp(2, most_bulk.max(2));
         let online: Vec<usize> = self.rings.iter().map(|(_, core)| *core).collect();
         let bulk = Bulk::new(workers)?;
@@ -127,15 +135,15 @@ impl Rings {
 
 /// What each thread of a ring is given.
 #[derive(Clone)]
-struct Thread<F: Fn()> {
+struct Thread {
     router: Arc<Router>,
     lanes: Lanes,
     permit: Option<Permit>,
     begun: Sender<io::Result<()>>,
-    broken: F,
+    broken: Sender<()>,
 }
 
-impl<F: Fn()> Thread<F> {
+impl Thread {
     fn serve_lane(self, number: u16, uring: Uring, core: usize, device: OwnedFd) {
         pin(&[core]);
         let lane = self.lanes[usize::from(number)].clone();
@@ -167,9 +175,9 @@ impl<F: Fn()> Thread<F> {
         let _ = begun.send(outcome);
         drop(begun);
         let Some(mut ring) = ring else { return };
-        let ended = Ended(broken);
+        let mut ended = Ended(Some(broken));
         match work(&router, &mut ring) {
-            Ok(()) => std::mem::forget(ended),
+            Ok(()) => drop(ended.0.take()),
             Err(e) => log::error!("an io_uring queue failed, unmounting: {e}"),
         }
     }
@@ -208,12 +216,15 @@ impl Drop for Closes<'_> {
     }
 }
 
-/// Calls it where a ring's thread ends before the mount does, by a panic too.
-struct Ended<F: Fn()>(F);
+/// Says so where a ring's thread ends before the mount does, by a panic too.
+struct Ended(Option<Sender<()>>);
 
-impl<F: Fn()> Drop for Ended<F> {
+impl Drop for Ended {
     fn drop(&mut self) {
-        (self.0)();
+        if let Some(broken) = &self.0 {
+            // It is said once, whichever thread is the first.
+            let _ = broken.send(());
+        }
     }
 }
 
