@@ -45,7 +45,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("clap::", &["cli", "console", "bench", "demo"]),
     ("prometheus_client::", &["web"]),
     ("hyper::", &["web"]),
-    ("hyper_util::", &["web"]),
+    ("hyper_util::", &["web", "kms/vault"]),
     ("http_body_util::", &["web"]),
     ("sd_notify::", &["daemon"]),
     ("humantime::", &["clock", "console"]),

@@ -73,6 +73,7 @@ mod client {
             plain_http: if args.aws.plain_http { PlainHttp::Anywhere } else { PlainHttp::Loopback },
             ca_file: vault.ca_file()?.as_deref().map(absolute).transpose()?,
             client_cert,
+            time_limit: args.aws.kms_timeout,
             auth: auth(vault)?,
         })
     }

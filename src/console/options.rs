@@ -74,8 +74,8 @@ pub struct AwsArgs {
     /// Accept a URL of a KMS without TLS (http://) that leads to another machine
     #[arg(long, global = true)]
     pub plain_http: bool,
-    /// AWS: how long a call may take with its three tries, from 1s to 10s. A slow line needs more
-    /// than the default; a refusal that takes so long is noticed so much later
+    /// AWS and Vault: how long a call may take with its three tries, from 1s to 10s. A slow line
+    /// needs more than the default; a refusal that takes so long is noticed so much later
     #[arg(long, env = "KMSFS_KMS_TIMEOUT", value_name = "TIME", value_parser = time_limit, default_value = "3s", global = true)]
     pub kms_timeout: Duration,
 }

@@ -11,11 +11,15 @@ mod context;
 pub mod cost;
 mod counters;
 mod error;
+#[cfg(any(feature = "aws", feature = "vault"))]
+mod limits;
 pub mod local;
 mod multi_region;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
 pub mod policy;
+#[cfg(any(feature = "aws", feature = "vault"))]
+mod proxy;
 #[cfg(any(feature = "aws", feature = "vault"))]
 mod url;
 #[cfg(feature = "vault")]
@@ -27,6 +31,8 @@ use std::num::NonZeroU32;
 pub use context::Context;
 pub use counters::{Calls, Counted, Counters};
 pub use error::{KmsError, Verdict};
+#[cfg(any(feature = "aws", feature = "vault"))]
+pub use limits::CALL;
 pub use multi_region::region_of;
 
 use crate::escape::is_steering;

@@ -111,6 +111,11 @@ impl Bao {
         format!("https://127.0.0.1:{}", self.port)
     }
 
+    /// The port with TLS.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The port without TLS, for a proxy to stand before it.
     pub fn plain_port(&self) -> u16 {
         self.plain_port

@@ -18,6 +18,7 @@ pub mod scan;
 pub mod schedule;
 pub mod server;
 pub mod slow;
+pub mod tinyproxy;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -50,6 +51,9 @@ pub fn kmsfs() -> Command {
     for name in ["ADDR", "TOKEN", "NAMESPACE", "CACERT", "CLIENT_CERT", "CLIENT_KEY", "SKIP_VERIFY"]
     {
         command.env_remove(format!("VAULT_{name}")).env_remove(format!("BAO_{name}"));
+    }
+    for name in ["HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+        command.env_remove(name).env_remove(name.to_lowercase());
     }
     for name in ["MODULE", "TOKEN", "PIN", "PIN_FILE"] {
         command.env_remove(format!("KMSFS_PKCS11_{name}"));

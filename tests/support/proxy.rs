@@ -224,7 +224,8 @@ fn pass(request: &[u8], upstream: &mut Option<TcpStream>, shared: &Shared) -> io
     message(&mut &*stream)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// `Decrypt`, `GenerateDataKey`, …; of Transit `decrypt`, `datakey`, …
+/// `Decrypt`, `GenerateDataKey`, …; of Transit `decrypt`, `datakey`, …; of tokens `login`,
+/// `renew-self`, …
 fn operation(request: &[u8]) -> String {
     let of_aws = header(request, "x-amz-target:");
     if let Some(operation) = of_aws.and_then(|v| v.split('.').nth(1).map(str::to_owned)) {
@@ -233,7 +234,8 @@ fn operation(request: &[u8]) -> String {
     let line = String::from_utf8_lossy(request);
     let path = line.split(' ').nth(1).unwrap_or_default();
     let transit = path.strip_prefix("/v1/transit/").and_then(|rest| rest.split('/').next());
-    transit.unwrap_or_default().to_owned()
+    let auth = path.strip_prefix("/v1/auth/").and_then(|rest| rest.rsplit('/').next());
+    transit.or(auth).unwrap_or_default().to_owned()
 }
 
 fn header(message: &[u8], name: &str) -> Option<String> {

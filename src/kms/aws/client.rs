@@ -18,13 +18,12 @@ use tokio::runtime::Runtime;
 use super::credentials::CredentialCache;
 use super::errors;
 use super::names::Names;
-use super::network::{CALL, Network, timeouts};
+use super::network::{Network, timeouts};
+use crate::kms::limits::{CALL, TRIES};
 use crate::kms::url::PlainHttp;
 use crate::kms::{KmsError, Verdict};
 use crate::secret::scrub_stack;
 
-/// Tries of one call; a refusal is never tried again.
-const TRIES: u32 = 3;
 /// Between two tries: jittered, doubling from the first to the second.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(800);

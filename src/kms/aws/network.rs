@@ -15,6 +15,8 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
+use crate::kms::limits::Limits;
+use crate::kms::proxy::{self, Proxy};
 use crate::kms::{KmsError, Verdict};
 
 /// The network's part of a client's configuration.
@@ -32,7 +34,8 @@ impl Network {
     /// `Credentials`, as for other mistakes in the configuration: a proxy's URL that is none, and
     /// a file of certificates that cannot be read or holds none.
     pub(super) async fn load(profile: Option<&str>) -> Result<Self, KmsError> {
-        Ok(Self { proxy: proxy(|name| std::env::var(name).ok())?, trust: trust(profile).await? })
+        let proxy = Proxy::of_environment().map_or(Ok(ProxyConfig::disabled()), proxy)?;
+        Ok(Self { proxy, trust: trust(profile).await? })
     }
 
     /// A client with connections of its own.
@@ -54,18 +57,9 @@ impl Network {
     }
 }
 
-/// What leads out for https. Plain HTTP never goes through a proxy: what asks so is on this machine
-/// (a server for tests, the metadata service), and a proxy would read data keys.
-fn proxy(variable: impl Fn(&str) -> Option<String>) -> Result<ProxyConfig, KmsError> {
-    let set = |names: [&str; 2]| names.into_iter().find_map(&variable).filter(|v| !v.is_empty());
-    let url = set(["HTTPS_PROXY", "https_proxy"]).or_else(|| set(["ALL_PROXY", "all_proxy"]));
-    let Some(url) = url else { return Ok(ProxyConfig::disabled()) };
-    // As curl and the AWS command line take it.
-    let whole = if url.contains("://") { url } else { format!("http://{url}") };
-    // The URL may hold a password.
-    let proxy = ProxyConfig::https(whole)
-        .map_err(|e| bad("ProxyInvalid", format!("HTTPS_PROXY is no proxy's URL: {e}")))?;
-    Ok(proxy.no_proxy(set(["NO_PROXY", "no_proxy"]).unwrap_or_default()))
+fn proxy(named: Proxy) -> Result<ProxyConfig, KmsError> {
+    let proxy = ProxyConfig::https(named.url).map_err(|e| proxy::invalid(&e.to_string()))?;
+    Ok(proxy.no_proxy(named.but_for))
 }
 
 /// The machine's certificates, or those of a bundle in their place.
@@ -109,15 +103,12 @@ fn bad(code: &str, what: String) -> KmsError {
     KmsError::new(Verdict::Credentials, code, what)
 }
 
-/// What a call has, with all its tries, where nothing else is said.
-pub(super) const CALL: Duration = Duration::from_secs(3);
-
-/// The parts of the time that a call has with all its tries: a server that does not even accept the
-/// connection is given up after 7/30 of it, a try whose answer is not there whole after 8/30.
+/// For a call that may take so long.
 pub(super) fn timeouts(call: Duration) -> TimeoutConfig {
+    let Limits { connect, attempt } = Limits::of(call);
     TimeoutConfig::builder()
-        .connect_timeout(call * 7 / 30)
-        .operation_attempt_timeout(call * 8 / 30)
+        .connect_timeout(connect)
+        .operation_attempt_timeout(attempt)
         .operation_timeout(call)
         .build()
 }
@@ -127,20 +118,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_is_taken_from_where_others_take_it() {
-        let of = |set: &[(&str, &str)]| {
-            let found =
-                |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_string());
-            proxy(found).map(|proxy| !proxy.is_disabled())
-        };
-        assert_eq!(of(&[]), Ok(false));
-        assert_eq!(of(&[("HTTP_PROXY", "http://p:1")]), Ok(false), "nothing is asked without TLS");
-        assert_eq!(of(&[("HTTPS_PROXY", "")]), Ok(false));
-        for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
-            assert_eq!(of(&[(name, "http://p:3128")]), Ok(true), "{name}");
-        }
-        assert_eq!(of(&[("HTTPS_PROXY", "p:3128"), ("NO_PROXY", "a,.b")]), Ok(true));
-        let said = of(&[("HTTPS_PROXY", "http://user:secret@:x:/")]).expect_err("no URL");
+    fn a_url_that_is_no_proxys_is_not_quoted() {
+        let named = |url: &str| Proxy { url: url.to_owned(), but_for: String::new() };
+        assert!(proxy(named("http://p:3128")).is_ok_and(|proxy| !proxy.is_disabled()));
+        let said = proxy(named("http://user:secret@:x:/")).expect_err("no URL");
         assert!(!said.message.contains("secret"), "{said}");
     }
 

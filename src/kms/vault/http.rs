@@ -1,7 +1,6 @@
 //! One request over HTTP: how long it may take, how much it may answer, and what is tried again.
 
 use std::io::Read;
-use std::time::Duration;
 
 use parking_lot::RwLock;
 use ureq::Agent;
@@ -12,17 +11,10 @@ use zeroize::Zeroizing;
 use super::auth::Token;
 use super::errors;
 use super::place::{Place, bad};
+use crate::kms::limits::{Limits, TRIES};
 use crate::kms::{KmsError, Verdict};
 use crate::secret::random_bytes;
 
-/// To a server that does not even accept the connection.
-const CONNECT: Duration = Duration::from_millis(700);
-/// One try, its answer read to the end. Three of them and their pauses are 3 s at most.
-const ATTEMPT: Duration = Duration::from_millis(800);
-/// Tries of one call; a refusal is never tried again.
-const TRIES: u32 = 3;
-/// Before the second try, at most; before the third, twice as long.
-const PAUSE: Duration = Duration::from_millis(200);
 /// A longer answer is none of a server's: a list of a thousand keys has 64 KiB.
 const LONGEST: u64 = 1 << 20;
 /// Connections that wait for the next call.
@@ -56,15 +48,16 @@ impl Http {
     /// # Errors
     /// `Credentials` where a file of the configuration cannot be used.
     pub(super) fn new(place: &Place) -> Result<Self, KmsError> {
+        let Limits { connect, attempt } = Limits::of(place.time_limit);
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_connect(Some(CONNECT))
-            .timeout_global(Some(ATTEMPT))
+            .timeout_connect(Some(connect))
+            .timeout_global(Some(attempt))
             // A token goes to nobody whom the user did not name.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .https_only(place.is_tls())
-            .proxy(None)
+            .proxy(place.proxy()?)
             .max_idle_connections(IDLE)
             .max_idle_connections_per_host(IDLE)
             .tls_config(place.tls()?)
@@ -101,7 +94,9 @@ impl Http {
         (path, ask): (&str, Ask<'_>),
         token: Option<&Token>,
     ) -> Result<Reply, KmsError> {
-        let mut pause = PAUSE;
+        let call = self.place.time_limit;
+        // Once before the second try, twice before the third: what the tries leave of the call.
+        let mut pause = (call - Limits::of(call).attempt * TRIES) / 3;
         let mut tries = 1;
         loop {
             let outcome = self.once(what, (path, ask), token);

@@ -2,13 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use hyper_util::client::proxy::matcher::Matcher;
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore};
+use ureq::ProxyProtocol;
 use ureq::http::Uri;
 use ureq::tls::{self, Certificate, PemItem, PrivateKey, RootCerts, TlsConfig};
 
 use super::auth::Auth;
+use crate::kms::proxy::{self, Proxy};
 use crate::kms::url::PlainHttp;
 use crate::kms::{KmsError, Verdict};
 
@@ -36,6 +40,8 @@ pub struct Place {
     pub ca_file: Option<PathBuf>,
     /// What the client shows of itself in TLS.
     pub client_cert: Option<ClientCert>,
+    /// How long a call may take with all its tries.
+    pub time_limit: Duration,
     /// How a token is had.
     pub auth: Auth,
 }
@@ -79,6 +85,22 @@ impl Place {
         format!("{}/v1/{path}", self.address.trim_end_matches('/'))
     }
 
+    /// What leads to the server, where that is not the network itself.
+    ///
+    /// # Errors
+    /// `Credentials` where the environment names what is no proxy.
+    pub(super) fn proxy(&self) -> Result<Option<ureq::Proxy>, KmsError> {
+        let named = Proxy::of_environment().filter(|named| self.is_tls() && self.is_led_by(named));
+        named.map(|named| of_url(&named.url)).transpose()
+    }
+
+    /// Whether a proxy leads to this server: the rules of `NO_PROXY` are those of curl, which the
+    /// client's own are not.
+    fn is_led_by(&self, named: &Proxy) -> bool {
+        let matcher = Matcher::builder().https("http://any").no(named.but_for.as_str()).build();
+        self.address.parse().is_ok_and(|url| matcher.intercept(&url).is_some())
+    }
+
     /// How TLS is spoken, from the files as they are now.
     ///
     /// # Errors
@@ -114,6 +136,15 @@ impl Place {
         let key = key.ok_or_else(|| lacks(&files.key, "no private key in it"))?;
         match_up(&chain, &key).map_err(|why| lacks(&files.key, &why))?;
         Ok(Some(tls::ClientCert::new_with_certs(&chain, key)))
+    }
+}
+
+/// A proxy that is asked to CONNECT.
+fn of_url(url: &str) -> Result<ureq::Proxy, KmsError> {
+    let proxy = ureq::Proxy::new(url).map_err(|e| proxy::invalid(&e.to_string()))?;
+    match proxy.protocol() {
+        ProxyProtocol::Http | ProxyProtocol::Https => Ok(proxy),
+        other => Err(proxy::invalid(&format!("{other} is neither http nor https"))),
     }
 }
 
@@ -156,6 +187,7 @@ impl Place {
             plain_http: PlainHttp::Loopback,
             ca_file: None,
             client_cert: None,
+            time_limit: crate::kms::CALL,
             auth: Auth::Token(super::Token::new(b"x")),
         }
     }
@@ -186,6 +218,32 @@ mod tests {
             "https://bao example",
         ] {
             assert_eq!(checked(bad), Err("VaultAddress".to_owned()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_leads_to_all_but_those_that_it_does_not() {
+        let leads = |address: &str, but_for: &str| {
+            let named = Proxy { url: "http://p".to_owned(), but_for: but_for.to_owned() };
+            Place { address: address.to_owned(), ..Place::sample() }.is_led_by(&named)
+        };
+        assert!(
+            leads("https://bao.example:8200", "") && leads("https://bao.example", "example.org")
+        );
+        for but_for in ["*", "bao.example", "example", ".example", "a, bao.example"] {
+            assert!(!leads("https://bao.example:8200", but_for), "{but_for}");
+        }
+        assert!(!leads("https://10.1.2.3:8200", "10.0.0.0/8") && !leads("https://[::1]", "::1"));
+    }
+
+    #[test]
+    fn a_proxy_is_asked_to_connect() {
+        for url in ["http://p:3128", "https://user:secret@p"] {
+            assert!(of_url(url).is_ok(), "{url}");
+        }
+        for url in ["socks5://user:secret@p", "ftp://user:secret@p", "http://user:secret@:x:/"] {
+            let said = of_url(url).expect_err("none");
+            assert!(!said.message.contains("secret"), "{said}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::answer::{self, Login, Looked};
 use super::auth::Token;
@@ -62,12 +62,15 @@ struct State {
 /// What all doors to a server share.
 pub(super) struct Session {
     place: Place,
+    /// Held across no call: who has a token waits for nobody.
     state: Mutex<State>,
+    /// Had by whoever asks for a token, so that all who wait share what comes of it.
+    turn: Mutex<()>,
 }
 
 impl Session {
     pub(super) fn new(place: Place) -> Self {
-        Self { place, state: Mutex::default() }
+        Self { place, state: Mutex::default(), turn: Mutex::default() }
     }
 
     /// The token.
@@ -75,11 +78,18 @@ impl Session {
     /// # Errors
     /// As [`Auth::token`].
     pub(super) fn token(self: &Arc<Self>) -> Result<Arc<Token>, KmsError> {
-        let mut state = self.state.lock();
-        match &state.held {
-            Some(held) => Ok(held.token.clone()),
-            None => self.begin(&mut state).map(|held| held.token),
+        if let Some(token) = self.held() {
+            return Ok(token);
         }
+        let turn = self.turn.lock();
+        match self.held() {
+            Some(token) => Ok(token),
+            None => self.begin(&turn),
+        }
+    }
+
+    fn held(&self) -> Option<Arc<Token>> {
+        self.state.lock().held.as_ref().map(|held| held.token.clone())
     }
 
     /// Another token than the one that the server has just refused; `None` where the refusal
@@ -91,18 +101,18 @@ impl Session {
         self: &Arc<Self>,
         refused: &Arc<Token>,
     ) -> Result<Option<Arc<Token>>, KmsError> {
-        let mut state = self.state.lock();
-        match &state.held {
-            Some(held) if held.token != *refused => return Ok(Some(held.token.clone())),
-            Some(held) if Moment::now().since(held.since) < SHORTEST => return Ok(None),
-            _ if !self.place.auth.can_begin_anew() => return Ok(None),
-            _ => {}
+        if let Some(known) = self.known_instead_of(refused) {
+            return Ok(known);
         }
         if self.place.auth.is_login() && self.is_good(refused)? {
             return Ok(None);
         }
-        let fresh = match self.begin(&mut state) {
-            Ok(held) => held.token,
+        let turn = self.turn.lock();
+        if let Some(known) = self.known_instead_of(refused) {
+            return Ok(known);
+        }
+        let fresh = match self.begin(&turn) {
+            Ok(token) => token,
             Err(e) if e.verdict == Verdict::Unavailable => return Err(e),
             Err(e) => {
                 log::warn!("{e}");
@@ -110,6 +120,16 @@ impl Session {
             }
         };
         Ok((fresh != *refused).then_some(fresh))
+    }
+
+    /// What needs no question: another token is there, or the refusal stands.
+    fn known_instead_of(&self, refused: &Arc<Token>) -> Option<Option<Arc<Token>>> {
+        match &self.state.lock().held {
+            Some(held) if held.token != *refused => Some(Some(held.token.clone())),
+            Some(held) if Moment::now().since(held.since) < SHORTEST => Some(None),
+            _ if !self.place.auth.can_begin_anew() => Some(None),
+            _ => None,
+        }
     }
 
     /// Whether the server knows a token.
@@ -127,17 +147,18 @@ impl Session {
         answer::data(what, &Http::new(&self.place)?.ask(what, ask, Some(token))?)
     }
 
-    /// Has a token; callers hold the state, so that all who wait share it.
-    fn begin(self: &Arc<Self>, state: &mut State) -> Result<Held, KmsError> {
+    /// Has a token.
+    fn begin(self: &Arc<Self>, _turn: &MutexGuard<'_, ()>) -> Result<Arc<Token>, KmsError> {
         let now = Moment::now();
-        if let Some((_, e)) = state.failed.as_ref().filter(|(at, _)| now.since(*at) < FAILED) {
-            return Err(e.clone());
+        let failed = self.state.lock().failed.clone();
+        if let Some((_, e)) = failed.filter(|(at, _)| now.since(*at) < FAILED) {
+            return Err(e);
         }
         let (token, login) = match self.place.auth.token(&self.place) {
             Ok(got) => got,
             Err(e) => {
                 let e = of_login(e);
-                state.failed = Some((Moment::now(), e.clone()));
+                self.state.lock().failed = Some((Moment::now(), e.clone()));
                 return Err(e);
             }
         };
@@ -146,15 +167,16 @@ impl Session {
             // What is refused here, the call itself will tell better.
             None => self.look(&token).ok().and_then(|seen| lease(seen.ttl, seen.renewable)),
         };
-        let held = Held { token: Arc::new(token), since: now, lease };
-        state.held = Some(held.clone());
+        let token = Arc::new(token);
+        let mut state = self.state.lock();
+        state.held = Some(Held { token: token.clone(), since: now, lease });
         state.failed = None;
         match &state.renewer {
             // Its thread ends only with the session.
             Some(renewer) => drop(renewer.send(())),
             None => state.renewer = self.start_renewer(),
         }
-        Ok(held)
+        Ok(token)
     }
 
     fn start_renewer(self: &Arc<Self>) -> Option<Sender<()>> {
@@ -205,10 +227,13 @@ impl Session {
             );
             return self.keep(&held, now, before.renewed_after(LONGEST));
         }
-        let mut state = self.state.lock();
-        if let Err(e) = self.begin(&mut state) {
+        let turn = self.turn.lock();
+        if self.held() != Some(held.token.clone()) {
+            // Somebody was refused meanwhile, and has another.
+            return;
+        }
+        if let Err(e) = self.begin(&turn) {
             log::warn!("{e}; it is tried again");
-            drop(state);
             let pause = if e.verdict == Verdict::Unavailable { AGAIN } else { LATER };
             self.keep(&held, now, before.renewed_after(pause));
         }

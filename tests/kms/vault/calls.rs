@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use data_encoding::BASE64URL_NOPAD;
 use kmsfs::ids::VolumeId;
 use kmsfs::kms::vault::{Auth, ClientCert, Place, PlainHttp, Token, VaultKms};
-use kmsfs::kms::{Context, KeyAdmin, KeyRef, KeyService, KeyState, KmsError, Verdict};
+use kmsfs::kms::{CALL, Context, KeyAdmin, KeyRef, KeyService, KeyState, KmsError, Verdict};
 use kmsfs::secret::Key;
 
 use crate::conformance::{self, Gap};
@@ -23,6 +23,7 @@ pub(super) fn place(bao: &Bao, token: &str) -> Place {
         plain_http: PlainHttp::Loopback,
         ca_file: Some(bao.at("ca.pem")),
         client_cert: None,
+        time_limit: CALL,
         auth: Auth::Token(Token::new(token.as_bytes())),
     }
 }

@@ -4,4 +4,5 @@ mod calls;
 mod faults;
 mod memory;
 mod mounted;
+mod network;
 mod rewrap;
