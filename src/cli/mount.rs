@@ -27,7 +27,7 @@ use crate::keys::{Accepted, Limits, StoreUse, Timing};
 use crate::kms::KeyArn;
 use crate::kms::local::LocalKms;
 use crate::secret::Passphrase;
-use crate::store::{Provider, Store};
+use crate::store::{Provider, Store, TREE};
 use crate::walls::{self, Beneath};
 use crate::web;
 
@@ -253,7 +253,7 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     };
     let kms = provider::open(&provider, passphrase.as_ref(), &args.kms)?;
     drop(passphrase);
-    walls::limit_request_threads(reach(&args.store, &provider));
+    walls::limit_request_threads(&reach(&args.store, &provider));
     let wanted = args.master_key.as_deref();
     let master = wanted.map(|key| provider::master_key(key, &kms)).transpose()?;
     let access = access(args)?;
@@ -279,12 +279,15 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
 }
 
 /// The folders that threads need which run requests: of KMSs they ask the embedded keystore alone.
-fn reach<'a>(store: &'a Path, provider: &'a Provider) -> impl Iterator<Item = (&'a Path, Beneath)> {
-    let keystore = match provider {
-        Provider::Local { keystore } => Some((Path::new(keystore), Beneath::Reads)),
-        _ => None,
-    };
-    std::iter::once((store, Beneath::Changes)).chain(keystore)
+/// The tree is named beside its store, for the kernel looks upwards from a file for a rule, and so
+/// finds one a step earlier.
+fn reach(store: &Path, provider: &Provider) -> Vec<(PathBuf, Beneath)> {
+    let mut folders =
+        vec![(store.join(TREE), Beneath::Changes), (store.to_owned(), Beneath::Changes)];
+    if let Provider::Local { keystore } = provider {
+        folders.push((keystore.into(), Beneath::Reads));
+    }
+    folders
 }
 
 /// Whoever can reach the address reads what it serves.
