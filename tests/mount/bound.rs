@@ -272,12 +272,11 @@ fn dirty_maps_do_not_hold_the_lock_up() {
         map.set(at, 7);
     }
     assert_eq!(map.resident(), length.div_ceil(4096));
-    let disabled = micros();
     store.key(&["disable", "alias/kmsfs"]);
-    mount.wait_state("revoked", PATIENCE);
-    let took = Duration::from_micros(micros() - disabled);
+    // Looked at here: where the processors are busy, commands that ask for the state are slow.
+    let took = wait_for("a map without pages", PATIENCE, || map.resident() == 0);
     assert!(took <= HEARTBEAT + Duration::from_secs(1), "locked after {took:?}");
-    assert_eq!(map.resident(), 0);
+    mount.wait_state("revoked", PATIENCE);
     store.key(&["enable", "alias/kmsfs"]);
     mount.wait_state("open", PATIENCE);
     println!("{} MB of dirty map, locked after {took:?}", length >> 20);
