@@ -12,7 +12,7 @@ use crate::support::mapping::Map;
 use crate::support::role::{self, Role, Stamps, micros};
 #[cfg(feature = "aws")]
 use crate::support::server::{Rules, Server};
-use crate::support::{PATIENCE, Store, full_size, skipped, wait_for};
+use crate::support::{PATIENCE, Store, Tmpfs, full_size, skipped, wait_for};
 
 /// The kinds of access that are probed; each leaves the time of its last success, and how often
 /// it has failed since, in a file that the test reads.
@@ -262,7 +262,9 @@ fn dirty_maps_do_not_hold_the_lock_up() {
         return;
     }
     let length = if full_size() { 200 << 20 } else { 16 << 20 };
-    let store = Store::new(&[]);
+    // In memory: a disk that others have busy may take longer to save them than a lock may.
+    let disk = Tmpfs::new("size=512m");
+    let store = Store::unmade().at(disk.path().join("store")).made(&[]);
     let mount = store.mount(&["--heartbeat", "2s"]);
     let file = File::options().read(true).write(true).create_new(true).open(mount.at("map"));
     let file = file.expect("made");
