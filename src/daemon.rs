@@ -5,6 +5,7 @@ mod figures;
 mod hook;
 mod kernel;
 mod manager;
+mod report;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,8 +16,8 @@ use parking_lot::Mutex;
 
 pub use self::hook::Hook;
 use self::kernel::Kernel;
-use crate::clock::{Moment, millis};
-use crate::control::{self, Host, LinesUnder, Peer, Report};
+use crate::clock::Moment;
+use crate::control::{Host, Peer, Report};
 use crate::disk::AccessTimes;
 use crate::disk::device::{self, Device};
 use crate::fs::{Access, Errno, Fail, Fs, FsSettings, ROOT};
@@ -29,7 +30,7 @@ use crate::keys::{
 };
 use crate::kms::{Counters, KeyArn};
 use crate::secret::scrub_stack;
-use crate::store::{CopyState, Counts, Store, StoreError};
+use crate::store::{CopyState, Store, StoreError};
 use crate::threads::{Role, spawn};
 use crate::upkeep::Counting;
 use crate::web::{self, Source};
@@ -56,6 +57,8 @@ pub struct Settings {
     pub volume: Option<VolumeId>,
     /// The one master key that `volume.json` may be under; any, if not said here.
     pub master: Option<KeyArn>,
+    /// The region whose replica of the master key is asked, where that is not the key's own.
+    pub replica_region: Option<String>,
     /// Compares a volume with what this machine remembers of it, and remembers it: before it is
     /// mounted, and when where its data keys come from has changed.
     pub known: fn(&Identity) -> Result<(), Unknown>,
@@ -295,53 +298,7 @@ impl Host for Control {
     }
 
     fn report(&self) -> Option<Report> {
-        let status = self.monitor.lock().as_ref()?.status();
-        let keyring = self.shared.fs.keyring();
-        let keys = keyring.counts();
-        let (inodes, paged) = self.shared.fs.table().counts();
-        let counts = self.counting.current(&self.store);
-        let strangers = self.shared.fs.strangers();
-        Some(Report {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            state: status.phase.word().to_owned(),
-            volume: keyring.volume().id().to_string(),
-            store: self.settings.store.display().to_string(),
-            mountpoint: self.settings.mountpoint.display().to_string(),
-            pid: std::process::id(),
-            provider: keyring.volume().provider().name().to_owned(),
-            key_asked: keyring.volume().asked().0,
-            master_key: keyring.volume().master().0,
-            key_target: keyring.volume().target().0,
-            pinned_key: self.settings.master.as_ref().map(|key| key.0.clone()),
-            only_current_key: keyring.volume().accepted() == Accepted::Target,
-            recovery: keyring.volume().settings().recipients(),
-            read_only: self.settings.fs.access == Access::ReadOnly,
-            lines_damaged: counts.as_ref().map(|c| c.damaged),
-            lines: counts.map(|c| lines_under(&c)),
-            heartbeat_ms: millis(self.settings.timing.heartbeat),
-            last_good_ms: millis(status.last_good),
-            beats: status.beats(),
-            beats_failed: status.beats_failed(),
-            last_error: status.last_error,
-            up_ms: millis(Moment::now().since(self.started)),
-            kms_calls: self.calls.snapshot(),
-            keys_cached: keys.cached,
-            keys_pooled: keys.pooled,
-            keys_fetched: keys.fetched,
-            transport: self.transport.to_owned(),
-            inodes,
-            inodes_paged: paged,
-            audit: self.shared.audit_queue.as_ref().map(|audit_queue| control::Audit {
-                log: audit_queue.path().display().to_string(),
-                lost: audit_queue.lost(),
-            }),
-            parked: self.shared.parked(),
-            metrics: self.web.map(|at| at.to_string()),
-            unlocked_memory: crate::secret::lock_failures(),
-            strangers: strangers.folders,
-            stranger: (strangers.folders > 0).then(|| strangers.last.display().to_string()),
-            device_warning: self.device.tearing.clone(),
-        })
+        self.tell()
     }
 
     fn metrics(&self) -> Option<String> {
@@ -384,16 +341,4 @@ impl Host for Control {
         let _ = self.notifier.inval_inode(INodeNo(ino), 0, 0);
         Ok(())
     }
-}
-
-fn lines_under(counts: &Counts) -> Vec<LinesUnder> {
-    let under = |(key, lines): (Option<&KeyArn>, u64)| {
-        let key = key.map_or_else(|| "branch keys that cannot be read".to_owned(), |k| k.0.clone());
-        LinesUnder { key, lines }
-    };
-    let mut all: Vec<_> = counts.by_master().into_iter().map(under).collect();
-    if counts.others > 0 {
-        all.push(LinesUnder { key: "others".to_owned(), lines: counts.others });
-    }
-    all
 }

@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 
 use super::{known, progress, provider};
 use crate::console::failure::{Exit, Failure};
-use crate::console::options::KmsArgs;
+use crate::console::options::VolumeKmsArgs;
 use crate::console::printing::tell;
 use crate::fs::Access;
 use crate::upkeep::{self, ExportError, ExportWatcher, LeftBehind, Offline, Privileged};
@@ -21,7 +21,7 @@ pub struct Cat {
     /// A path in the volume
     path: PathBuf,
     #[command(flatten)]
-    kms: KmsArgs,
+    kms: VolumeKmsArgs,
 }
 
 /// Arguments of `export`.
@@ -36,10 +36,10 @@ pub struct Export {
     #[arg(long)]
     keep_privileged: bool,
     #[command(flatten)]
-    kms: KmsArgs,
+    kms: VolumeKmsArgs,
 }
 
-fn open(store: &Path, args: &KmsArgs) -> Result<Offline, Failure> {
+fn open(store: &Path, args: &VolumeKmsArgs) -> Result<Offline, Failure> {
     let kms = provider::open_for(store, args)?;
     let opened = Offline::open(store, kms.services, Access::ReadOnly);
     let opened = opened.map_err(|e| Failure::open(store, &e))?;

@@ -7,8 +7,8 @@ use clap::Args;
 use super::confirm::{can_ask, confirm};
 use super::{progress, provider};
 use crate::console::failure::{Exit, Failure};
-use crate::console::options::KmsArgs;
 use crate::console::options::Output;
+use crate::console::options::VolumeKmsArgs;
 use crate::console::printing::{say, tell};
 use crate::fs::Errno;
 use crate::kms::{Verdict, cost};
@@ -30,7 +30,7 @@ pub struct FsckArgs {
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
     #[command(flatten)]
-    kms: KmsArgs,
+    kms: VolumeKmsArgs,
 }
 
 /// Runs `fsck`. Exit code 20 where there is damage that is still there at the end.

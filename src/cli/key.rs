@@ -143,7 +143,7 @@ fn open(command: &KeyCommand, kms: KmsArg, args: &KmsArgs) -> Result<Arc<dyn Key
         KmsArg::Local => Arc::new(LocalKms::open_admin(&keystore)?),
         KmsArg::Aws => {
             let of_key = command.key().map(|key| provider::aws_for(key, &args.aws));
-            provider::open_aws(of_key.as_ref().unwrap_or(&args.aws))?.0.admin
+            provider::open_aws(of_key.as_ref().unwrap_or(&args.aws), None)?.0.admin
         }
         KmsArg::Vault => vault::open(&vault::provider(&args.vault)?, args)?.admin,
         KmsArg::Pkcs11 => pkcs11::open(&pkcs11::provider(&args.pkcs11)?, args)?.admin,

@@ -95,7 +95,7 @@ fn open_pkcs11(args: &MasterArgs) -> Result<Master, Failure> {
 
 fn open_aws(args: &MasterArgs) -> Result<Master, Failure> {
     let key = named_key(args, "aws")?;
-    let (kms, region) = provider::open_aws(&provider::aws_for(key, &args.args.aws))?;
+    let (kms, region) = provider::open_aws(&provider::aws_for(key, &args.args.aws), None)?;
     Ok(Master { kms, provider: Provider::Aws { region }, asked: KeyRef(key.clone()) })
 }
 

@@ -138,7 +138,7 @@ enum Verb {
     /// Generate, check and test key policies
     Policy {
         #[command(flatten)]
-        kms: options::KmsArgs,
+        kms: options::VolumeKmsArgs,
         #[command(subcommand)]
         command: policy::PolicyCommand,
     },

@@ -14,7 +14,7 @@ use super::log_file::LogFile;
 use super::logging::{self, LogFormat};
 use super::{background, descriptors, known, place, process, provider, unmount};
 use crate::console::failure::{Exit, Failure};
-use crate::console::options::{KmsArgs, address, duration, heartbeat};
+use crate::console::options::{VolumeKmsArgs, address, duration, heartbeat};
 use crate::console::passphrase::PassphraseSource;
 use crate::console::printing::tell;
 use crate::control::{self, Server, Target};
@@ -53,7 +53,7 @@ pub struct Mount {
     #[arg(short, long)]
     foreground: bool,
     #[command(flatten)]
-    kms: KmsArgs,
+    kms: VolumeKmsArgs,
     /// Mount only if the store holds the volume with this id
     #[arg(long, value_name = "ID", value_parser = VolumeId::parse)]
     volume: Option<VolumeId>,
@@ -224,7 +224,7 @@ pub(super) fn open_keystore(path: &Path, source: &PassphraseSource) -> Result<Lo
 
 fn background(args: &Mount, line: &[OsString]) -> Result<(), Failure> {
     let provider = provider::provider_of(&args.store, &args.kms)?;
-    let passphrase = provider::passphrase_for(&provider, &args.kms.keystore.passphrase())?;
+    let passphrase = provider::passphrase_for(&provider, &args.kms.options.keystore.passphrase())?;
     // A wrong passphrase, or a build without this provider, is told here, at the terminal.
     drop(provider::open(&provider, passphrase.as_ref(), &args.kms)?);
     background::start(line, passphrase.as_ref(), &args.mountpoint)
@@ -248,7 +248,7 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     process::harden();
     let provider = provider::provider_of(&args.store, &args.kms)?;
     let passphrase = match passphrase {
-        None => provider::passphrase_for(&provider, &args.kms.keystore.passphrase())?,
+        None => provider::passphrase_for(&provider, &args.kms.options.keystore.passphrase())?,
         given => given,
     };
     let kms = provider::open(&provider, passphrase.as_ref(), &args.kms)?;
@@ -380,6 +380,7 @@ fn settings(
         },
         accepted: args.only_current_key.then_some(Accepted::Target),
         master,
+        replica_region: args.kms.replica_region.clone(),
         volume: args.volume,
         known: known::check,
         on_lock: on_lock.map(Arc::new),

@@ -8,10 +8,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::provider;
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::Output;
-use crate::console::options::{AwsArgs, KmsArgs};
+use crate::console::options::{AwsArgs, VolumeKmsArgs};
 use crate::console::printing::{say, tell};
 use crate::keys::{self, OpenError, Trust};
-use crate::kms::policy::{self, Audience, Finding, Policy, Roles, Severity};
+use crate::kms::policy::{self, Audience, Finding, Keys, Policy, Roles, Severity};
 use crate::kms::{Context, KeyArn, KeyRef, KmsError, Verdict};
 use crate::store::{Store, VolumeFile};
 
@@ -105,10 +105,10 @@ pub enum PolicyCommand {
 ///
 /// # Errors
 /// [`Failure`].
-pub fn run(command: &PolicyCommand, kms: &KmsArgs) -> Result<(), Failure> {
+pub fn run(command: &PolicyCommand, kms: &VolumeKmsArgs) -> Result<(), Failure> {
     match command {
         PolicyCommand::Generate(args) => generate(args, kms),
-        PolicyCommand::Lint(args) => lint(args, &kms.aws),
+        PolicyCommand::Lint(args) => lint(args, kms),
         PolicyCommand::Test(args) => test(args, kms),
     }
 }
@@ -134,7 +134,11 @@ fn aws_volume(path: &Path) -> Result<VolumeFile, Failure> {
 
 /// The master key of a store, as somebody says who knows it or has the volume key. A policy for any
 /// other would let a mount use the key of whoever can write the store.
-fn proven_master(args: &Generate, file: &VolumeFile, kms: &KmsArgs) -> Result<KeyArn, Failure> {
+fn proven_master(
+    args: &Generate,
+    file: &VolumeFile,
+    kms: &VolumeKmsArgs,
+) -> Result<KeyArn, Failure> {
     let said = &file.wrap.source.master;
     let name = || format!("name the key: kmsfs policy generate … --master-key {said}");
     if let Some(named) = &args.master_key {
@@ -155,7 +159,7 @@ fn proven_master(args: &Generate, file: &VolumeFile, kms: &KmsArgs) -> Result<Ke
     }
 }
 
-fn generate(args: &Generate, kms: &KmsArgs) -> Result<(), Failure> {
+fn generate(args: &Generate, kms: &VolumeKmsArgs) -> Result<(), Failure> {
     let file = aws_volume(&args.store)?;
     let master = proven_master(args, &file, kms)?;
     let audience = match args.audience {
@@ -171,10 +175,14 @@ fn generate(args: &Generate, kms: &KmsArgs) -> Result<(), Failure> {
         audit: args.auditor.clone(),
         break_glass: args.break_glass.clone(),
     };
-    let made = policy::generate(audience, &master, file.settings.volume(), &roles);
+    let replica = kms.replica_region.as_ref();
+    let replica = replica.map(|region| provider::replica(&args.store, &master, region));
+    let keys = Keys { master, replica: replica.transpose()? };
+    let made = policy::generate(audience, &keys, file.settings.volume(), &roles);
     format!("{made:#}").lines().for_each(|line| say!("{line}"));
     if audience == Audience::Key {
-        tell!("next: aws kms put-key-policy --key-id {master} --policy file://…");
+        let key = keys.replica.as_ref().unwrap_or(&keys.master);
+        tell!("next: aws kms put-key-policy --key-id {key} --policy file://…");
     }
     Ok(())
 }
@@ -189,23 +197,25 @@ fn read_file(path: &Path) -> Result<String, Failure> {
 }
 
 #[cfg(feature = "aws")]
-fn fetch(key: &KeyRef, aws: &AwsArgs) -> Result<String, Failure> {
-    Ok(provider::open_aws_client(&provider::aws_for(&key.0, aws))?.policy(key)?)
+fn fetch(key: &KeyRef, aws: &AwsArgs, replica: Option<&str>) -> Result<String, Failure> {
+    Ok(provider::open_aws_client(&provider::aws_for(&key.0, aws), replica)?.policy(key)?)
 }
 
 #[cfg(not(feature = "aws"))]
-fn fetch(_key: &KeyRef, aws: &AwsArgs) -> Result<String, Failure> {
-    provider::open_aws(aws).map(|_| String::new())
+fn fetch(_key: &KeyRef, aws: &AwsArgs, replica: Option<&str>) -> Result<String, Failure> {
+    provider::open_aws(aws, replica).map(|_| String::new())
 }
 
-fn lint(args: &Lint, aws: &AwsArgs) -> Result<(), Failure> {
+fn lint(args: &Lint, kms: &VolumeKmsArgs) -> Result<(), Failure> {
     let file = args.store.as_deref().map(aws_volume).transpose()?;
     let of_volume = file.as_ref().map(|f| KeyRef::from(&f.wrap.source.master));
     let asked = args.key.clone().map(KeyRef).or(of_volume);
+    let replica = kms.replica_region.as_deref();
     let key = asked.as_ref().map(|key| KeyArn(key.0.clone()));
+    let key = key.map(|key| replica.and_then(|region| key.in_region(region)).unwrap_or(key));
     let text = match (&args.file, asked) {
         (Some(path), _) => read_file(path)?,
-        (None, Some(key)) => fetch(&key, aws)?,
+        (None, Some(key)) => fetch(&key, &kms.options.aws, replica)?,
         (None, None) => return Err(Failure::new(Exit::Usage, "name a STORE, a --key or a --file")),
     };
     let parsed = Policy::parse(&text)
@@ -266,7 +276,7 @@ fn try_call<T>(what: &str, why: &str, answer: Result<T, KmsError>) -> Option<Kms
 
 /// Tries each call as a mount or a rewrap would make it. What it makes is thrown away, and what
 /// would change the key is not tried.
-fn test(args: &Test, kms: &KmsArgs) -> Result<(), Failure> {
+fn test(args: &Test, kms: &VolumeKmsArgs) -> Result<(), Failure> {
     let file = volume_file(&args.store)?;
     let kms = provider::open_for(&args.store, kms)?;
     let (service, volume) = (&kms.services.work, file.settings.volume());

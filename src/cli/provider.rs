@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::mount::open_keystore;
 use super::{pkcs11, vault};
-use crate::console::failure::Failure;
-use crate::console::options::{AwsArgs, KmsArgs};
+use crate::console::failure::{Exit, Failure};
+use crate::console::options::{AwsArgs, VolumeKmsArgs};
 use crate::console::passphrase::PassphraseSource;
 use crate::keys::Services;
 use crate::kms::local::LocalKms;
-use crate::kms::{KeyAdmin, KeyArn, KeyRef};
+use crate::kms::{KeyAdmin, KeyArn, KeyRef, region_of};
 use crate::secret::Passphrase;
 use crate::store::{Provider, Store};
 
@@ -31,10 +31,14 @@ impl Kms {
 }
 
 /// Where a volume's master key is: as the user says, else as `volume.json` does.
-pub(super) fn provider_of(path: &Path, args: &KmsArgs) -> Result<Provider, Failure> {
+pub(super) fn provider_of(path: &Path, args: &VolumeKmsArgs) -> Result<Provider, Failure> {
     let store = Store::open_path(path).map_err(|e| Failure::store(path, &e))?;
-    let file = store.read_volume().map_err(|e| Failure::store(path, &e))?;
-    let stored = file.wrap.source.provider;
+    let source = store.read_volume().map_err(|e| Failure::store(path, &e))?.wrap.source;
+    if let Some(region) = &args.replica_region {
+        replica(path, &source.master, region)?;
+        return Ok(source.provider);
+    }
+    let (stored, args) = (source.provider, &args.options);
     Ok(match (&stored, &args.keystore.keystore, &args.aws.region) {
         (Provider::Local { .. }, Some(keystore), _) => {
             Provider::Local { keystore: keystore.to_string_lossy().into_owned() }
@@ -49,6 +53,22 @@ pub(super) fn provider_of(path: &Path, args: &KmsArgs) -> Result<Provider, Failu
             Provider::Pkcs11 { token: pkcs11::told(path, token, &args.pkcs11)? }
         }
         _ => stored,
+    })
+}
+
+/// What the key of a volume is called where its replica is.
+pub(super) fn replica(path: &Path, master: &KeyArn, region: &str) -> Result<KeyArn, Failure> {
+    master.in_region(region).ok_or_else(|| {
+        let why = format!(
+            "{}: its master key {master} is no multi-Region key of AWS KMS, so {region} has no \
+             replica of it",
+            path.display()
+        );
+        Failure::new(Exit::Usage, why).hint(format!(
+            "leave --replica-region out; for a volume that opens in two regions put it under a \
+             multi-Region key: kmsfs rewrap {} --to ARN",
+            path.display()
+        ))
     })
 }
 
@@ -69,24 +89,31 @@ pub(super) fn passphrase_for(
 pub(super) fn open(
     provider: &Provider,
     passphrase: Option<&Passphrase>,
-    args: &KmsArgs,
+    args: &VolumeKmsArgs,
 ) -> Result<Kms, Failure> {
+    let (args, replica) = (&args.options, args.replica_region.as_deref());
     match provider {
         Provider::Local { keystore } => {
             Ok(Kms::local(LocalKms::open(Path::new(keystore), passphrase)?))
         }
-        Provider::Aws { region } => open_aws(&args.aws.in_region(region)).map(|(kms, _)| kms),
+        Provider::Aws { region } => {
+            if let Some(replica) = replica {
+                log::warn!("{replica} is asked: disabling the key in {region} cuts nothing off");
+            }
+            let aws = AwsArgs { region: Some(region.clone()), ..args.aws.clone() };
+            open_aws(&aws, replica).map(|(kms, _)| kms)
+        }
         Provider::Vault { .. } => vault::open(provider, args),
         Provider::Pkcs11 { .. } => pkcs11::open(provider, args),
     }
 }
 
 /// Opens the provider of a volume, asking for a passphrase where it must.
-pub(super) fn open_for(path: &Path, args: &KmsArgs) -> Result<Kms, Failure> {
+pub(super) fn open_for(path: &Path, args: &VolumeKmsArgs) -> Result<Kms, Failure> {
     let provider = provider_of(path, args)?;
     match &provider {
         Provider::Local { keystore } => {
-            let source = args.keystore.passphrase();
+            let source = args.options.keystore.passphrase();
             Ok(Kms::local(open_keystore(Path::new(keystore), &source)?))
         }
         Provider::Aws { .. } | Provider::Vault { .. } | Provider::Pkcs11 { .. } => {
@@ -95,10 +122,10 @@ pub(super) fn open_for(path: &Path, args: &KmsArgs) -> Result<Kms, Failure> {
     }
 }
 
-/// Opens AWS KMS, and says in which region.
+/// Opens AWS KMS, or the region of a replica in its place, and says in which region.
 #[cfg(feature = "aws")]
-pub(super) fn open_aws(args: &AwsArgs) -> Result<(Kms, String), Failure> {
-    let kms = Arc::new(open_aws_client(args)?);
+pub(super) fn open_aws(args: &AwsArgs, replica: Option<&str>) -> Result<(Kms, String), Failure> {
+    let kms = Arc::new(open_aws_client(args, replica)?);
     let region = kms.region().to_owned();
     let services = Services { work: kms.clone(), beats: Arc::new(kms.sibling()) };
     Ok((Kms { services, admin: kms }, region))
@@ -106,11 +133,15 @@ pub(super) fn open_aws(args: &AwsArgs) -> Result<(Kms, String), Failure> {
 
 /// Opens AWS KMS for what only it has.
 #[cfg(feature = "aws")]
-pub(super) fn open_aws_client(args: &AwsArgs) -> Result<crate::kms::aws::AwsKms, Failure> {
+pub(super) fn open_aws_client(
+    args: &AwsArgs,
+    replica: Option<&str>,
+) -> Result<crate::kms::aws::AwsKms, Failure> {
     use crate::kms::aws::{AwsKms, Place, PlainHttp};
     let place = Place {
         profile: args.profile.clone(),
-        region: args.region.clone(),
+        region: replica.map(str::to_owned).or_else(|| args.region.clone()),
+        replica_of: replica.and_then(|_| args.region.clone()),
         endpoint: args.endpoint_url.clone(),
         plain_http: if args.plain_http { PlainHttp::Anywhere } else { PlainHttp::Loopback },
         time_limit: args.kms_timeout,
@@ -120,23 +151,14 @@ pub(super) fn open_aws_client(args: &AwsArgs) -> Result<crate::kms::aws::AwsKms,
 
 /// This build has no AWS KMS.
 #[cfg(not(feature = "aws"))]
-pub(super) fn open_aws(_args: &AwsArgs) -> Result<(Kms, String), Failure> {
-    Err(Failure::new(
-        super::Exit::Config,
-        "this build of kmsfs has no AWS KMS (feature `aws` is off)",
-    )
-    .hint("build one that has: cargo build --locked --release"))
-}
-
-/// The region that a key's ARN names.
-pub(super) fn region_of(key: &str) -> Option<String> {
-    let mut parts = key.strip_prefix("arn:")?.splitn(5, ':').skip(1);
-    (parts.next()? == "kms").then(|| parts.next().map(str::to_owned))?.filter(|r| !r.is_empty())
+pub(super) fn open_aws(_args: &AwsArgs, _replica: Option<&str>) -> Result<(Kms, String), Failure> {
+    Err(Failure::new(Exit::Config, "this build of kmsfs has no AWS KMS (feature `aws` is off)")
+        .hint("build one that has: cargo build --locked --release"))
 }
 
 /// How AWS KMS is reached for a key: in the region that its ARN names, where it is one.
 pub(super) fn aws_for(key: &str, args: &AwsArgs) -> AwsArgs {
-    region_of(key).map_or_else(|| args.clone(), |region| args.in_region(&region))
+    region_of(key).map_or_else(|| args.clone(), |region| args.in_region(region))
 }
 
 /// The ARN of the key that `--master-key` names.
@@ -147,18 +169,4 @@ pub(super) fn master_key(wanted: &str, kms: &Kms) -> Result<KeyArn, Failure> {
         return Ok(KeyArn(wanted.to_owned()));
     }
     Ok(kms.admin.describe(&KeyRef(wanted.to_owned()))?.arn)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_arn_names_its_region() {
-        let region = |key| region_of(key);
-        assert_eq!(region("arn:aws:kms:eu-west-1:1:key/x").as_deref(), Some("eu-west-1"));
-        assert_eq!(region("arn:aws-cn:kms:cn-north-1:1:alias/x").as_deref(), Some("cn-north-1"));
-        assert_eq!(region("alias/x"), None);
-        assert_eq!(region("arn:kmsfs:local::1:key/x"), None);
-    }
 }

@@ -9,11 +9,11 @@ use clap::Args;
 use super::mount::open_keystore;
 use super::{pkcs11, place, progress, provider, vault};
 use crate::console::failure::{Exit, Failure, second_copy};
-use crate::console::options::{KmsArg, KmsArgs};
+use crate::console::options::{KmsArg, VolumeKmsArgs};
 use crate::console::printing::{say, tell};
 use crate::control::{self, Answer, Ask, Report, Target};
 use crate::keys::Word;
-use crate::kms::{KeyArn, KeyRef, KeyService, Verdict, cost};
+use crate::kms::{KeyArn, KeyRef, KeyService, Verdict, cost, region_of};
 use crate::store::{Provider, Store, StoreError};
 use crate::upkeep::{Done, Left, Method, Order, Plan, Rewrap, RewrapError, Unsettled};
 
@@ -37,7 +37,7 @@ pub struct RewrapArgs {
     #[arg(long, env = "KMSFS_KMS_RATE", value_name = "N")]
     kms_rate: Option<NonZeroU32>,
     #[command(flatten)]
-    kms: KmsArgs,
+    kms: VolumeKmsArgs,
 }
 
 /// Runs `rewrap`.
@@ -84,15 +84,15 @@ fn ends(args: &RewrapArgs) -> Result<(Method, Provider), Failure> {
     let to = match (to, &from) {
         (KmsArg::Local, Provider::Local { .. }) => from.clone(),
         (KmsArg::Local, _) => {
-            let path = place::absolute(&args.kms.keystore.path())?;
+            let path = place::absolute(&args.kms.options.keystore.path())?;
             Provider::Local { keystore: path.to_string_lossy().into_owned() }
         }
-        (KmsArg::Aws, Provider::Aws { region }) => Provider::Aws {
-            region: provider::region_of(&args.to).unwrap_or_else(|| region.clone()),
-        },
+        (KmsArg::Aws, Provider::Aws { region }) => {
+            Provider::Aws { region: region_of(&args.to).unwrap_or(region).to_owned() }
+        }
         (KmsArg::Aws, _) => return to_aws(args, &from),
         (KmsArg::Vault, Provider::Vault { address, namespace, mount }) => {
-            let told = &args.kms.vault;
+            let told = &args.kms.options.vault;
             Provider::Vault {
                 address: address.clone(),
                 namespace: told
@@ -102,31 +102,43 @@ fn ends(args: &RewrapArgs) -> Result<(Method, Provider), Failure> {
                 mount: told.vault_mount.as_ref().map_or(mount.clone(), |_| told.mount()),
             }
         }
-        (KmsArg::Vault, _) => vault::provider(&args.kms.vault)?,
-        (KmsArg::Pkcs11, _) => pkcs11::provider(&args.kms.pkcs11)?,
+        (KmsArg::Vault, _) => vault::provider(&args.kms.options.vault)?,
+        (KmsArg::Pkcs11, _) => pkcs11::provider(&args.kms.options.pkcs11)?,
     };
     to.check().map_err(|why| Failure::new(Exit::Usage, why))?;
-    let source = service(&from, args)?;
-    if from == to {
-        return Ok((Method::Within(source), to));
+    let source = service(&from, &args.kms)?;
+    match &args.kms.replica_region {
+        Some(region) if from == to => Err(stays(&args.store, region)),
+        None if from == to => Ok((Method::Within(source), to)),
+        _ => {
+            // What it goes to is asked by its own name.
+            let kms = VolumeKmsArgs { replica_region: None, ..args.kms.clone() };
+            Ok((Method::Move { from: source, to: service(&to, &kms)? }, to))
+        }
     }
-    Ok((Method::Move { from: source, to: service(&to, args)? }, to))
+}
+
+/// The region that the store names would not know what a replica's region has wrapped.
+fn stays(store: &Path, region: &str) -> Failure {
+    let why = "by way of a replica a store is rewrapped to a key of another region alone";
+    Failure::new(Exit::Usage, format!("{}: {why}", store.display()))
+        .hint(format!("name it by its ARN: --to arn:aws:kms:{region}:ACCOUNT:key/ID"))
 }
 
 fn to_aws(args: &RewrapArgs, from: &Provider) -> Result<(Method, Provider), Failure> {
-    let aws = &args.kms.aws;
-    let (kms, region) = provider::open_aws(&provider::aws_for(&args.to, aws))?;
-    let method = Method::Move { from: service(from, args)?, to: kms.services.work };
+    let aws = &args.kms.options.aws;
+    let (kms, region) = provider::open_aws(&provider::aws_for(&args.to, aws), None)?;
+    let method = Method::Move { from: service(from, &args.kms)?, to: kms.services.work };
     Ok((method, Provider::Aws { region }))
 }
 
-fn service(provider: &Provider, args: &RewrapArgs) -> Result<Arc<dyn KeyService>, Failure> {
+fn service(provider: &Provider, kms: &VolumeKmsArgs) -> Result<Arc<dyn KeyService>, Failure> {
     Ok(match provider {
         Provider::Local { keystore } => {
-            Arc::new(open_keystore(Path::new(keystore), &args.kms.keystore.passphrase())?)
+            Arc::new(open_keystore(Path::new(keystore), &kms.options.keystore.passphrase())?)
         }
         Provider::Aws { .. } | Provider::Vault { .. } | Provider::Pkcs11 { .. } => {
-            provider::open(provider, None, &args.kms)?.services.work
+            provider::open(provider, None, kms)?.services.work
         }
     })
 }

@@ -233,6 +233,9 @@ fn print_calls(report: &Report) {
 /// Which master keys there are, and what is under each.
 fn print_keys(report: &Report) {
     say!("  master key  {} ({})", report.master_key, report.key_asked);
+    if let Some(region) = &report.replica_region {
+        say!("  asked       the replica in {region}: disabling the key above cuts nothing off");
+    }
     if report.key_target != report.master_key {
         say!("  new keys    come under {}", report.key_target);
     }

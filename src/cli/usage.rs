@@ -9,7 +9,7 @@ use crate::console::failure::Failure;
 use crate::console::options::Output;
 use crate::console::printing::{say, tell};
 use crate::control::{self, Target};
-use crate::kms::{KeyAdmin, KeyInfo, KeyRef, LastUse};
+use crate::kms::{KeyAdmin, KeyArn, KeyInfo, KeyRef, LastUse};
 use crate::store::{Census, Store, StoreError};
 
 /// What one store has under a master key.
@@ -96,11 +96,13 @@ fn find(key: &KeyInfo, named: &[PathBuf]) -> Vec<Found> {
 /// What a store has under the key, if anything.
 fn look(store: &Path, key: &KeyInfo) -> Result<Option<Use>, StoreError> {
     let store = Store::open_path(store)?;
-    let is_current = store.read_volume()?.wrap.source.master == key.arn;
+    let is_current = key.arn.is_related_to(&store.read_volume()?.wrap.source.master);
     let counted = Census::default().take(&store);
     let counts = counted.map_err(|e| StoreError::Io("the sidecars", e))?;
-    let data_keys = counts.by_master().get(&Some(&key.arn)).copied().unwrap_or_default();
-    let branches = counts.branches.values().filter(|b| b.master.as_ref() == Some(&key.arn));
+    let is_under = |master: Option<&KeyArn>| master.is_some_and(|m| key.arn.is_related_to(m));
+    let by_master = counts.by_master().into_iter();
+    let data_keys = by_master.filter(|(master, _)| is_under(*master)).map(|(_, lines)| lines).sum();
+    let branches = counts.branches.values().filter(|b| is_under(b.master.as_ref()));
     let is_used = is_current || data_keys > 0 || branches.count() > 0;
     Ok(is_used.then_some(Use { is_current, data_keys: Some(data_keys) }))
 }
@@ -108,10 +110,10 @@ fn look(store: &Path, key: &KeyInfo) -> Result<Option<Use>, StoreError> {
 /// As [`look`], of a mount in another mount namespace, whose store cannot be seen from here.
 fn reported(mount: &Target, key: &KeyInfo) -> Option<Found> {
     let report = mount.report().ok()??;
-    let is_current = [&report.key_target, &report.master_key].contains(&&key.arn.0);
-    let data_keys = report
-        .lines
-        .map(|lines| lines.iter().filter(|l| l.key == key.arn.0).map(|l| l.lines).sum());
+    let is_under = |master: &String| key.arn.is_related_to(&KeyArn(master.clone()));
+    let is_current = [&report.key_target, &report.master_key].into_iter().any(is_under);
+    let data_keys =
+        report.lines.map(|lines| lines.iter().filter(|l| is_under(&l.key)).map(|l| l.lines).sum());
     (is_current || data_keys > Some(0)).then(|| Found {
         store: mount.store().to_owned(),
         mountpoint: Some(mount.mountpoint().to_owned()),

@@ -12,6 +12,7 @@ use super::passphrase::PassphraseSource;
 use super::pkcs11::Pkcs11Args;
 use super::vault::VaultArgs;
 use crate::kms::local;
+use crate::store::Provider;
 
 /// Where the embedded keystore is, and how to open it.
 #[derive(Args, Clone)]
@@ -122,6 +123,26 @@ pub struct KmsArgs {
     /// A token that is reached through PKCS#11
     #[command(flatten)]
     pub pkcs11: Pkcs11Args,
+}
+
+/// How the KMS is reached of a volume that there is.
+#[derive(Args, Clone)]
+pub struct VolumeKmsArgs {
+    /// As for any other verb
+    #[command(flatten)]
+    pub options: KmsArgs,
+    /// AWS: ask the replica that the volume's multi-Region key has in this region, in place of the
+    /// key that the store names. Each has a state of its own: to cut access off, disable both
+    #[arg(long, value_name = "REGION", value_parser = region, global = true)]
+    pub replica_region: Option<String>,
+}
+
+/// The name of a region.
+fn region(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    Provider::Aws { region: text.to_owned() }.check().map(|()| text.to_owned())
 }
 
 /// A duration such as `500ms`, `10s`, `15m`, `2h`, or `0`.

@@ -48,6 +48,8 @@ pub struct Report {
     pub key_target: String,
     /// The one master key that the volume may be under, where the mount was told one.
     pub pinned_key: Option<String>,
+    /// The region whose replica of the master key is asked, where that is not the ARNs' own.
+    pub replica_region: Option<String>,
     /// Whether files under any other master key than `key_target` are refused.
     pub only_current_key: bool,
     /// The age recipients that can recover the volume: whoever has an identity of one reads it

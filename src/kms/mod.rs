@@ -12,6 +12,7 @@ pub mod cost;
 mod counters;
 mod error;
 pub mod local;
+mod multi_region;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
 pub mod policy;
@@ -26,6 +27,7 @@ use std::num::NonZeroU32;
 pub use context::Context;
 pub use counters::{Calls, Counted, Counters};
 pub use error::{KmsError, Verdict};
+pub use multi_region::region_of;
 
 use crate::escape::is_steering;
 use crate::secret::Key;

@@ -26,6 +26,8 @@ mod pkcs11;
 mod policies;
 mod providers;
 #[cfg(feature = "aws")]
+mod replicas;
+#[cfg(feature = "aws")]
 mod rewrap;
 #[cfg(any(feature = "pkcs11", feature = "vault"))]
 mod switch;

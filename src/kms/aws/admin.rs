@@ -38,9 +38,11 @@ fn info(what: &str, found: Option<KeyMetadata>) -> Result<KeyInfo, KmsError> {
 
 impl AwsKms {
     fn describe_bare(&self, key: &str) -> Result<KeyInfo, KmsError> {
+        let key = self.names.asked(&KeyRef(key.to_owned()))?.0;
         let what = &format!("DescribeKey of {key}");
         let answer = self.run(self.client.describe_key().key_id(key).send());
-        info(what, answer.map_err(|e| self.error(what, &e))?.key_metadata)
+        let found = info(what, answer.map_err(|e| self.error(what, &e))?.key_metadata)?;
+        Ok(KeyInfo { arn: self.names.told(found.arn), ..found })
     }
 
     /// All aliases, or those of one key.
@@ -91,7 +93,7 @@ impl AwsKms {
 fn id_of(kms: &AwsKms, key: &KeyRef) -> Result<String, KmsError> {
     let text = &key.0;
     let is_alias = text.starts_with("alias/") || text.contains(":alias/");
-    if is_alias { kms.describe_bare(text).map(|i| i.id) } else { Ok(text.clone()) }
+    if is_alias { kms.describe_bare(text).map(|i| i.id) } else { Ok(kms.names.asked(key)?.0) }
 }
 
 impl KeyAdmin for AwsKms {

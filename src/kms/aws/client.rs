@@ -17,6 +17,7 @@ use tokio::runtime::Runtime;
 
 use super::credentials::CredentialCache;
 use super::errors;
+use super::names::Names;
 use super::network::{CALL, Network, timeouts};
 use crate::kms::url::PlainHttp;
 use crate::kms::{KmsError, Verdict};
@@ -38,6 +39,9 @@ pub struct Place {
     pub profile: Option<String>,
     /// The region.
     pub region: Option<String>,
+    /// The region in whose place it is asked, for its multi-Region keys: names of keys have this
+    /// one in them above, and the region's own where it is asked.
+    pub replica_of: Option<String>,
     /// The server's URL.
     pub endpoint: Option<String>,
     /// Whether that may be one without TLS.
@@ -51,6 +55,7 @@ impl Default for Place {
         Self {
             profile: None,
             region: None,
+            replica_of: None,
             endpoint: None,
             plain_http: PlainHttp::default(),
             time_limit: CALL,
@@ -67,6 +72,7 @@ pub struct AwsKms {
     time_limit: Duration,
     credentials: CredentialCache,
     region: String,
+    pub(super) names: Names,
 }
 
 impl AwsKms {
@@ -102,7 +108,11 @@ impl AwsKms {
         let time_limit = place.time_limit;
         let client = client(&config, &network, time_limit, &credentials, "kmsfs-work");
         let runtime = Arc::new(runtime);
-        Ok(Self { client, runtime, config, network, time_limit, credentials, region })
+        let names = match place.replica_of.clone() {
+            Some(home) => Names::Replica { home, region: region.clone() },
+            None => Names::Same,
+        };
+        Ok(Self { client, runtime, config, network, time_limit, credentials, region, names })
     }
 
     /// Another client of the same place, for heartbeats: nothing that hangs, is throttled or
@@ -123,6 +133,7 @@ impl AwsKms {
             time_limit: self.time_limit,
             credentials: self.credentials.clone(),
             region: self.region.clone(),
+            names: self.names.clone(),
         }
     }
 

@@ -82,6 +82,7 @@ impl KeyService for AwsKms {
     }
 
     fn generate(&self, key: &KeyRef, context: &Context) -> Result<Generated, KmsError> {
+        let key = &self.names.asked(key)?;
         let what = &format!("GenerateDataKey under {key}");
         let call = self
             .client
@@ -94,7 +95,7 @@ impl KeyService for AwsKms {
         let plain = plain.ok_or_else(|| malformed(what, "the answer has no key of 32 bytes"))?;
         let (wrapped, master) = wrapped_of(what, answer.ciphertext_blob, answer.key_id)?;
         check(what, key, &master)?;
-        Ok(Generated { key: plain, wrapped, master })
+        Ok(Generated { key: plain, wrapped, master: self.names.told(master) })
     }
 
     fn decrypt(
@@ -103,6 +104,7 @@ impl KeyService for AwsKms {
         wrapped: &Wrapped,
         context: &Context,
     ) -> Result<Unwrapped, KmsError> {
+        let key = &self.names.asked(key)?;
         let what = &format!("Decrypt under {key}");
         let call = self
             .client
@@ -120,7 +122,7 @@ impl KeyService for AwsKms {
             let why = format!("{what}: what it unwraps to is no key of 32 bytes");
             KmsError::new(Verdict::ThisKey, "InvalidCiphertextException", why)
         })?;
-        Ok(Unwrapped { key: plain, master })
+        Ok(Unwrapped { key: plain, master: self.names.told(master) })
     }
 
     fn reencrypt(
@@ -129,23 +131,25 @@ impl KeyService for AwsKms {
         from: (&KeyRef, &Context),
         to: (&KeyRef, &Context),
     ) -> Result<Rewrapped, KmsError> {
-        let what = &format!("ReEncrypt from {} to {}", from.0, to.0);
+        let (source, key) = (self.names.asked(from.0)?, self.names.asked(to.0)?);
+        let what = &format!("ReEncrypt from {source} to {key}");
         let call = self
             .client
             .re_encrypt()
             .ciphertext_blob(Blob::new(wrapped.0.clone()))
-            .source_key_id(&from.0.0)
+            .source_key_id(&source.0)
             .set_source_encryption_context(Some(pairs(from.1)))
-            .destination_key_id(&to.0.0)
+            .destination_key_id(&key.0)
             .set_destination_encryption_context(Some(pairs(to.1)));
         let answer = self.run(call.send()).map_err(|e| self.error(what, &e))?;
-        check(what, from.0, &arn_of(what, answer.source_key_id)?)?;
+        check(what, &source, &arn_of(what, answer.source_key_id)?)?;
         let (wrapped, master) = wrapped_of(what, answer.ciphertext_blob, answer.key_id)?;
-        check(what, to.0, &master)?;
-        Ok(Rewrapped { wrapped, master })
+        check(what, &key, &master)?;
+        Ok(Rewrapped { wrapped, master: self.names.told(master) })
     }
 
     fn encrypt(&self, to: &KeyRef, plain: &Key, context: &Context) -> Result<Rewrapped, KmsError> {
+        let to = &self.names.asked(to)?;
         let what = &format!("Encrypt under {to}");
         let call = self
             .client
@@ -156,7 +160,7 @@ impl KeyService for AwsKms {
         let answer = self.run(call.send()).map_err(|e| self.error(what, &e))?;
         let (wrapped, master) = wrapped_of(what, answer.ciphertext_blob, answer.key_id)?;
         check(what, to, &master)?;
-        Ok(Rewrapped { wrapped, master })
+        Ok(Rewrapped { wrapped, master: self.names.told(master) })
     }
 }
 

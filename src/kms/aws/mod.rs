@@ -9,6 +9,7 @@ mod client;
 mod credentials;
 mod crypto;
 mod errors;
+mod names;
 mod network;
 
 pub use super::url::PlainHttp;

@@ -35,6 +35,24 @@ pub struct Roles {
     pub break_glass: Vec<String>,
 }
 
+/// The master key of a volume, and the replica of it that a mount may ask in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// As the store names it.
+    pub master: KeyArn,
+    /// The same key in another region. Its own policy is another one than the master key's.
+    pub replica: Option<KeyArn>,
+}
+
+impl Keys {
+    fn resource(&self) -> Value {
+        match &self.replica {
+            Some(replica) => json!([self.master.0, replica.0]),
+            None => json!(self.master.0),
+        }
+    }
+}
+
 const ADMINISTER: &[&str] = &[
     "kms:CancelKeyDeletion",
     "kms:DescribeKey",
@@ -115,21 +133,20 @@ fn home(master: &KeyArn) -> (&str, &str) {
 }
 
 /// The policy for an audience, of the key that a volume is under.
-pub fn generate(audience: Audience, master: &KeyArn, volume: VolumeId, roles: &Roles) -> Value {
+pub fn generate(audience: Audience, keys: &Keys, volume: VolumeId, roles: &Roles) -> Value {
     let statements = match audience {
-        Audience::Key => key_policy(master, volume, roles),
-        Audience::Mount => vec![iam("KmsfsMount", MOUNT, master, Some(volume)), no_other(master)],
-        Audience::Rewrap => {
-            vec![iam("KmsfsRewrap", REWRAP, master, Some(volume)), no_other(master)]
-        }
-        Audience::Audit => vec![iam("KmsfsAudit", AUDIT, master, None), list_all()],
+        Audience::Key => key_policy(&keys.master, volume, roles),
+        Audience::Mount => vec![iam("KmsfsMount", MOUNT, keys, Some(volume)), no_other(keys)],
+        Audience::Rewrap => vec![iam("KmsfsRewrap", REWRAP, keys, Some(volume)), no_other(keys)],
+        Audience::Audit => vec![iam("KmsfsAudit", AUDIT, keys, None), list_all()],
     };
     json!({ "Version": "2012-10-17", "Statement": statements })
 }
 
-fn iam(sid: &str, actions: &[&str], master: &KeyArn, volume: Option<VolumeId>) -> Value {
+fn iam(sid: &str, actions: &[&str], keys: &Keys, volume: Option<VolumeId>) -> Value {
+    let resource = keys.resource();
     let mut statement =
-        json!({ "Sid": sid, "Effect": "Allow", "Action": actions, "Resource": master.0 });
+        json!({ "Sid": sid, "Effect": "Allow", "Action": actions, "Resource": resource });
     if let Some(volume) = volume {
         statement["Condition"] = of_volume(volume);
     }
@@ -138,12 +155,12 @@ fn iam(sid: &str, actions: &[&str], master: &KeyArn, volume: Option<VolumeId>) -
 
 /// Another key's own policy may allow this role: whoever may change the store, or an alias, would
 /// have data keys made under that key.
-fn no_other(master: &KeyArn) -> Value {
+fn no_other(keys: &Keys) -> Value {
     json!({
         "Sid": "KmsfsNoOtherKey",
         "Effect": "Deny",
         "Action": CRYPTOGRAPHIC,
-        "NotResource": master.0,
+        "NotResource": keys.resource(),
     })
 }
 

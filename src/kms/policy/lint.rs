@@ -46,8 +46,9 @@ pub fn lint(policy: &Policy, key: Option<&KeyArn>, volume: Option<VolumeId>) -> 
     let mut linter = Linter { policy, found: Vec::new() };
     if let Some(key) = key.filter(|key| key.0.contains(":key/mrk-")) {
         let say = format!(
-            "{key} is a multi-Region key: each replica has a state of its own, so disabling this \
-             one does not cut a mount that uses a replica"
+            "{key} is a multi-Region key: each replica has a state and a policy of its own, so \
+             disabling this one does not cut off a mount with --replica-region; see which there \
+             are, and disable each: aws kms describe-key --key-id {key}"
         );
         linter.add(Severity::Warning, "multi-region", None, say);
     }

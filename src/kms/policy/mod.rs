@@ -6,7 +6,7 @@ mod generate;
 mod lint;
 
 pub use document::{Condition, Effect, Policy, PolicyError, Statement};
-pub use generate::{Audience, Roles, generate};
+pub use generate::{Audience, Keys, Roles, generate};
 pub use lint::{Finding, Severity, lint};
 
 /// Using key material: what an administrator must not be able to do.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::kms::KeyArn;
-use crate::kms::policy::{Audience, Roles, generate};
+use crate::kms::policy::{Audience, Keys, Roles, generate};
 
 const ROOT: &str = "arn:aws:iam::111122223333:root";
 
@@ -21,7 +21,7 @@ fn generated() -> String {
         audit: vec![role("audit")],
         break_glass: vec![role("break-glass")],
     };
-    generate(Audience::Key, &master, volume(), &roles).to_string()
+    generate(Audience::Key, &Keys { master, replica: None }, volume(), &roles).to_string()
 }
 
 fn rules(policy: &str, at_least: Severity) -> Vec<&'static str> {
@@ -131,12 +131,18 @@ fn a_multi_region_key_is_named() {
 /// guard over aliases is missed when it is taken out.
 #[test]
 fn a_role_is_held_to_the_key_of_its_volume() {
-    let master = KeyArn("arn:aws:kms:eu-west-1:111122223333:key/x".to_owned());
-    for audience in [Audience::Mount, Audience::Rewrap] {
-        let policy = generate(audience, &master, volume(), &Roles::default());
+    let key = |region: &str| KeyArn(format!("arn:aws:kms:{region}:111122223333:key/mrk-x"));
+    let (master, replica) = (key("eu-west-1"), key("eu-central-1"));
+    let both = serde_json::json!([master.0, replica.0]);
+    let one = Keys { master: master.clone(), replica: None };
+    let two = Keys { master: master.clone(), replica: Some(replica) };
+    let wanted = [(&one, &serde_json::json!(master.0)), (&two, &both)];
+    let audiences = [Audience::Mount, Audience::Rewrap];
+    for (audience, (keys, named)) in audiences.into_iter().flat_map(|a| wanted.map(|w| (a, w))) {
+        let policy = generate(audience, keys, volume(), &Roles::default());
         let mut denies = policy["Statement"].as_array().expect("a list").iter();
         let deny = denies.find(|s| s["Effect"] == "Deny").expect("a Deny");
-        assert_eq!(deny["NotResource"], master.0);
+        assert_eq!((&deny["NotResource"], &policy["Statement"][0]["Resource"]), (named, named));
         for action in ["kms:GenerateDataKey", "kms:Decrypt", "kms:ReEncryptTo"] {
             assert!(deny["Action"].as_array().expect("a list").iter().any(|a| a == action));
         }
