@@ -43,7 +43,9 @@ pub(super) fn run(
     let found = find(&key, stores);
     match output {
         Output::Json => say!("{}", json(&key, &last_use, &found)),
-        Output::Text => lines(&key, &last_use, &found).iter().for_each(|line| say!("{line}")),
+        Output::Text => {
+            lines(&key, &last_use, &found, "known").iter().for_each(|line| say!("{line}"))
+        }
     }
     Ok(())
 }
@@ -57,7 +59,7 @@ pub(super) fn tell(admin: &dyn KeyAdmin, key: &KeyInfo) {
     for mount in mounts.iter().filter(|mount| mount.is_believed()) {
         found.extend(reported(mount, key));
     }
-    lines(key, &last_use, &found).iter().for_each(|line| tell!("{line}"));
+    lines(key, &last_use, &found, "mounted").iter().for_each(|line| tell!("{line}"));
     tell!("stores that are not mounted: kmsfs key usage {} STORE…", key.id);
 }
 
@@ -131,7 +133,8 @@ fn reported(mount: &Target, key: &KeyInfo) -> Option<Found> {
     })
 }
 
-fn lines(key: &KeyInfo, last_use: &LastUse, found: &[Found]) -> Vec<String> {
+/// `among` says which stores were asked.
+fn lines(key: &KeyInfo, last_use: &LastUse, found: &[Found], among: &str) -> Vec<String> {
     let mut lines = vec![format!("key        {}", key.arn)];
     match last_use {
         LastUse::At { when, operation, event } => {
@@ -143,7 +146,7 @@ fn lines(key: &KeyInfo, last_use: &LastUse, found: &[Found]) -> Vec<String> {
         LastUse::Unknown => {}
     }
     if found.is_empty() {
-        lines.push("stores     none of those known on this machine".to_owned());
+        lines.push(format!("stores     none of those {among} on this machine"));
     }
     for (n, place) in found.iter().enumerate() {
         let label = if n == 0 { "stores" } else { "" };
