@@ -56,6 +56,11 @@ impl Canvas {
         self.length
     }
 
+    /// From now on the scale has this length.
+    pub fn rescale(&mut self, length: Duration) {
+        self.length = length;
+    }
+
     /// Where a time lies; what is later lies at the end.
     pub fn x(&self, time: Duration) -> f64 {
         let part = time.min(self.length).as_secs_f64() / self.length.as_secs_f64();

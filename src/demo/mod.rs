@@ -1,6 +1,7 @@
 //! `kmsfs demo`: ordinary programs on a mount while another process disables the master key.
 
 mod canvas;
+mod elsewhere;
 mod interrupts;
 mod lines;
 mod map;

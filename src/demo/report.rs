@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::scenes::{Act, Ending};
 use super::timeline::words;
 use super::verdict::{self, Check, Facts, Since, seconds};
-use super::{marks, svg};
+use super::{elsewhere, marks, svg};
 use crate::escape::markup;
 
 /// What else the page tells.
@@ -47,6 +47,8 @@ pub fn page(facts: &Facts<'_>, checks: &[Check], acts: &[Act], setting: &Setting
         scrolled("What each program got", &programs(facts)),
         "<h2>Promises</h2>\n".to_owned(),
         scrolled("Promises", &promises(checks)),
+        "<h2>What disabling means elsewhere</h2>\n".to_owned(),
+        elsewhere::compare(facts),
         acts.iter().map(act).collect(),
     ];
     format!(
@@ -58,7 +60,7 @@ pub fn page(facts: &Facts<'_>, checks: &[Check], acts: &[Act], setting: &Setting
 }
 
 /// A table that may be wider than a phone: it is scrolled for itself, by keyboard too.
-fn scrolled(name: &str, table: &str) -> String {
+pub fn scrolled(name: &str, table: &str) -> String {
     format!(
         "<div class=\"wide\" role=\"region\" aria-label=\"{}\" tabindex=\"0\">\n{table}</div>\n",
         markup(name)
@@ -180,7 +182,7 @@ mod tests {
         assert!(page.contains("<p>Left out: it has no network.</p>"));
         // The one address is the name of SVG, which nothing is loaded from.
         let pictures = page.matches("</svg>").count();
-        assert_eq!((pictures, page.matches("://").count()), (2, 2));
+        assert_eq!((pictures, page.matches("://").count()), (3, 3));
         assert!(!page.contains("<script") && !page.contains("url(") && !page.contains("@import"));
     }
 

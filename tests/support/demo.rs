@@ -98,6 +98,9 @@ pub fn assert_kept(output: &Output, report: &Path) {
         number_after(&page, &format!("lines acknowledged {acknowledged}, found ")),
         acknowledged
     );
+    for elsewhere in ["Azure SQL Database", "MongoDB Atlas", "Amazon RDS", "Amazon EBS"] {
+        assert!(page.contains(&format!("<b>{elsewhere}</b>")), "{elsewhere}");
+    }
     assert!(!page.contains("<script") && !page.contains("src=") && !page.contains("href="));
 }
 
