@@ -72,7 +72,7 @@ const EXAMPLES: [(&str, &[&str]); 17] = [
     ("backup", &["kmsfs backup /srv/store /backup/store"]),
     ("export", &["kmsfs export /srv/store /tmp/clear"]),
     ("cat", &["kmsfs cat /srv/store folder/file"]),
-    ("demo", &["kmsfs demo", "kmsfs demo --postgres --report demo.html"]),
+    ("demo", &["kmsfs demo", "kmsfs demo --postgres --report demo.html", "kmsfs demo --also all"]),
 ];
 
 /// The program's help with its verbs in groups, and each verb's with its examples.

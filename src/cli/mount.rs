@@ -27,8 +27,8 @@ use crate::keys::{Accepted, Limits, StoreUse, Timing};
 use crate::kms::KeyArn;
 use crate::kms::local::LocalKms;
 use crate::secret::Passphrase;
-use crate::store::{Provider, Store};
-use crate::walls::{self, Beneath};
+use crate::store::Store;
+use crate::walls;
 use crate::web;
 
 /// Whether requests come over io_uring.
@@ -253,7 +253,7 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     };
     let kms = provider::open(&provider, passphrase.as_ref(), &args.kms)?;
     drop(passphrase);
-    walls::limit_request_threads(reach(&args.store, &provider));
+    process::limit_request_threads(&args.store, &provider);
     let wanted = args.master_key.as_deref();
     let master = wanted.map(|key| provider::master_key(key, &kms)).transpose()?;
     let access = access(args)?;
@@ -276,15 +276,6 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     // What tidies up serves no mount any more: nobody is to find one here.
     let served = daemon.serve(|| drop(control));
     served.map_err(|e| Failure::new(Exit::Failed, format!("the mount ended: {e}")))
-}
-
-/// The folders that threads need which run requests: of KMSs they ask the embedded keystore alone.
-fn reach<'a>(store: &'a Path, provider: &'a Provider) -> impl Iterator<Item = (&'a Path, Beneath)> {
-    let keystore = match provider {
-        Provider::Local { keystore } => Some((Path::new(keystore), Beneath::Reads)),
-        _ => None,
-    };
-    std::iter::once((store, Beneath::Changes)).chain(keystore)
 }
 
 /// Whoever can reach the address reads what it serves.

@@ -43,16 +43,24 @@ pub(super) fn run(
     let found = find(&key, stores);
     match output {
         Output::Json => say!("{}", json(&key, &last_use, &found)),
-        Output::Text => lines(&key, &last_use, &found).iter().for_each(|line| say!("{line}")),
+        Output::Text => {
+            lines(&key, &last_use, &found, "known").iter().for_each(|line| say!("{line}"))
+        }
     }
     Ok(())
 }
 
-/// Tells where a key is in use, beside what else is done to it. What cannot be found out stands
-/// in the way of nothing.
+/// Tells where a key is in use, beside what else is done to it: as the mounts of this machine know
+/// it. No store is looked at here, for one may lie on a disk that hangs, and have whoever looks at it
+/// hang for as long.
 pub(super) fn tell(admin: &dyn KeyAdmin, key: &KeyInfo) {
     let last_use = last_use(admin, key);
-    lines(key, &last_use, &find(key, &[])).iter().for_each(|line| tell!("{line}"));
+    let (mounts, mut found) = (mounts(), Vec::new());
+    for mount in mounts.iter().filter(|mount| mount.is_believed()) {
+        found.extend(reported(mount, key));
+    }
+    lines(key, &last_use, &found, "mounted").iter().for_each(|line| tell!("{line}"));
+    tell!("stores that are not mounted: kmsfs key usage {} STORE…", key.id);
 }
 
 fn last_use(admin: &dyn KeyAdmin, key: &KeyInfo) -> LastUse {
@@ -62,12 +70,16 @@ fn last_use(admin: &dyn KeyAdmin, key: &KeyInfo) -> LastUse {
     })
 }
 
-/// The stores under the key: those that are mounted, and those that are known of otherwise.
-fn find(key: &KeyInfo, named: &[PathBuf]) -> Vec<Found> {
-    let mounts = control::all().unwrap_or_else(|e| {
+fn mounts() -> Vec<Target> {
+    control::all().unwrap_or_else(|e| {
         tell!("kmsfs: what is mounted cannot be had: {e}");
         Vec::new()
-    });
+    })
+}
+
+/// The stores under the key: those that are mounted, and those that are known of otherwise.
+fn find(key: &KeyInfo, named: &[PathBuf]) -> Vec<Found> {
+    let mounts = mounts();
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let of_file = config::volumes().into_iter().map(|volume| PathBuf::from(volume.store));
     let mut here: BTreeMap<_, _> =
@@ -107,7 +119,7 @@ fn look(store: &Path, key: &KeyInfo) -> Result<Option<Use>, StoreError> {
     Ok(is_used.then_some(Use { is_current, data_keys: Some(data_keys) }))
 }
 
-/// As [`look`], of a mount in another mount namespace, whose store cannot be seen from here.
+/// As [`look`], and as the mount itself says.
 fn reported(mount: &Target, key: &KeyInfo) -> Option<Found> {
     let report = mount.report().ok()??;
     let is_under = |master: &String| key.arn.is_related_to(&KeyArn(master.clone()));
@@ -121,7 +133,8 @@ fn reported(mount: &Target, key: &KeyInfo) -> Option<Found> {
     })
 }
 
-fn lines(key: &KeyInfo, last_use: &LastUse, found: &[Found]) -> Vec<String> {
+/// `among` says which stores were asked.
+fn lines(key: &KeyInfo, last_use: &LastUse, found: &[Found], among: &str) -> Vec<String> {
     let mut lines = vec![format!("key        {}", key.arn)];
     match last_use {
         LastUse::At { when, operation, event } => {
@@ -133,7 +146,7 @@ fn lines(key: &KeyInfo, last_use: &LastUse, found: &[Found]) -> Vec<String> {
         LastUse::Unknown => {}
     }
     if found.is_empty() {
-        lines.push("stores     none of those known on this machine".to_owned());
+        lines.push(format!("stores     none of those {among} on this machine"));
     }
     for (n, place) in found.iter().enumerate() {
         let label = if n == 0 { "stores" } else { "" };

@@ -91,6 +91,13 @@ impl Effects for Kernel {
         }
     }
 
+    fn hide(&self) {
+        for node in self.shared.fs.table().all() {
+            // From before its first byte: of its attributes alone.
+            let _ = self.notifier.inval_inode(INodeNo(node.ino), -1, 0);
+        }
+    }
+
     fn seal(&self, names: &VolumeKeys) {
         let fs = &self.shared.fs;
         let nodes = fs.table().all();

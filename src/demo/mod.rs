@@ -1,91 +1,43 @@
 //! `kmsfs demo`: ordinary programs on a mount while another process disables the master key.
 
+mod canvas;
+mod elsewhere;
+mod interrupts;
+mod lines;
 mod map;
+mod marks;
+mod master;
+mod means;
+mod observed;
+mod options;
 mod play;
 mod postgres;
 mod programs;
 mod report;
 mod role;
+mod row;
+mod scenes;
 mod screen;
 mod stage;
 mod svg;
 mod timeline;
 mod verdict;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use clap::Args;
-
+pub use options::Demo;
 pub use role::{Role, VERB, run as program};
 
 use crate::console::failure::{Exit, Failure};
-use crate::console::options::{AwsArgs, KmsArg, duration};
-use crate::console::pkcs11::Pkcs11Args;
-use crate::console::vault::VaultArgs;
-use play::Play;
+use interrupts::Interrupts;
+use master::Master;
+use means::Means;
+use play::{Play, Times};
 use report::Setting;
-use stage::{Afterwards, Master, Stage};
+use scenes::{Act, Ending};
+use stage::{Afterwards, MAIN, Stage, Under};
 use verdict::{Check, Facts, Since};
-
-/// Arguments of `demo`.
-#[derive(Args)]
-pub struct Demo {
-    /// The file to write the report to
-    #[arg(long, value_name = "FILE.html", default_value = "kmsfs-demo.html")]
-    report: PathBuf,
-    /// Also run a PostgreSQL server under pgbench
-    #[arg(long)]
-    postgres: bool,
-    /// The KMS of the key that is disabled: a keystore made for the demo, or one of yours (see
-    /// --key)
-    #[arg(long, value_enum, default_value_t = KmsArg::Local)]
-    kms: KmsArg,
-    /// AWS, Vault, PKCS#11: the key that is disabled and enabled; use one that nothing else needs
-    #[arg(long, value_name = "KEY", required_if_eq_any([("kms", "aws"), ("kms", "vault"), ("kms", "pkcs11")]))]
-    key: Option<String>,
-    #[command(flatten)]
-    aws: AwsArgs,
-    #[command(flatten)]
-    vault: VaultArgs,
-    #[command(flatten)]
-    pkcs11: Pkcs11Args,
-    /// Keep the store after the demo
-    #[arg(long)]
-    keep: bool,
-    /// Heartbeat of the mount
-    #[arg(long, value_parser = duration, default_value = "2s")]
-    heartbeat: Duration,
-    /// Length of each part in seconds: at work, locked, at work again
-    #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u64).range(1..=3600))]
-    seconds: u64,
-}
-
-impl Demo {
-    fn master(&self) -> Result<Master, Failure> {
-        match (self.kms, &self.key) {
-            (KmsArg::Local, None) => Ok(Master::Embedded),
-            (KmsArg::Local, Some(_)) => {
-                Err(Failure::new(Exit::Usage, "the embedded keystore's key is made by the demo")
-                    .hint("leave --key out, or say --kms aws"))
-            }
-            (KmsArg::Aws, key) => {
-                let key = key.clone().unwrap_or_default();
-                Ok(Master::Remote { kms: "aws", key, options: self.aws.words() })
-            }
-            (KmsArg::Vault, key) => {
-                let key = key.clone().unwrap_or_default();
-                let mut options = self.vault.words();
-                options.extend(self.aws.plain_http.then(|| "--plain-http".into()));
-                Ok(Master::Remote { kms: "vault", key, options })
-            }
-            (KmsArg::Pkcs11, key) => {
-                let key = key.clone().unwrap_or_default();
-                Ok(Master::Remote { kms: "pkcs11", key, options: self.pkcs11.words() })
-            }
-        }
-    }
-}
 
 /// Runs `demo`; it ends well only if every promise held.
 ///
@@ -95,24 +47,39 @@ pub fn run(args: &Demo) -> Result<(), Failure> {
     let master = args.master()?;
     check_report(&args.report)?;
     let since = match master {
-        Master::Embedded => Since::Disable,
-        Master::Remote { .. } => Since::FirstRefusal,
+        Master::Embedded => Since::Order,
+        Master::Remote(_) => Since::FirstRefusal,
     };
     let afterwards = if args.keep { Afterwards::Keep } else { Afterwards::Remove };
-    let interrupts = play::Interrupts::catch()?;
-    let stage = Stage::new(master, afterwards)?;
-    let found = Play::new(stage, args, interrupts)?.run(args.postgres)?;
+    let interrupts = Interrupts::catch()?;
+    let mut stage = Stage::new(master, args.permission(), afterwards, args.heartbeat)?;
+    stage.make(MAIN, Under::Master)?;
+    stage.mount(MAIN, Under::Master)?;
+    interrupts.check()?;
+    let times = Times { heartbeat: args.heartbeat, part: Duration::from_secs(args.seconds) };
+    let mut play = Play::new(&mut stage, &interrupts, times, Means::Disable);
+    if args.postgres {
+        play = play.with_postgres()?;
+    }
+    let found = play.run()?;
+    // What is not open again is no stage for more.
+    let acts = match found.lines {
+        Some(_) => scenes::play(&mut stage, &interrupts, args, since)?,
+        None => Vec::new(),
+    };
+    drop(stage);
     let facts = Facts {
         timeline: &found.timeline,
         heartbeat: args.heartbeat,
         since,
+        means: Means::Disable,
         lines: found.lines,
         database: found.database,
     };
     let checks = verdict::judge(&facts);
-    let page = report::page(&facts, &checks, &setting(args));
+    let page = report::page(&facts, &checks, &acts, &setting(args));
     std::fs::write(&args.report, page).map_err(|e| Failure::io(&args.report, &e))?;
-    conclude(&checks, &args.report)
+    conclude(&checks, &acts, &args.report)
 }
 
 /// A report that cannot be written is told before, not after.
@@ -123,29 +90,35 @@ fn check_report(path: &Path) -> Result<(), Failure> {
 }
 
 fn setting(args: &Demo) -> Setting {
-    let kms = match args.kms {
-        KmsArg::Local => "the embedded keystore",
-        KmsArg::Aws => "AWS KMS",
-        KmsArg::Vault => "Vault",
-        KmsArg::Pkcs11 => "a PKCS#11 token",
-    };
     let system = rustix::system::uname();
     let word = |s: &std::ffi::CStr| s.to_string_lossy().into_owned();
     let machine = [word(system.sysname()), word(system.release()), word(system.machine())];
-    Setting { kms: kms.to_owned(), machine: machine.join(" ") }
+    Setting { kms: args.kms_name().to_owned(), machine: machine.join(" ") }
 }
 
-fn conclude(checks: &[Check], report: &Path) -> Result<(), Failure> {
-    screen::say("");
-    for check in checks {
-        screen::say(&format!("{:>4}  {}", if check.held { "yes" } else { "NO" }, check.what));
+fn conclude(checks: &[Check], acts: &[Act], report: &Path) -> Result<(), Failure> {
+    tell_checks(checks);
+    for act in acts {
+        screen::say("");
+        screen::say(&format!("{}: {}", act.part.name(), act.part.title()));
+        match &act.ending {
+            Ending::Played(played) => tell_checks(&played.checks),
+            Ending::LeftOut(why) => screen::say(&format!("left out: {why}")),
+        }
     }
     screen::say("");
     screen::say(&format!("report: {}", report.display()));
-    if checks.iter().all(|c| c.held) {
+    if checks.iter().all(|c| c.held) && acts.iter().all(Act::held) {
         screen::say("every promise held");
         return Ok(());
     }
     Err(Failure::new(Exit::Failed, "a promise did not hold")
         .hint(format!("see what happened when: {}", report.display())))
+}
+
+fn tell_checks(checks: &[Check]) {
+    screen::say("");
+    for check in checks {
+        screen::say(&format!("{:>4}  {}", if check.held { "yes" } else { "NO" }, check.what));
+    }
 }

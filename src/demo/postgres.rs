@@ -12,7 +12,8 @@ use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::timeline::{Event, Got, Row};
+use super::row::Row;
+use super::timeline::{Event, Got};
 use super::verdict::{Database, Sums};
 use crate::clock::Moment;
 use crate::console::failure::{Exit, Failure};

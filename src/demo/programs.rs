@@ -19,19 +19,22 @@ struct Program {
 }
 
 /// Running programs; killed, with whatever they started, when dropped.
+#[derive(Default)]
 pub struct Programs(Vec<Program>);
 
 impl Programs {
-    /// Starts each of them on `folder`; what they tell goes to `events`.
+    /// Starts one more on `folder`; what it tells goes to `events`.
     ///
     /// # Errors
-    /// When one cannot be started.
-    pub fn start(folder: &Path, events: &Sender<Event>) -> Result<Self, Failure> {
-        let mut all = Self(Vec::new());
-        for kind in Kind::ALL {
-            all.0.push(start(kind, folder, events.clone())?);
-        }
-        Ok(all)
+    /// When it cannot be started.
+    pub fn start(
+        &mut self,
+        kind: Kind,
+        folder: &Path,
+        events: &Sender<Event>,
+    ) -> Result<(), Failure> {
+        self.0.push(start(kind, folder, events.clone())?);
+        Ok(())
     }
 
     /// That none has ended by itself.

@@ -13,7 +13,8 @@ use clap::{Args, ValueEnum};
 use rustix::process::{Resource, Rlimit, Signal};
 
 use super::map::Map;
-use super::timeline::{Event, Got, Row, WRONG};
+use super::row::Row;
+use super::timeline::{Event, Got, WRONG};
 use crate::clock::Moment;
 use crate::console::failure::{Exit, Failure};
 
@@ -21,6 +22,8 @@ use crate::console::failure::{Exit, Failure};
 pub const LEDGER: &str = "ledger";
 /// The file that lines are appended to.
 pub const LINES: &str = "lines";
+/// The file that nobody reads for a while: the mount has no key of it.
+pub const COLD: &str = "cold";
 /// Bytes of [`LEDGER`].
 const LENGTH: usize = 64 << 10;
 /// Who starts a program tells it its own process id in this variable.
@@ -41,10 +44,12 @@ pub enum Kind {
     Touch,
     /// Opens, lists and looks up.
     Prober,
+    /// Opens [`COLD`].
+    Cold,
 }
 
 impl Kind {
-    /// Those that the demonstration starts.
+    /// Those that are at work from the beginning.
     pub const ALL: [Self; 4] = [Self::Writer, Self::Descriptor, Self::Map, Self::Prober];
 }
 
@@ -100,6 +105,7 @@ pub fn run(args: &Role) -> Result<(), Failure> {
         Kind::Map => hold_map(&args.folder),
         Kind::Touch => touch(),
         Kind::Prober => probe(&args.folder),
+        Kind::Cold => open_cold(&args.folder),
     };
     done.map_err(|e| match e.kind() {
         io::ErrorKind::BrokenPipe => Failure::already_reported(Exit::Failed),
@@ -121,7 +127,8 @@ fn got(result: &io::Result<()>) -> Got {
     }
 }
 
-fn name_of(e: &io::Error) -> String {
+/// The name of an errno.
+pub fn name_of(e: &io::Error) -> String {
     let known = match e.raw_os_error() {
         Some(libc::EKEYREVOKED) => "EKEYREVOKED",
         Some(libc::EKEYEXPIRED) => "EKEYEXPIRED",
@@ -199,12 +206,7 @@ fn touch() -> io::Result<()> {
 
 fn probe(folder: &Path) -> io::Result<()> {
     for n in 0.. {
-        let opened = File::open(folder.join(LEDGER)).and_then(|mut f| {
-            let mut bytes = [0; 16];
-            f.read_exact(&mut bytes)?;
-            if bytes[..] == ledger()[..16] { Ok(()) } else { Err(wrong()) }
-        });
-        tell(Row::Open, got(&opened), 1)?;
+        tell(Row::Open, got(&open(&folder.join(LEDGER))), 1)?;
         let listed = fs::read_dir(folder).and_then(|mut entries| {
             let first = entries.next().ok_or_else(wrong)?;
             first.map(drop)
@@ -219,6 +221,20 @@ fn probe(folder: &Path) -> io::Result<()> {
         std::thread::sleep(PACE);
     }
     Ok(())
+}
+
+/// Opens a file that begins as [`LEDGER`] does, and reads there.
+fn open(path: &Path) -> io::Result<()> {
+    let mut bytes = [0; 16];
+    File::open(path)?.read_exact(&mut bytes)?;
+    if bytes[..] == ledger()[..16] { Ok(()) } else { Err(wrong()) }
+}
+
+fn open_cold(folder: &Path) -> io::Result<()> {
+    loop {
+        tell(Row::Cold, got(&open(&folder.join(COLD))), 1)?;
+        std::thread::sleep(PACE);
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use super::timeline::{Event, Row, Timeline, tally, words};
+use super::row::Row;
+use super::timeline::{Event, Timeline, tally, words};
 use crate::clock::Moment;
 use crate::escape::escape;
 

@@ -1,40 +1,18 @@
 //! The timeline as a picture: SVG text with nothing from outside. Pure.
 
-use crate::escape::markup;
-use std::fmt::Write;
 use std::time::Duration;
 
-use super::timeline::{Beat, Row, Tally, Timeline};
+use super::canvas::{Canvas, LEFT, RIGHT, SUCCESS, WIDTH};
+use super::marks::{Mark, Stroke};
+use super::row::Row;
+use super::timeline::{Beat, Tally, Timeline};
 use crate::clock::Moment;
 
-const WIDTH: f64 = 1120.0;
-const LEFT: f64 = 240.0;
-const RIGHT: f64 = 24.0;
 const TOP: f64 = 74.0;
 const LANE: f64 = 58.0;
 /// The state's band and the beats.
 const HEAD: f64 = 84.0;
 const FOOT: f64 = 70.0;
-const SUCCESS: &str = "#15803d";
-
-/// A vertical line with its label.
-pub struct Mark {
-    /// When.
-    pub at: Moment,
-    /// What.
-    pub label: &'static str,
-    /// How it is drawn.
-    pub stroke: Stroke,
-}
-
-/// How a mark is drawn.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Stroke {
-    /// Something happened.
-    Solid,
-    /// Something was promised.
-    Dashed,
-}
 
 /// The colour of what an access got.
 pub fn colour(word: &str) -> &'static str {
@@ -57,115 +35,66 @@ fn state_colour(state: &str) -> &'static str {
     }
 }
 
-/// The words that each part of the picture is drawn with, on a scale of time.
-struct Canvas<'a> {
-    out: String,
+/// A timeline on its canvas.
+struct Drawing<'a> {
+    canvas: Canvas,
     timeline: &'a Timeline,
-    length: f64,
 }
 
-impl Canvas<'_> {
+impl Drawing<'_> {
     fn x(&self, at: Moment) -> f64 {
-        let seconds = at.since(self.timeline.origin).as_secs_f64().min(self.length);
-        LEFT + seconds / self.length * (WIDTH - LEFT - RIGHT)
-    }
-
-    fn put(&mut self, element: std::fmt::Arguments<'_>) {
-        self.out.write_fmt(element).expect("a String takes any text");
-        self.out.push('\n');
-    }
-
-    fn rect(&mut self, x: f64, y: f64, width: f64, height: f64, fill: &str) {
-        self.put(format_args!(
-            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{fill}\"/>"
-        ));
-    }
-
-    fn text(&mut self, x: f64, y: f64, class: &str, text: &str) {
-        let text = markup(text);
-        self.put(format_args!("<text x=\"{x:.1}\" y=\"{y:.1}\" class=\"{class}\">{text}</text>"));
-    }
-
-    fn label(&mut self, y: f64, name: &str, title: &str) {
-        self.text(14.0, y, "name", name);
-        self.text(14.0, y + 16.0, "title", title);
+        self.canvas.x(at.since(self.timeline.origin))
     }
 }
 
-/// Draws a timeline with these marks.
-pub fn draw(timeline: &Timeline, marks: &[Mark]) -> String {
+/// Draws a timeline with these marks, named for who does not see it.
+pub fn draw(name: &str, timeline: &Timeline, marks: &[Mark]) -> String {
     let rows = timeline.rows();
-    let length = timeline.end().since(timeline.origin).as_secs_f64().max(1.0);
+    let length = timeline.end().since(timeline.origin).max(Duration::from_secs(1));
     let bottom = TOP + HEAD + LANE * rows.len() as f64;
-    let height = bottom + FOOT;
-    let mut c = Canvas { out: String::new(), timeline, length };
-    c.put(format_args!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
-         role=\"img\" aria-label=\"Timeline of the demonstration\">"
-    ));
-    c.out.push_str(STYLE);
-    c.rect(0.0, 0.0, WIDTH, height, "#ffffff");
-    axis(&mut c, bottom);
-    states(&mut c);
-    beats(&mut c);
-    let step = (length / 200.0).max(0.25);
+    let mut d = Drawing { canvas: Canvas::new(bottom + FOOT, length, name, None), timeline };
+    d.canvas.axis(TOP, bottom, tick_step(length));
+    states(&mut d);
+    beats(&mut d);
+    let step = (length.as_secs_f64() / 200.0).max(0.25);
     for (i, row) in rows.iter().enumerate() {
-        lane(&mut c, *row, TOP + HEAD + LANE * i as f64, step);
+        lane(&mut d, *row, TOP + HEAD + LANE * i as f64, step);
     }
-    draw_marks(&mut c, marks, bottom);
-    legend(&mut c, &rows, bottom + 48.0);
-    c.out.push_str("</svg>\n");
-    c.out
+    draw_marks(&mut d, marks, bottom);
+    legend(&mut d, &rows, bottom + 48.0);
+    d.canvas.finish()
 }
-
-const STYLE: &str = "<style>text{font-family:system-ui,'DejaVu Sans',sans-serif;fill:#0f172a}\
-.name{font-size:14px;font-weight:600}.title{font-size:11px;fill:#475569}\
-.tick{font-size:11px;fill:#475569;text-anchor:middle}.state{font-size:12px;font-weight:600}\
-.mark{font-size:12px;font-weight:600;paint-order:stroke;stroke:#fff;stroke-width:5px}.key{font-size:12px}</style>\n";
 
 /// The smallest pleasant step that leaves at most 16 ticks.
-fn tick_step(length: f64) -> f64 {
-    let steps = [1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0];
-    steps.into_iter().find(|s| length / s <= 16.0).unwrap_or(3600.0)
+fn tick_step(length: Duration) -> Duration {
+    let steps = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800].map(Duration::from_secs);
+    steps.into_iter().find(|s| length <= *s * 16).unwrap_or(Duration::from_secs(3600))
 }
 
-fn axis(c: &mut Canvas<'_>, bottom: f64) {
-    let step = tick_step(c.length);
-    let mut at = 0.0;
-    while at <= c.length {
-        let x = LEFT + at / c.length * (WIDTH - LEFT - RIGHT);
-        c.put(format_args!(
-            "<path d=\"M{x:.1} {TOP}V{bottom:.1}\" stroke=\"#e2e8f0\" stroke-width=\"1\"/>"
-        ));
-        c.text(x, bottom + 16.0, "tick", &format!("{at} s"));
-        at += step;
-    }
-}
-
-fn states(c: &mut Canvas<'_>) {
-    c.label(TOP + 15.0, "state", "of the mount");
-    let states = c.timeline.states.clone();
+fn states(d: &mut Drawing<'_>) {
+    d.canvas.label(TOP + 15.0, "state", "of the mount");
+    let states = d.timeline.states.clone();
     for (i, (at, state)) in states.iter().enumerate() {
-        let end = states.get(i + 1).map_or_else(|| c.timeline.end(), |(at, _)| *at);
-        let (from, to) = (c.x(*at), c.x(end));
-        c.rect(from, TOP + 4.0, (to - from).max(1.0), 22.0, state_colour(state));
+        let end = states.get(i + 1).map_or_else(|| d.timeline.end(), |(at, _)| *at);
+        let (from, to) = (d.x(*at), d.x(end));
+        d.canvas.rect(from, TOP + 4.0, (to - from).max(1.0), 22.0, state_colour(state));
         // Seven pixels are a letter's width, by and large.
         if to - from > 7.0 * state.len() as f64 + 8.0 {
-            c.text(from + 5.0, TOP + 19.0, "state", state);
+            d.canvas.text(from + 5.0, TOP + 19.0, "state", state);
         }
     }
 }
 
-fn beats(c: &mut Canvas<'_>) {
+fn beats(d: &mut Drawing<'_>) {
     let y = TOP + 56.0;
-    c.label(y, "heartbeats", "GenerateDataKey and Decrypt");
-    for (at, beat) in c.timeline.beats.clone() {
-        let x = c.x(at);
+    d.canvas.label(y, "heartbeats", "GenerateDataKey and Decrypt");
+    for (at, beat) in d.timeline.beats.clone() {
+        let x = d.x(at);
         match beat {
-            Beat::Good => c.put(format_args!(
+            Beat::Good => d.canvas.put(format_args!(
                 "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\" fill=\"{SUCCESS}\"/>"
             )),
-            Beat::Failed => c.put(format_args!(
+            Beat::Failed => d.canvas.put(format_args!(
                 "<path d=\"M{:.1} {:.1}l10 10m0 -10l-10 10\" stroke=\"{}\" stroke-width=\"3\"/>",
                 x - 5.0,
                 y - 5.0,
@@ -176,34 +105,34 @@ fn beats(c: &mut Canvas<'_>) {
 }
 
 /// Successes upward, failures downward, each bar a step of time.
-fn lane(c: &mut Canvas<'_>, row: Row, top: f64, step: f64) {
+fn lane(d: &mut Drawing<'_>, row: Row, top: f64, step: f64) {
     let base = top + 36.0;
-    c.label(top + 22.0, row.name(), row.title());
-    c.put(format_args!(
+    d.canvas.label(top + 22.0, row.name(), row.title());
+    d.canvas.put(format_args!(
         "<path d=\"M{LEFT} {base:.1}H{:.1}\" stroke=\"#94a3b8\" stroke-width=\"1\"/>",
         WIDTH - RIGHT
     ));
-    let origin = c.timeline.origin;
+    let origin = d.timeline.origin;
     let moment = |i: u32| origin + Duration::from_secs_f64(step * f64::from(i));
-    let timeline = c.timeline;
+    let timeline = d.timeline;
     let tallies: Vec<_> = (0u32..)
-        .take_while(|i| step * f64::from(*i) < c.length)
+        .take_while(|i| step * f64::from(*i) < d.canvas.length().as_secs_f64())
         .map(|i| (moment(i), timeline.tally(row, moment(i), moment(i + 1))))
         .collect();
     let most = |good| tallies.iter().map(|(_, t)| total(t, good)).max().unwrap_or(0).max(1) as f64;
     let (most_good, most_bad) = (most(Side::Good), most(Side::Bad));
     for (at, tally) in &tallies {
-        let x = c.x(*at);
-        let width = (c.x(*at + Duration::from_secs_f64(step)) - x).max(2.0) - 0.5;
+        let x = d.x(*at);
+        let width = (d.x(*at + Duration::from_secs_f64(step)) - x).max(2.0) - 0.5;
         let mut below = base;
         for (word, n) in tally {
             if *word == "ok" {
                 // One among many is drawn all the same.
                 let height = (*n as f64 / most_good * 30.0).max(2.0);
-                c.rect(x, base - height, width, height, colour(word));
+                d.canvas.rect(x, base - height, width, height, colour(word));
             } else {
                 let height = (*n as f64 / most_bad * 18.0).max(2.0);
-                c.rect(x, below, width, height, colour(word));
+                d.canvas.rect(x, below, width, height, colour(word));
                 below += height;
             }
         }
@@ -220,50 +149,50 @@ fn total(tally: &Tally<'_>, side: Side) -> u64 {
     tally.iter().filter(|(w, _)| (**w == "ok") == (side == Side::Good)).map(|(_, n)| n).sum()
 }
 
-fn draw_marks(c: &mut Canvas<'_>, marks: &[Mark], bottom: f64) {
+fn draw_marks(d: &mut Drawing<'_>, marks: &[Mark], bottom: f64) {
     for (i, mark) in marks.iter().enumerate() {
-        let x = c.x(mark.at);
+        let x = d.x(mark.at);
         // Neighbours do not write over each other.
         let y = if i % 2 == 0 { 42.0 } else { 62.0 };
         let (dashes, colour) = match mark.stroke {
-            Stroke::Solid => ("none", "#0f172a"),
+            Stroke::Solid => ("none", "var(--ink)"),
             Stroke::Dashed => ("6 4", "#be185d"),
         };
-        c.put(format_args!(
+        d.canvas.put(format_args!(
             "<path d=\"M{x:.1} {:.1}V{bottom:.1}\" stroke=\"{colour}\" stroke-width=\"1.5\" \
              stroke-dasharray=\"{dashes}\"/>",
             y - 10.0
         ));
-        c.text(x + 4.0, y, "mark", mark.label);
+        d.canvas.text(x + 4.0, y, "mark", mark.label);
     }
 }
 
-fn legend(c: &mut Canvas<'_>, rows: &[Row], y: f64) {
-    let (start, end) = (c.timeline.origin, c.timeline.end() + Duration::from_nanos(1));
-    let timeline = c.timeline;
+fn legend(d: &mut Drawing<'_>, rows: &[Row], y: f64) {
+    let (start, end) = (d.timeline.origin, d.timeline.end() + Duration::from_nanos(1));
+    let timeline = d.timeline;
     let words: Tally<'_> = rows.iter().flat_map(|row| timeline.tally(*row, start, end)).collect();
     let mut x = LEFT;
-    c.text(14.0, y, "key", "up: successes · down: failures");
+    d.canvas.text(14.0, y, "key", "up: successes · down: failures");
     let names = std::iter::once("ok").chain(words.into_keys().filter(|w| *w != "ok"));
     for word in names {
-        c.rect(x, y - 11.0, 13.0, 13.0, colour(word));
+        d.canvas.rect(x, y - 11.0, 13.0, 13.0, colour(word));
         let shown = if word == "ok" { "success" } else { word };
-        c.text(x + 19.0, y, "key", shown);
+        d.canvas.text(x + 19.0, y, "key", shown);
         x += 44.0 + 8.5 * shown.len() as f64;
     }
-    c.put(format_args!(
+    d.canvas.put(format_args!(
         "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"5\" fill=\"{SUCCESS}\"/>",
         x + 5.0,
         y - 4.0
     ));
-    c.text(x + 17.0, y, "key", "good beat");
+    d.canvas.text(x + 17.0, y, "key", "good beat");
     x += 100.0;
-    c.put(format_args!(
+    d.canvas.put(format_args!(
         "<path d=\"M{x:.1} {:.1}l10 10m0 -10l-10 10\" stroke=\"{}\" stroke-width=\"3\"/>",
         y - 9.0,
         colour("EKEYREVOKED")
     ));
-    c.text(x + 17.0, y, "key", "failed beat");
+    d.canvas.text(x + 17.0, y, "key", "failed beat");
 }
 
 #[cfg(test)]
@@ -277,7 +206,7 @@ mod tests {
         t.events.push(event(Row::Map, 4600, "<script>", 1));
         t.states.push((ms(7600), "<b>".to_owned()));
         t.states.push((ms(9600), "open".to_owned()));
-        let picture = draw(&t, &[Mark { at: ms(3000), label: "a<b", stroke: Stroke::Solid }]);
+        let picture = draw("a", &t, &[Mark { at: ms(3000), label: "a<b", stroke: Stroke::Solid }]);
         assert!(!picture.contains("<script>") && !picture.contains("<b>"));
         assert!(picture.contains("&lt;script&gt;") && picture.contains("a&lt;b"));
     }
@@ -285,7 +214,7 @@ mod tests {
     #[test]
     fn every_row_beat_and_state_is_drawn() {
         let t = play();
-        let picture = draw(&t, &[]);
+        let picture = draw("a", &t, &[]);
         for row in Row::ALL {
             assert!(picture.contains(row.title()), "{row:?}");
         }
@@ -299,15 +228,14 @@ mod tests {
 
     #[test]
     fn an_empty_timeline_is_a_picture_too() {
-        let picture = draw(&Timeline::new(ms(5)), &[]);
+        let picture = draw("a", &Timeline::new(ms(5)), &[]);
         assert!(picture.starts_with("<svg") && picture.ends_with("</svg>\n"));
         assert!(!picture.contains("NaN") && !picture.contains("inf"));
     }
 
     #[test]
     fn ticks_stay_few() {
-        assert!((tick_step(12.0) - 1.0).abs() < f64::EPSILON);
-        assert!((tick_step(100.0) - 10.0).abs() < f64::EPSILON);
-        assert!((tick_step(1e9) - 3600.0).abs() < f64::EPSILON);
+        let of = |seconds| tick_step(Duration::from_secs(seconds)).as_secs();
+        assert_eq!([12, 100, 1_000_000_000].map(of), [1, 10, 3600]);
     }
 }

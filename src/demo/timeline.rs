@@ -4,65 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::row::Row;
 use crate::clock::Moment;
-
-/// One kind of access that a program tries on and on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Row {
-    /// Appends a numbered line and fsyncs it.
-    Writer,
-    /// pread(2) on a descriptor that was open all along.
-    Descriptor,
-    /// Reads a memory map.
-    Map,
-    /// Opens a file anew and reads it.
-    Open,
-    /// Lists the mount.
-    ReadDir,
-    /// Looks a name up that was never looked up before.
-    Stat,
-    /// Transactions of pgbench.
-    Pgbench,
-}
-
-impl Row {
-    /// Every row, in the order of display.
-    pub const ALL: [Self; 7] = [
-        Self::Writer,
-        Self::Descriptor,
-        Self::Map,
-        Self::Open,
-        Self::ReadDir,
-        Self::Stat,
-        Self::Pgbench,
-    ];
-
-    /// One word, as printed and as the programs say it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Writer => "writer",
-            Self::Descriptor => "descriptor",
-            Self::Map => "map",
-            Self::Open => "open",
-            Self::ReadDir => "readdir",
-            Self::Stat => "stat",
-            Self::Pgbench => "pgbench",
-        }
-    }
-
-    /// What it does, for the report.
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::Writer => "appends a numbered line, fsync",
-            Self::Descriptor => "pread, descriptor open all along",
-            Self::Map => "reads a shared memory map",
-            Self::Open => "opens the file anew and reads it",
-            Self::ReadDir => "lists the folder",
-            Self::Stat => "stat of a name not yet looked up",
-            Self::Pgbench => "PostgreSQL transactions",
-        }
-    }
-}
 
 /// What an access got.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,7 +148,8 @@ impl Timeline {
         if good > 0 && told.last_good >= self.origin {
             self.beats.push((told.last_good, Beat::Good));
         }
-        if failed > 0 {
+        // What the first look tells of was before.
+        if failed > 0 && !self.states.is_empty() {
             self.beats.push((now, Beat::Failed));
         }
         self.seen = (told.beats, told.failed);
@@ -242,6 +186,11 @@ impl Timeline {
     /// The first success of a row from `from` on.
     pub fn first_success(&self, row: Row, from: Moment) -> Option<Moment> {
         self.of(row).filter(|e| e.got == Got::Success && e.at >= from).map(|e| e.at).min()
+    }
+
+    /// The first failure of a row.
+    pub fn first_failure(&self, row: Row) -> Option<Moment> {
+        self.of(row).filter(|e| e.got != Got::Success).map(|e| e.at).min()
     }
 
     /// The last failure of a row.
@@ -356,6 +305,14 @@ pub mod tests {
         assert_eq!(beats, wanted);
         let states: Vec<_> = t.states.iter().map(|(_, s)| s.as_str()).collect();
         assert_eq!(states, ["open", "draining", "revoked", "open"]);
+    }
+
+    #[test]
+    fn failures_before_the_first_look_are_none_of_it() {
+        let mut t = Timeline::new(ms(1000));
+        t.sight(ms(1100), &sighting("open", 9, 4, 900));
+        t.sight(ms(2000), &sighting("open", 10, 5, 900));
+        assert_eq!(t.beats, [(ms(2000), Beat::Failed)]);
     }
 
     #[test]

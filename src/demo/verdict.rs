@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use super::timeline::{Row, Timeline, WRONG};
+use super::means::Means;
+use super::row::Row;
+use super::timeline::{Timeline, WRONG};
 use crate::clock::Moment;
 
 /// From what moment the promise counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// The start of `key disable`: the embedded keystore refuses at once.
-    Disable,
+    /// The order that takes the key away: the embedded keystore refuses at once.
+    Order,
     /// The first beat that was seen to fail: AWS KMS takes its time to begin refusing.
     FirstRefusal,
 }
@@ -51,6 +53,8 @@ pub struct Facts<'a> {
     pub heartbeat: Duration,
     /// From when the promise counts.
     pub since: Since,
+    /// How the key was taken away.
+    pub means: Means,
     /// `None` where it did not come to that.
     pub lines: Option<Lines>,
     /// `None` without a database; an inner `None` where it could not be asked.
@@ -82,7 +86,7 @@ pub fn bound(facts: &Facts<'_>) -> Duration {
 pub fn since(facts: &Facts<'_>) -> Moment {
     let t = facts.timeline;
     let at = match facts.since {
-        Since::Disable => t.disabled,
+        Since::Order => t.disabled,
         Since::FirstRefusal => t.first_refusal(),
     };
     at.unwrap_or_else(|| t.end())
@@ -100,31 +104,57 @@ pub fn seconds(d: Duration) -> String {
 /// Judges.
 pub fn judge(facts: &Facts<'_>) -> Vec<Check> {
     let t = facts.timeline;
-    let mut all = vec![locked(t)];
-    let mut expected = Row::ALL.to_vec();
-    expected.retain(|r| *r != Row::Pgbench || facts.database.is_some());
-    all.extend(expected.iter().filter_map(|row| unreadable(facts, *row)));
-    all.push(reopened(t));
-    all.extend(expected.iter().map(|row| works_again(t, *row)));
+    let mut all = vec![locked(facts)];
+    all.extend(Row::PROGRAMS.map(|row| unreadable(facts, row)));
+    all.push(reopened(facts));
+    all.extend(Row::PROGRAMS.map(|row| works_again(facts, row)));
+    // What a database holds in its own memory is not the mount's: it is not held to the bound.
+    all.extend(facts.database.map(|_| works_again(facts, Row::Pgbench)));
     all.push(bytes(t));
     all.push(lines(facts.lines));
     all.extend(facts.database.map(database));
     all
 }
 
-fn locked(t: &Timeline) -> Check {
+/// The same promises in fewer words: what holds for every program is told once.
+pub fn judge_briefly(facts: &Facts<'_>) -> Vec<Check> {
+    let t = facts.timeline;
+    let latest = |times: [Option<Duration>; 6]| times.into_iter().flatten().max();
+    let last = latest(Row::PROGRAMS.map(|row| last_success(facts, row))).unwrap_or_default();
+    let back = latest(Row::PROGRAMS.map(|row| since_enabled(t, row))).unwrap_or_default();
+    let (last, promised, back) = (seconds(last), seconds(bound(facts)), seconds(back));
+    let mut all = vec![locked(facts)];
+    all.extend(together(
+        Row::PROGRAMS.map(|row| unreadable(facts, row)),
+        format!("no program's last success later than {last}, promised {promised}"),
+    ));
+    all.push(reopened(facts));
+    all.extend(together(
+        Row::PROGRAMS.map(|row| works_again(facts, row)),
+        format!("every program works again {back} after {}", facts.means.nouns().back),
+    ));
+    all.push(bytes(t));
+    all.push(lines(facts.lines));
+    all
+}
+
+/// What holds for all, or else what does not.
+fn together(checks: [Check; 6], what: String) -> Vec<Check> {
+    let broken: Vec<_> = checks.into_iter().filter(|c| !c.held).collect();
+    if broken.is_empty() { vec![Check { what, held: true }] } else { broken }
+}
+
+fn locked(facts: &Facts<'_>) -> Check {
+    let t = facts.timeline;
+    let away = facts.means.nouns().away;
     let what = match t.disabled.zip(t.locked()) {
-        Some((from, to)) => format!("locked {} after the disable", seconds(to.since(from))),
+        Some((from, to)) => format!("locked {} after {away}", seconds(to.since(from))),
         None => "the mount did not lock".to_owned(),
     };
     Check { what, held: t.locked().is_some() }
 }
 
-/// What a database holds in its own memory is not the mount's: pgbench is not held to the bound.
-fn unreadable(facts: &Facts<'_>, row: Row) -> Option<Check> {
-    if row == Row::Pgbench {
-        return None;
-    }
+fn unreadable(facts: &Facts<'_>, row: Row) -> Check {
     let t = facts.timeline;
     let bound = bound(facts);
     let name = row.name();
@@ -137,34 +167,43 @@ fn unreadable(facts: &Facts<'_>, row: Row) -> Option<Check> {
             last <= bound,
         ),
     };
-    Some(Check { what, held })
+    Check { what, held }
 }
 
-fn reopened(t: &Timeline) -> Check {
+fn reopened(facts: &Facts<'_>) -> Check {
+    let t = facts.timeline;
+    let back = facts.means.nouns().back;
     let what = match t.enabled.zip(t.reopened()) {
-        Some((from, to)) => format!("open again {} after the enable", seconds(to.since(from))),
+        Some((from, to)) => format!("open again {} after {back}", seconds(to.since(from))),
         None => "the mount did not open again".to_owned(),
     };
     Check { what, held: t.reopened().is_some() }
 }
 
-fn works_again(t: &Timeline, row: Row) -> Check {
-    let first = t.enabled.and_then(|at| t.first_success(row, at).map(|first| first.since(at)));
+fn since_enabled(t: &Timeline, row: Row) -> Option<Duration> {
+    t.enabled.and_then(|at| t.first_success(row, at).map(|first| first.since(at)))
+}
+
+fn works_again(facts: &Facts<'_>, row: Row) -> Check {
+    let first = since_enabled(facts.timeline, row);
+    let back = facts.means.nouns().back;
     let what = match first {
-        Some(first) => format!("{}: works again {} after the enable", row.name(), seconds(first)),
+        Some(first) => format!("{}: works again {} after {back}", row.name(), seconds(first)),
         None => format!("{}: does not work again", row.name()),
     };
     Check { what, held: first.is_some() }
 }
 
-fn bytes(t: &Timeline) -> Check {
+/// That no program ever read what was not written.
+pub fn bytes(t: &Timeline) -> Check {
     let end = after(t.end());
     let wrong: u64 =
         Row::ALL.iter().filter_map(|row| t.tally(*row, t.origin, end).get(WRONG).copied()).sum();
     Check { what: format!("reads that gave wrong bytes: {wrong}"), held: wrong == 0 }
 }
 
-fn lines(lines: Option<Lines>) -> Check {
+/// That what was acknowledged is there.
+pub fn lines(lines: Option<Lines>) -> Check {
     let Some(Lines { acknowledged, found }) = lines else {
         return Check { what: "the lines could not be read".to_owned(), held: false };
     };
@@ -195,7 +234,8 @@ mod tests {
         Facts {
             timeline,
             heartbeat: Duration::from_secs(2),
-            since: Since::Disable,
+            since: Since::Order,
+            means: Means::Disable,
             lines: Some(Lines { acknowledged: 9, found: 9 }),
             database: Some(Some(Database { committed: 5, rows: 6, sums: Sums::Agree })),
         }
@@ -231,6 +271,37 @@ mod tests {
             assert_eq!(broken.len(), 1, "{broken:?}");
             assert!(broken[0].starts_with(row.name()));
         }
+    }
+
+    #[test]
+    fn in_brief_what_is_broken_is_told_of_each_program() {
+        let mut t = play();
+        let brief = |t: &Timeline| judge_briefly(&Facts { means: Means::Deletion, ..facts(t) });
+        let all = brief(&t);
+        assert!(all.iter().all(|c| c.held), "{all:?}");
+        let what: Vec<_> = all.iter().map(|c| c.what.as_str()).collect();
+        assert_eq!(
+            what,
+            [
+                "locked 1.00 s after the scheduling",
+                "no program's last success later than 0.50 s, promised 3.00 s",
+                "open again 1.00 s after the cancellation",
+                "every program works again 1.50 s after the cancellation",
+                "reads that gave wrong bytes: 0",
+                "lines acknowledged 9, found 9",
+            ]
+        );
+        t.events.retain(|e| e.row != Row::Stat && (e.row != Row::Open || e.at < ms(4000)));
+        let broken = brief(&t).into_iter().filter(|c| !c.held).map(|c| c.what);
+        assert_eq!(
+            broken.collect::<Vec<_>>(),
+            [
+                "open: was never refused",
+                "stat: never worked",
+                "open: does not work again",
+                "stat: does not work again"
+            ]
+        );
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Fs {
         let node = self.node(ino)?;
         if let Some(size) = change.size {
             self.truncate(&node, size)?;
-            node.no_capability.store(false, Ordering::Relaxed);
+            node.capability.store(0, Ordering::Relaxed);
         }
         let held = self.hold(&node)?;
         let file = &*held;

@@ -1,6 +1,7 @@
 //! Reading and writing content.
 
 use std::cell::RefCell;
+use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,6 +12,7 @@ use super::node::{Content, Node};
 use super::piece::Piece;
 use super::records::Records;
 use super::seek::Sought;
+use super::xattrs::CAPABILITY;
 use crate::content::{ContentCipher, PAGE, disk_size, locate, start_of};
 use crate::disk::{File, OpenFile, Range};
 use crate::secret::wipe;
@@ -262,12 +264,16 @@ impl Fs {
 
     /// Changed content loses its file capabilities; looked at once per inode.
     fn drop_capability(&self, node: &Node) {
-        if node.no_capability.swap(true, Ordering::Relaxed) {
+        if node.capability.load(Ordering::Relaxed) != 0 {
             return;
         }
         if let Some(file) = &node.content.read().file {
-            // ENODATA is the common answer, and a filesystem without xattrs has none to drop.
-            let _ = file.remove_xattr(std::ffi::OsStr::new("security.capability"));
+            let is_gone = match file.remove_xattr(OsStr::new(CAPABILITY)) {
+                Ok(()) => true,
+                // The common answer; and that of a filesystem without attributes.
+                Err(e) => matches!(e.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP)),
+            };
+            node.capability.store(if is_gone { 1 } else { 2 }, Ordering::Relaxed);
         }
     }
 }

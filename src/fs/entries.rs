@@ -172,6 +172,8 @@ impl Fs {
         let mut stat = file.stat()?;
         stat.ino = self.map_ino(stat.ino);
         let node = self.remember(&Attr(stat), place, Sighting::New);
+        // The kernel asks at the first write.
+        node.capability.store(1, Ordering::Relaxed);
         let mut content = node.content.write();
         content.keyless = true;
         self.count_open(&mut content, file, OpenFor::Writing);

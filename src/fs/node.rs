@@ -67,8 +67,8 @@ pub struct Node {
     pub paged: AtomicBool,
     /// Whether a directory has a default ACL: 0 unknown, 1 no, 2 yes.
     pub default_acl: AtomicU8,
-    /// Whether security.capability is known to be absent.
-    pub no_capability: AtomicBool,
+    /// Whether it has security.capability: 0 unknown, 1 no, 2 none that a write could remove.
+    pub capability: AtomicU8,
     /// Whether it is a directory with an entry that is not of this volume.
     pub has_stranger: AtomicBool,
     /// Held while its `user.*` attributes are changed.
@@ -91,7 +91,7 @@ impl Node {
             content: RwLock::new(Content::default()),
             paged: AtomicBool::new(false),
             default_acl: AtomicU8::new(0),
-            no_capability: AtomicBool::new(false),
+            capability: AtomicU8::new(0),
             has_stranger: AtomicBool::new(false),
             user_xattrs: Mutex::default(),
             fresh_children: Mutex::default(),

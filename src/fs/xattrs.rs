@@ -18,6 +18,9 @@ use crate::names::Apart;
 /// What setxattr does about an attribute that is there already.
 pub type XattrSet = XattrHow;
 
+/// What a file has whose programs get capabilities (capabilities(7)).
+pub(super) const CAPABILITY: &str = "security.capability";
+
 /// Where SELinux is on, the kernel answers for labels itself and asks no FUSE daemon; where it
 /// is off, "there are none here" lets `ls -l` stop asking after the first file, and "this file
 /// has none" would have it ask for each.
@@ -54,6 +57,9 @@ impl Fs {
     /// ENODATA, EBADMSG; of the backing filesystem.
     pub fn getxattr(&self, ino: u64, name: &OsStr) -> Outcome<Vec<u8>> {
         let node = self.node(ino)?;
+        if name == CAPABILITY && node.capability.load(Ordering::Relaxed) == 1 {
+            return Err(errno(libc::ENODATA));
+        }
         if !is_user(name) {
             let found = self.look_at_xattrs(&node, |f| f.xattr(name), |d, n| d.xattr(n, name));
             return found.map_err(|e| absent(name, e));
@@ -150,5 +156,5 @@ fn expect_user_xattrs(node: &Node) -> Outcome<()> {
 
 fn acl_changed(node: &Node) {
     node.default_acl.store(0, Ordering::Relaxed);
-    node.no_capability.store(false, Ordering::Relaxed);
+    node.capability.store(0, Ordering::Relaxed);
 }

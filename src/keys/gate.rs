@@ -128,10 +128,20 @@ impl Gate {
 
     /// Waits until nobody is inside. The gate should be closed, or this may last.
     pub fn wait_idle(&self) {
-        let mut held = self.idle.lock();
+        while !self.wait_idle_for(Duration::MAX) {}
+    }
+
+    /// The same, for so long at most: says whether nobody is inside.
+    pub fn wait_idle_for(&self, patience: Duration) -> bool {
+        let (start, mut held) = (Moment::now(), self.idle.lock());
         while self.inside.load(Ordering::SeqCst) != 0 {
-            self.left.wait(&mut held);
+            let rest = patience.saturating_sub(Moment::now().since(start));
+            if rest.is_zero() {
+                return false;
+            }
+            self.left.wait_for(&mut held, rest);
         }
+        true
     }
 }
 
@@ -190,6 +200,16 @@ mod tests {
         g.mark_fresh(now);
         g.mark_fresh(now.before(Duration::from_secs(2)));
         assert!(g.enter(Purpose::Use).is_ok());
+    }
+
+    #[test]
+    fn who_stays_inside_is_not_waited_for_without_end() {
+        let g = gate();
+        let pass = g.enter(Purpose::Use).expect("open");
+        g.set(Phase::Locked(Reason::Refused));
+        assert!(!g.wait_idle_for(Duration::from_millis(1)));
+        drop(pass);
+        assert!(g.wait_idle_for(Duration::ZERO));
     }
 
     #[test]

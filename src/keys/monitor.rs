@@ -28,7 +28,12 @@ pub trait Effects: Send + Sync {
     fn lock_time(&self) -> LockTime;
     /// Invalidates the page cache of every inode, dirty pages saved first, until `deadline`.
     fn drain(&self, deadline: Moment);
-    /// The gate is closed: invalidates what the kernel may have got since, and every name.
+    /// The gate is closed, and the store holds up somebody who is inside: invalidates what takes
+    /// neither the store nor a request, every inode's attributes. Without them the kernel answers
+    /// for no path.
+    fn hide(&self);
+    /// The gate is closed, and nobody is inside: invalidates what the kernel may have got since, and
+    /// every name.
     fn seal(&self, names: &VolumeKeys);
     /// Tells the operator where the mount stands.
     fn announce(&self, phase: Phase, why: Option<&KmsError>);
@@ -60,6 +65,8 @@ impl From<Event> for Message {
     }
 }
 
+/// A lock waits so long for those who are inside before it does what it can beside them.
+const SOON: Duration = Duration::from_millis(100);
 /// How often waiting requests are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// While locked, the beats that may open it come at least this often.
@@ -338,7 +345,10 @@ impl Loop {
         let (effects, keyring) = (self.effects.clone(), self.keyring.clone());
         let events = self.events.clone();
         let seal = move |_| {
-            keyring.gate().wait_idle();
+            if !keyring.gate().wait_idle_for(SOON) {
+                effects.hide();
+                keyring.gate().wait_idle();
+            }
             if let Some(names) = keyring.wipe() {
                 effects.seal(&names);
             }

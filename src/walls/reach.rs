@@ -6,7 +6,7 @@
 //! those that unmount, write the audit log or speak to the KMS.
 
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use landlock::{
@@ -42,7 +42,7 @@ impl Beneath {
 
 /// Decides what threads that run requests will reach: these folders, and what /proc tells of their
 /// programs. They reach no network, and give up gaining privileges.
-pub fn limit_request_threads<'a>(folders: impl IntoIterator<Item = (&'a Path, Beneath)>) {
+pub fn limit_request_threads(folders: &[(PathBuf, Beneath)]) {
     match rules(folders) {
         // It is decided once.
         Ok(rules) => drop(REACH.set(rules)),
@@ -50,9 +50,7 @@ pub fn limit_request_threads<'a>(folders: impl IntoIterator<Item = (&'a Path, Be
     }
 }
 
-fn rules<'a>(
-    folders: impl IntoIterator<Item = (&'a Path, Beneath)>,
-) -> Result<RulesetCreated, RulesetError> {
+fn rules(folders: &[(PathBuf, Beneath)]) -> Result<RulesetCreated, RulesetError> {
     let rules = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(ABI::V2))?
@@ -61,8 +59,8 @@ fn rules<'a>(
         .handle_access(AccessNet::from_all(KNOWN))?
         .scope(Scope::AbstractUnixSocket)?
         .create()?;
-    let of_programs = (Path::new("/proc"), Beneath::Reads);
-    folders.into_iter().chain([of_programs]).try_fold(rules, |rules, (folder, beneath)| {
+    let of_programs = (PathBuf::from("/proc"), Beneath::Reads);
+    folders.iter().chain([&of_programs]).try_fold(rules, |rules, (folder, beneath)| {
         let Ok(folder) = PathFd::new(folder).inspect_err(|e| log::info!("landlock: {e}")) else {
             return Ok(rules); // What is not there cannot be reached.
         };
@@ -86,6 +84,7 @@ mod tests {
     use std::fs::{self, File};
     use std::io::Write;
     use std::os::unix::fs::symlink;
+    use std::path::Path;
 
     use rustix::fs::{CWD, FileType, Mode};
 
@@ -134,10 +133,10 @@ mod tests {
     #[test]
     fn a_confined_thread_works_in_the_store_and_reaches_nothing_else() {
         let (store, keystore, outside) = (folder(), folder(), folder());
-        let rules = rules([
-            (store.path(), Beneath::Changes),
-            (keystore.path(), Beneath::Reads),
-            (Path::new("/absent/folder"), Beneath::Reads),
+        let rules = rules(&[
+            (store.path().to_owned(), Beneath::Changes),
+            (keystore.path().to_owned(), Beneath::Reads),
+            ("/absent/folder".into(), Beneath::Reads),
         ]);
         let rules = match rules {
             Ok(rules) => rules,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::support::demo::{Demo, assert_kept, assert_played};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::server::{Rules, Server, credentials, free_port, new_key};
 use crate::support::tinyproxy::Tinyproxy;
@@ -139,6 +140,29 @@ fn a_proxy_is_gone_through_where_one_is_named() {
     store.key(&["enable", &key]);
     mount.wait_state("open", PATIENCE);
     assert_eq!(fs::read(mount.at("file")).expect("readable"), b"content");
+}
+
+/// The demo stands between the mount and the KMS as a proxy, and cuts that.
+#[test]
+fn the_demo_cuts_the_line_of_tls() {
+    if skip() || skipped("fuse") {
+        return;
+    }
+    let field = Field::new();
+    new_key(&field.server, "shown");
+    let demo = Demo::new();
+    let mut command = demo.command(&["--kms", "aws", "--key", "alias/shown", "--also", "network"]);
+    command.args(["--endpoint-url", &field.url(), "--heartbeat", "1s", "--seconds", "1"]);
+    command.envs(credentials("test", "test")).env("AWS_CA_BUNDLE", field.authority());
+    for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"] {
+        command.env_remove(name);
+    }
+    let output = command.output().expect("started");
+    assert_kept(&output, &demo.report());
+    let promises: &[&str] =
+        &["work on cached keys: ", "a file whose key is not cached: EKEYEXPIRED"];
+    assert_played(&output, &demo.report(), &[("network", promises)]);
+    demo.assert_gone();
 }
 
 /// With round trips of 300 ms no first call could end in time.

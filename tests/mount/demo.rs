@@ -1,9 +1,10 @@
 //! `kmsfs demo`, as a user runs it: what it tells, what it writes, what it leaves behind.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::support::demo::{Demo, assert_kept, number_after};
+use crate::support::demo::{Demo, assert_kept, assert_played, number_after};
 use crate::support::device::OpenDevice;
 use crate::support::{PATIENCE, kmsfs, nobody, run, skipped, wait_for};
 
@@ -15,6 +16,95 @@ fn the_demo_keeps_its_promises_and_leaves_nothing() {
     let demo = Demo::new();
     let output = demo.command(&["--heartbeat", "1s", "--seconds", "1"]).output().expect("started");
     assert_kept(&output, &demo.report());
+    demo.assert_gone();
+}
+
+/// Each further part, with every promise that it is held to.
+#[test]
+fn the_demo_plays_its_further_parts() {
+    if skipped("fuse") {
+        return;
+    }
+    let demo = Demo::new();
+    let args = ["--heartbeat", "1s", "--seconds", "1", "--also", "all"];
+    let output = demo.command(&args).output().expect("started");
+    assert_kept(&output, &demo.report());
+    let parts: [(&str, &[&str]); 4] = [
+        (
+            "deletion",
+            &[
+                "locked ",
+                "no program&#39;s last success later than ",
+                "open again ",
+                "every program works again ",
+                "reads that gave wrong bytes: 0",
+                "lines acknowledged ",
+            ],
+        ),
+        (
+            "network",
+            &[
+                "work on cached keys: ",
+                "a file whose key is not cached: EKEYEXPIRED after ",
+                "no lock: open all the time",
+                "once the KMS is back: that file opens after ",
+                "lines acknowledged ",
+            ],
+        ),
+        (
+            "copy",
+            &[
+                "locked: a file is EKEYREVOKED in the mount",
+                "the copy does not mount: exit code 5, and ENOENT where it would be",
+                "the copy is not read without a mount: exit code 5",
+                "the copy holds nothing of a file&#39;s content in clear",
+                "with the key enabled: the copy mounts, ",
+            ],
+        ),
+        (
+            "neighbours",
+            &[
+                "first store: locked ",
+                "first store: no program&#39;s last success later than ",
+                "second store: locked ",
+                "second store: no program&#39;s last success later than ",
+                "second store: every program works again ",
+                "store under another key: open all the time",
+                "store under another key: lines acknowledged ",
+            ],
+        ),
+    ];
+    assert_played(&output, &demo.report(), &parts);
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("left out: the embedded keystore asks nobody for a permission"));
+    demo.assert_gone();
+}
+
+/// While the keystore is moved away: it is moved back, for a store that is kept needs it.
+#[test]
+fn an_interrupted_outage_is_ended() {
+    if skipped("fuse") {
+        return;
+    }
+    let demo = Demo::new();
+    let mut child = demo
+        .command(&["--heartbeat", "1s", "--seconds", "1", "--also", "network", "--keep"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("started");
+    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut lines = lines.map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("folder is moved away")), "the part begins");
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    let kept = lines.find_map(|line| line.strip_prefix("kept: ").map(std::path::PathBuf::from));
+    let kept = kept.expect("the store is kept");
+    assert_eq!(child.wait().expect("it ends").code(), Some(1));
+    let ledger = kmsfs().arg("cat").arg(&kept).arg("ledger").output().expect("started");
+    assert_eq!((ledger.status.code(), ledger.stdout.len()), (Some(0), 64 << 10));
+    let stage = kept.parent().and_then(std::path::Path::parent).expect("its folders");
+    fs::remove_dir_all(stage).expect("removed");
     demo.assert_gone();
 }
 

@@ -6,7 +6,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, Gid, Uid, XattrFlags, copy_file_range, fallocate, setxattr};
+use rustix::fs::{
+    FallocateFlags, Gid, Uid, XattrFlags, copy_file_range, fallocate, getxattr, setxattr,
+};
+use rustix::io::Errno;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::support::{Loop, Store, nobody, run, skipped};
@@ -203,6 +206,48 @@ fn a_program_that_a_user_changed_does_not_run_as_its_owner() {
             as_nobody(|| change(&path)).expect("everybody may write it");
             assert_eq!(who(&path), "65534", "change {n}, {transport}");
         }
+    }
+}
+
+/// As capabilities(7) has it: a file whose content changes has none any more, also where the mount
+/// knows from memory whether it had any.
+#[test]
+fn a_file_that_is_written_to_loses_its_capabilities() {
+    if skipped("fuse") {
+        return;
+    }
+    // Version 2: CAP_NET_RAW, permitted.
+    let capability = [0, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let name = "security.capability";
+    for transport in ["auto", "off"] {
+        let store = Store::new(&[]);
+        let mount = store.mount(&["--io-uring", transport]);
+        let at = mount.at("program");
+        let of = |path: &Path| {
+            let mut value = [0; 64];
+            getxattr(path, name, &mut value).map(|len| value[..len].to_vec())
+        };
+        let set = || setxattr(&at, name, &capability, XattrFlags::empty()).expect("root may");
+        let file = File::create(&at).expect("made");
+        assert_eq!(of(&at), Err(Errno::NODATA));
+        for round in 0..3u64 {
+            set();
+            assert_eq!(of(&at), Ok(capability.to_vec()));
+            file.write_all_at(b"content", round).expect("written");
+            assert_eq!(of(&at), Err(Errno::NODATA), "round {round}, {transport}");
+        }
+        set();
+        file.set_len(3).expect("cut");
+        assert_eq!(of(&at), Err(Errno::NODATA), "cut, {transport}");
+        set();
+        fs::rename(&at, mount.at("renamed")).expect("renamed");
+        assert_eq!(of(&mount.at("renamed")), Ok(capability.to_vec()));
+        drop(file);
+        mount.unmount();
+        let mount = store.mount(&["--io-uring", transport]);
+        assert_eq!(of(&mount.at("renamed")), Ok(capability.to_vec()), "of a file that is known");
+        fs::copy(mount.at("renamed"), mount.at("copied")).expect("copied");
+        assert_eq!(of(&mount.at("copied")), Err(Errno::NODATA));
     }
 }
 

@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{
@@ -16,7 +17,7 @@ use rustix::fs::{
 use crate::bound::{HEARTBEAT, KINDS as PROBES, lock_once, make_small_tree};
 use crate::support::role::{self, Role, Stamps, micros};
 use crate::support::slow::{self, SlowDisk};
-use crate::support::{PATIENCE, Store, files, full_size, skipped, wait_for};
+use crate::support::{Mount, PATIENCE, Store, files, full_size, skipped, wait_for};
 
 pub const ROLES: &str = "slow_store::a_role";
 const SLOW: Duration = Duration::from_millis(50);
@@ -208,6 +209,82 @@ fn no_request_outlasts_the_bound_over_io_uring() {
 #[test]
 fn no_request_outlasts_the_bound_over_dev_fuse() {
     no_request_outlasts_the_bound("off");
+}
+
+/// A lock waits for a request that the store holds up. Until it was over, the kernel answered for
+/// every folder and empty file that it knew.
+///
+/// Commands that look at all mounts wait for one that hangs, as `df` does: it is played alone.
+#[test]
+#[ignore = "scripts/acceptance killswitch plays it: other tests' commands would wait for it"]
+fn a_store_that_hangs_does_not_keep_names_readable() {
+    if skipped("fuse") {
+        return;
+    }
+    for io_uring in ["auto", "off"] {
+        let disk = SlowDisk::new(ROLES);
+        let store = Store::unmade().at(disk.path().join("store")).made(&[]);
+        let mount = store.mount(&["--heartbeat", "2s", "--io-uring", io_uring]);
+        let (held, folder) = (File::create(mount.at("held")).expect("made"), mount.at("folder"));
+        held.write_all_at(b"text", 0).expect("written");
+        fs::create_dir(&folder).expect("made");
+        // From here on the kernel knows them.
+        assert!(fs::metadata(&folder).is_ok());
+        disk.set_delay(PATIENCE * 2);
+        // Later than any success, an access waits in the queue that the store holds up.
+        let (last, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let ends = EndsOfHang(&stop, &disk);
+            let writer = scope.spawn(move || held.write_all_at(b"more", 0));
+            wait_for("a request that waits for the store", PATIENCE, || waits_for_store(&mount));
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    if fs::metadata(&folder).is_ok() {
+                        last.store(micros(), Ordering::Relaxed);
+                    }
+                }
+            });
+            wait_for("a success", PATIENCE, || last.load(Ordering::Relaxed) > 0);
+            let disabled = micros();
+            let disables = scope.spawn(|| store.key(&["disable", "alias/kmsfs"]));
+            let since = |at: u64| Duration::from_micros(micros().saturating_sub(at));
+            let quiet = Duration::from_secs(2);
+            wait_for("the end of successes", PATIENCE, || {
+                since(last.load(Ordering::Relaxed)) > quiet
+            });
+            // It tells where the key was in use, and waits for no store.
+            wait_for("the end of the command", PATIENCE, || disables.is_finished());
+            assert!(!writer.is_finished(), "the store hangs still");
+            drop(ends);
+            let took = last.load(Ordering::Relaxed).saturating_sub(disabled);
+            let bound = HEARTBEAT + Duration::from_secs(1);
+            assert!(Duration::from_micros(took) <= bound, "{took} µs, {io_uring}");
+            writer.join().expect("no panic").expect("it was let in before");
+            disables.join().expect("no panic");
+        });
+        mount.wait_state("revoked", PATIENCE);
+        store.key(&["enable", "alias/kmsfs"]);
+        mount.wait_state("open", PATIENCE);
+        assert_eq!(fs::read(mount.at("held")).expect("readable"), b"more");
+        assert!(fs::metadata(&folder).is_ok());
+    }
+}
+
+/// Lets everybody go on who hangs or tries again and again, also where the test fails.
+struct EndsOfHang<'a>(&'a AtomicBool, &'a SlowDisk);
+
+impl Drop for EndsOfHang<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        self.1.set_delay(Duration::ZERO);
+    }
+}
+
+/// Whether a thread of the daemon waits for the slow disk, which is a FUSE filesystem itself.
+fn waits_for_store(mount: &Mount<'_>) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{}/task", mount.pid())).expect("it runs");
+    let mut places = tasks.flatten().map(|task| fs::read_to_string(task.path().join("wchan")));
+    places.any(|place| place.is_ok_and(|place| place.contains("request_wait_answer")))
 }
 
 /// A program that waits for a long request can be killed.

@@ -98,5 +98,24 @@ pub fn assert_kept(output: &Output, report: &Path) {
         number_after(&page, &format!("lines acknowledged {acknowledged}, found ")),
         acknowledged
     );
+    for elsewhere in ["Azure SQL Database", "MongoDB Atlas", "Amazon RDS", "Amazon EBS"] {
+        assert!(page.contains(&format!("<b>{elsewhere}</b>")), "{elsewhere}");
+    }
     assert!(!page.contains("<script") && !page.contains("src=") && !page.contains("href="));
+}
+
+/// That each of these parts was played and kept these promises, on the screen and in the report.
+pub fn assert_played(output: &Output, report: &Path, parts: &[(&str, &[&str])]) {
+    let told = String::from_utf8_lossy(&output.stdout);
+    let page = fs::read_to_string(report).expect("written");
+    for (part, promises) in parts {
+        let heading = format!("<h2>{part}: ");
+        let section = page.split(&heading).nth(1).unwrap_or_else(|| panic!("no {part}: {told}"));
+        let section = section.split("<h2>").next().unwrap_or_default();
+        for promise in *promises {
+            let line = format!("<td class=\"yes\">yes</td><td>{promise}");
+            assert!(section.contains(&line), "{part}: {promise}: {section}");
+            assert!(told.contains(&format!(" yes  {}", promise.replace("&#39;", "'"))), "{told}");
+        }
+    }
 }

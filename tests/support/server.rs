@@ -7,7 +7,7 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -131,6 +131,19 @@ impl Server {
 
     /// Runs Python with `kms` and `iam`, clients of this server as the account's root.
     pub fn python(&self, program: &str) -> String {
+        let mut command = Command::new(tool(self.tool, "python"));
+        run(command.arg("-c").arg(self.with_clients(program)).stdin(Stdio::null()))
+            .trim()
+            .to_owned()
+    }
+
+    /// The same as a command of the shell; the program lies in `file`.
+    pub fn shell_line(&self, file: &Path, program: &str) -> String {
+        std::fs::write(file, self.with_clients(program)).expect("written");
+        format!("'{}' '{}'", tool(self.tool, "python").display(), file.display())
+    }
+
+    fn with_clients(&self, program: &str) -> String {
         let prelude = format!(
             "import json, botocore.session\n\
              def client(name, key='test', secret='test'):\n\
@@ -139,8 +152,7 @@ impl Server {
              kms, iam = client('kms'), client('iam')\n",
             self.url()
         );
-        let mut command = Command::new(tool(self.tool, "python"));
-        run(command.arg("-c").arg(prelude + program).stdin(Stdio::null())).trim().to_owned()
+        prelude + program
     }
 }
 

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
@@ -76,8 +76,14 @@ fn attr(stat: &rfs::Stat, ino: u64) -> FileAttr {
 }
 
 impl Slow {
+    /// A delay that is made shorter meanwhile ends sooner.
     fn wait(&self) {
-        std::thread::sleep(Duration::from_micros(self.delay.get(DELAY)));
+        let start = Instant::now();
+        loop {
+            let delay = Duration::from_micros(self.delay.get(DELAY));
+            let Some(rest) = delay.checked_sub(start.elapsed()) else { return };
+            std::thread::sleep(rest.min(Duration::from_millis(50)));
+        }
     }
 
     /// A path that leads to an inode whatever happens to its names.

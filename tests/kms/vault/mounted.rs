@@ -4,7 +4,7 @@ use std::fs;
 
 use super::super::switch::{self, reread, written};
 use crate::support::bao::Bao;
-use crate::support::demo::{Demo, assert_kept};
+use crate::support::demo::{Demo, assert_kept, assert_played};
 use crate::support::{
     EKEYEXPIRED, EKEYREVOKED, PATIENCE, Store, errno, fails, kmsfs, run, skipped, wait_for,
 };
@@ -228,7 +228,17 @@ fn the_demo_keeps_its_promises_with_a_key_of_vault_s() {
     let token = token.to_str().expect("UTF-8");
     let mut command = demo.command(&["--kms", "vault", "--key", "shown"]);
     command.args(["--vault-token-file", token, "--heartbeat", "1s", "--seconds", "1"]);
+    command.args(["--also", "all"]);
     let output = command.envs(bao.place()).output().expect("started");
     assert_kept(&output, &demo.report());
+    let parts: [(&str, &[&str]); 2] = [
+        ("copy", &["the copy does not mount: exit code 5"]),
+        ("neighbours", &["second store: locked ", "store under another key: open all the time"]),
+    ];
+    assert_played(&output, &demo.report(), &parts);
+    let told = String::from_utf8_lossy(&output.stdout);
+    for why in ["Transit deletes a key at once", "certificate", "--deny COMMAND --allow COMMAND"] {
+        assert!(told.lines().any(|l| l.starts_with("left out: ") && l.contains(why)), "{told}");
+    }
     demo.assert_gone();
 }
