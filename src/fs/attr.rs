@@ -1,12 +1,11 @@
 //! Attributes: what a lookup and a getattr answer, and what a setattr changes.
 
 use std::ffi::OsStr;
-use std::sync::atomic::Ordering;
 
 use super::Fs;
 use super::dirs::Seen;
 use super::errno::{Outcome, errno};
-use super::node::Node;
+use super::node::{Capability, Node};
 use super::who::{Who, drop_set_ids_unless_privileged};
 use crate::content::plain_size;
 use crate::disk::{Directory, FileKind, OpenFile, Stat, Time, TimeChange};
@@ -113,7 +112,7 @@ impl Fs {
         let node = self.node(ino)?;
         if let Some(size) = change.size {
             self.truncate(&node, size)?;
-            node.capability.store(0, Ordering::Relaxed);
+            node.set_capability(Capability::Unknown);
         }
         let held = self.hold(&node)?;
         let file = &*held;

@@ -3,12 +3,11 @@
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::Fs;
 use super::errno::Outcome;
 use super::handles::OpenFor;
-use super::node::{Content, Node};
+use super::node::{Capability, Content, Node};
 use super::piece::Piece;
 use super::records::Records;
 use super::seek::Sought;
@@ -264,7 +263,7 @@ impl Fs {
 
     /// Changed content loses its file capabilities; looked at once per inode.
     fn drop_capability(&self, node: &Node) {
-        if node.capability.load(Ordering::Relaxed) != 0 {
+        if node.capability() != Capability::Unknown {
             return;
         }
         if let Some(file) = &node.content.read().file {
@@ -273,7 +272,7 @@ impl Fs {
                 // The common answer; and that of a filesystem without attributes.
                 Err(e) => matches!(e.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP)),
             };
-            node.capability.store(if is_gone { 1 } else { 2 }, Ordering::Relaxed);
+            node.set_capability(if is_gone { Capability::Absent } else { Capability::Stays });
         }
     }
 }

@@ -11,7 +11,7 @@ use super::dirs::Seen;
 use super::errno::{Outcome, errno};
 use super::handles::OpenFor;
 use super::names::{DIR_ID, entry_of, is_absent};
-use super::node::Node;
+use super::node::{Capability, Node};
 use super::table::{Inode, Sighting};
 use crate::disk::{Dir, Directory, File, FileKind, Open, identity};
 use crate::ids::DirId;
@@ -173,7 +173,7 @@ impl Fs {
         stat.ino = self.map_ino(stat.ino);
         let node = self.remember(&Attr(stat), place, Sighting::New);
         // The kernel asks at the first write.
-        node.capability.store(1, Ordering::Relaxed);
+        node.set_capability(Capability::Absent);
         let mut content = node.content.write();
         content.keyless = true;
         self.count_open(&mut content, file, OpenFor::Writing);

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU8};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -17,6 +17,17 @@ pub(super) type Link = (u64, Box<OsStr>);
 
 /// Past this many known links of one inode, more are not remembered.
 pub(super) const MOST_LINKS: usize = 64;
+
+/// What is known of a file's security.capability (capabilities(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capability {
+    /// Nothing.
+    Unknown,
+    /// It has none.
+    Absent,
+    /// It may have one, which a write could not remove.
+    Stays,
+}
 
 /// What is known of a regular file's content, under its lock.
 #[derive(Debug, Default)]
@@ -67,8 +78,7 @@ pub struct Node {
     pub paged: AtomicBool,
     /// Whether a directory has a default ACL: 0 unknown, 1 no, 2 yes.
     pub default_acl: AtomicU8,
-    /// Whether it has security.capability: 0 unknown, 1 no, 2 none that a write could remove.
-    pub capability: AtomicU8,
+    capability: AtomicU8,
     /// Whether it is a directory with an entry that is not of this volume.
     pub has_stranger: AtomicBool,
     /// Held while its `user.*` attributes are changed.
@@ -91,11 +101,23 @@ impl Node {
             content: RwLock::new(Content::default()),
             paged: AtomicBool::new(false),
             default_acl: AtomicU8::new(0),
-            capability: AtomicU8::new(0),
+            capability: AtomicU8::new(Capability::Unknown as u8),
             has_stranger: AtomicBool::new(false),
             user_xattrs: Mutex::default(),
             fresh_children: Mutex::default(),
         }
+    }
+
+    /// What is known of its security.capability.
+    pub fn capability(&self) -> Capability {
+        let known = self.capability.load(Ordering::Relaxed);
+        let mut all = [Capability::Absent, Capability::Stays].into_iter();
+        all.find(|one| *one as u8 == known).unwrap_or(Capability::Unknown)
+    }
+
+    /// What is known of it from now on.
+    pub fn set_capability(&self, known: Capability) {
+        self.capability.store(known as u8, Ordering::Relaxed);
     }
 
     /// A parent and a name on disk that lead here; `None` for the root and for what has been

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::Fs;
 use super::dirs::Seen;
 use super::errno::{Fail, Outcome, errno};
-use super::node::Node;
+use super::node::{Capability, Node};
 use super::piece::Piece;
 use super::user_xattrs::{
     NamesApart, UserXattrs, add_names, block_name, is_user, open_block, others, own_part,
@@ -57,7 +57,7 @@ impl Fs {
     /// ENODATA, EBADMSG; of the backing filesystem.
     pub fn getxattr(&self, ino: u64, name: &OsStr) -> Outcome<Vec<u8>> {
         let node = self.node(ino)?;
-        if name == CAPABILITY && node.capability.load(Ordering::Relaxed) == 1 {
+        if name == CAPABILITY && node.capability() == Capability::Absent {
             return Err(errno(libc::ENODATA));
         }
         if !is_user(name) {
@@ -156,5 +156,5 @@ fn expect_user_xattrs(node: &Node) -> Outcome<()> {
 
 fn acl_changed(node: &Node) {
     node.default_acl.store(0, Ordering::Relaxed);
-    node.capability.store(0, Ordering::Relaxed);
+    node.set_capability(Capability::Unknown);
 }
