@@ -184,8 +184,7 @@ impl Daemon {
         let mounted = fuse::mount(adapter, &settings.store, &settings.mountpoint, &settings.mount)?;
         let notifier = mounted.notifier();
         shared.fs.tell_unexpected_changes(Box::new(move |ino| {
-            // Of attributes alone, so it waits for no page and may be called by a request.
-            let _ = notifier.inval_inode(INodeNo(ino), -1, 0);
+            kernel::invalidate_attributes(&notifier, ino);
         }));
         let effects = Arc::new(Kernel {
             shared: shared.clone(),

@@ -66,6 +66,12 @@ impl Kernel {
     }
 }
 
+/// Of an inode's attributes alone, so it waits for no page and may be called by a request.
+pub(super) fn invalidate_attributes(notifier: &Notifier, ino: u64) {
+    // ENOENT: the kernel has forgotten it meanwhile.
+    let _ = notifier.inval_inode(INodeNo(ino), -1, 0);
+}
+
 impl Effects for Kernel {
     fn lock_time(&self) -> LockTime {
         let (nodes, paged) = self.shared.fs.table().counts();
@@ -92,10 +98,8 @@ impl Effects for Kernel {
     }
 
     fn hide(&self) {
-        for node in self.shared.fs.table().all() {
-            // From before its first byte: of its attributes alone.
-            let _ = self.notifier.inval_inode(INodeNo(node.ino), -1, 0);
-        }
+        let nodes = self.shared.fs.table().all();
+        nodes.iter().for_each(|n| invalidate_attributes(&self.notifier, n.ino));
     }
 
     fn seal(&self, names: &VolumeKeys) {

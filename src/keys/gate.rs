@@ -128,7 +128,7 @@ impl Gate {
 
     /// Waits until nobody is inside. The gate should be closed, or this may last.
     pub fn wait_idle(&self) {
-        while !self.wait_idle_for(Duration::MAX) {}
+        self.wait_idle_for(Duration::MAX);
     }
 
     /// The same, for so long at most: says whether nobody is inside.
