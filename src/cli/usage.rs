@@ -55,10 +55,7 @@ pub(super) fn run(
 /// hang for as long.
 pub(super) fn tell(admin: &dyn KeyAdmin, key: &KeyInfo) {
     let last_use = last_use(admin, key);
-    let (mounts, mut found) = (mounts(), Vec::new());
-    for mount in mounts.iter().filter(|mount| mount.is_believed()) {
-        found.extend(reported(mount, key));
-    }
+    let found: Vec<_> = mounts().iter().filter_map(|mount| reported(mount, key)).collect();
     lines(key, &last_use, &found, "mounted").iter().for_each(|line| tell!("{line}"));
     tell!("stores that are not mounted: kmsfs key usage {} STORE…", key.id);
 }
@@ -70,11 +67,14 @@ fn last_use(admin: &dyn KeyAdmin, key: &KeyInfo) -> LastUse {
     })
 }
 
+/// The mounts of this machine whose word counts.
 fn mounts() -> Vec<Target> {
-    control::all().unwrap_or_else(|e| {
+    let mut all = control::all().unwrap_or_else(|e| {
         tell!("kmsfs: what is mounted cannot be had: {e}");
         Vec::new()
-    })
+    });
+    all.retain(Target::is_believed);
+    all
 }
 
 /// The stores under the key: those that are mounted, and those that are known of otherwise.
@@ -85,7 +85,7 @@ fn find(key: &KeyInfo, named: &[PathBuf]) -> Vec<Found> {
     let mut here: BTreeMap<_, _> =
         of_file.chain(named.iter().cloned()).map(|store| (real(&store), None)).collect();
     let mut found = Vec::new();
-    for mount in mounts.iter().filter(|mount| mount.is_believed()) {
+    for mount in &mounts {
         match mount {
             Target::Here(_) => {
                 here.insert(real(mount.store()), Some(mount.mountpoint().to_owned()));
@@ -119,7 +119,7 @@ fn look(store: &Path, key: &KeyInfo) -> Result<Option<Use>, StoreError> {
     Ok(is_used.then_some(Use { is_current, data_keys: Some(data_keys) }))
 }
 
-/// As [`look`], and as the mount itself says.
+/// As [`look`], of what the mount itself says.
 fn reported(mount: &Target, key: &KeyInfo) -> Option<Found> {
     let report = mount.report().ok()??;
     let is_under = |master: &String| key.arn.is_related_to(&KeyArn(master.clone()));
