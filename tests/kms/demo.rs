@@ -1,9 +1,8 @@
 //! `kmsfs demo` on a key of one's own, in a KMS that another process serves.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::support::demo::{Demo, assert_kept, assert_played};
+use crate::support::demo::{Demo, assert_kept, assert_played, interrupted_at};
 use crate::support::server::{Rules, Server, credentials, key, new_key};
 use crate::support::{run, skipped};
 
@@ -86,18 +85,6 @@ print(made['AccessKeyId'], made['SecretAccessKey'])"
     assert_eq!(state(&server), "Enabled");
 }
 
-/// Ends a demo at the first line with these words: its exit code, and what it tells from there on.
-fn interrupted_at(mut command: Command, words: &str) -> (Option<i32>, Vec<String>) {
-    let mut child = command.stdout(Stdio::piped()).spawn().expect("started");
-    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let mut lines = lines.map_while(Result::ok);
-    assert!(lines.any(|line| line.contains(words)), "it comes to {words}");
-    let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a process");
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
-    let told = lines.collect();
-    (child.wait().expect("it ends").code(), told)
-}
-
 /// The key is the user's own: a demo that is interrupted while it is disabled enables it.
 #[test]
 fn an_interrupted_demo_enables_the_key_again() {
@@ -107,7 +94,9 @@ fn an_interrupted_demo_enables_the_key_again() {
     let server = Server::ministack(Rules::None);
     new_key(&server, "shown");
     let demo = Demo::new();
-    let (code, told) = interrupted_at(demo_on(&server, &demo, "5"), "EKEYREVOKED");
+    let (code, told) = interrupted_at(demo_on(&server, &demo, "5"), "EKEYREVOKED", || {
+        assert_eq!(state(&server), "Disabled");
+    });
     assert!(told.iter().any(|line| line.contains(" enable ")), "the user is told: {told:?}");
     assert_eq!((code, state(&server).as_str()), (Some(1), "Enabled"));
     demo.assert_gone();
@@ -124,7 +113,7 @@ fn an_interrupted_deletion_is_cancelled() {
     let demo = Demo::new();
     let mut command = demo_on(&server, &demo, "1");
     command.args(["--also", "deletion"]);
-    let (code, told) = interrupted_at(command, " schedule-deletion ");
+    let (code, told) = interrupted_at(command, " schedule-deletion ", || ());
     assert!(told.iter().any(|line| line.contains(" cancel-deletion ")), "{told:?}");
     assert_eq!((code, state(&server).as_str()), (Some(1), "Enabled"));
     demo.assert_gone();

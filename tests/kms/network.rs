@@ -5,10 +5,9 @@ use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use crate::support::demo::{Demo, assert_kept, assert_played};
-use crate::support::proxy::{Fault, Proxy};
+use crate::support::proxy::{Proxy, assert_more_time_helps};
 use crate::support::server::{Rules, Server, credentials, free_port, new_key};
 use crate::support::tinyproxy::Tinyproxy;
 use crate::support::{PATIENCE, Store, fails, kmsfs, run, skipped, wait_for};
@@ -175,14 +174,7 @@ fn a_slow_line_is_given_more_time() {
     let key = new_key(&server, "kmsfs");
     let line = Proxy::before(server.port());
     let store = Store::aws(&line.url(), &credentials("test", "test"), &["--master-key", &key]);
-    line.set(Fault::Latency(Duration::from_millis(1000)));
-    fails(store.kmsfs().arg("mount").arg(store.path()).arg(store.mountpoint()), 6);
-    let mount = store.mount(&["--kms-timeout", "10s", "--heartbeat", "5s"]);
-    fs::write(mount.at("file"), b"content").expect("written");
-    run(kmsfs().arg("lock").arg(mount.root()));
-    run(kmsfs().arg("unlock").arg(mount.root()));
-    mount.wait_state("open", PATIENCE);
-    assert_eq!(fs::read(mount.at("file")).expect("readable"), b"content");
+    assert_more_time_helps(&line, &store);
     let mut wrong = store.kmsfs();
     wrong.args(["mount", "--kms-timeout", "11s"]).arg(store.path()).arg(store.mountpoint());
     assert!(fails(&mut wrong, 2).contains("from 1s to 10s"));

@@ -39,6 +39,16 @@ fn store_under(server: &Server, key: &str) -> Store {
     Store::aws(&server.url(), &credentials("test", "test"), &["--master-key", key])
 }
 
+/// A store under a key and its replica, with a file.
+fn filled(server: &Server, text: &str) -> (Pair, Store) {
+    let pair = Pair::new(server);
+    let store = store_under(server, &pair.first);
+    let mount = store.mount(&[]);
+    fs::write(mount.at("file"), text).expect("written");
+    mount.unmount();
+    (pair, store)
+}
+
 /// The two do not share their code, and each knows replicas.
 fn servers() -> Vec<Server> {
     let mut all = Vec::new();
@@ -57,11 +67,7 @@ fn a_replica_opens_a_volume_whose_region_is_lost_and_is_a_switch_of_its_own() {
         return;
     }
     for server in servers() {
-        let pair = Pair::new(&server);
-        let store = store_under(&server, &pair.first);
-        let mount = store.mount(&[]);
-        fs::write(mount.at("file"), b"from the first region").expect("written");
-        mount.unmount();
+        let (pair, store) = filled(&server, "from the first region");
         let volume_file = || fs::read(store.path().join("volume.json")).expect("there");
         let before = volume_file();
 
@@ -110,11 +116,7 @@ fn a_store_is_read_by_its_replica_and_moves_to_it() {
         return;
     }
     for server in servers() {
-        let pair = Pair::new(&server);
-        let store = store_under(&server, &pair.first);
-        let mount = store.mount(&[]);
-        fs::write(mount.at("file"), b"content").expect("written");
-        mount.unmount();
+        let (pair, store) = filled(&server, "content");
         run(key(&server).args(["disable", &pair.first]));
         let verb = |name: &str, there: &[&str], args: &[&str]| {
             let mut command = store.kmsfs();
@@ -215,11 +217,7 @@ fn no_store_has_a_mount_ask_a_replica() {
         return;
     }
     let server = Server::ministack(Rules::None);
-    let pair = Pair::new(&server);
-    let store = store_under(&server, &pair.first);
-    let mount = store.mount(&[]);
-    fs::write(mount.at("file"), b"content").expect("written");
-    mount.unmount();
+    let (pair, store) = filled(&server, "content");
     let mounting = |options: &[&str]| {
         let mut command = store.kmsfs();
         command.arg("mount").args(options).arg(store.path()).arg(store.mountpoint());

@@ -1,10 +1,9 @@
 //! `kmsfs demo`, as a user runs it: what it tells, what it writes, what it leaves behind.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::support::demo::{Demo, assert_kept, assert_played, number_after};
+use crate::support::demo::{Demo, assert_kept, assert_played, interrupted_at, number_after};
 use crate::support::device::OpenDevice;
 use crate::support::{PATIENCE, kmsfs, nobody, run, skipped, wait_for};
 
@@ -87,20 +86,14 @@ fn an_interrupted_outage_is_ended() {
         return;
     }
     let demo = Demo::new();
-    let mut child = demo
-        .command(&["--heartbeat", "1s", "--seconds", "1", "--also", "network", "--keep"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("started");
-    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let mut lines = lines.map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("folder is moved away")), "the part begins");
-    let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a process");
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
-    let kept = lines.find_map(|line| line.strip_prefix("kept: ").map(std::path::PathBuf::from));
+    let args = ["--heartbeat", "1s", "--seconds", "1", "--also", "network", "--keep"];
+    let mut command = demo.command(&args);
+    command.stderr(Stdio::null());
+    let (code, told) = interrupted_at(command, "folder is moved away", || ());
+    let kept =
+        told.iter().find_map(|line| line.strip_prefix("kept: ").map(std::path::PathBuf::from));
     let kept = kept.expect("the store is kept");
-    assert_eq!(child.wait().expect("it ends").code(), Some(1));
+    assert_eq!(code, Some(1));
     let ledger = kmsfs().arg("cat").arg(&kept).arg("ledger").output().expect("started");
     assert_eq!((ledger.status.code(), ledger.stdout.len()), (Some(0), 64 << 10));
     let stage = kept.parent().and_then(std::path::Path::parent).expect("its folders");

@@ -1,8 +1,9 @@
 //! A run of `kmsfs demo`, and what it must not leave behind.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use super::{PATIENCE, kmsfs, run, wait_for};
 
@@ -47,6 +48,24 @@ impl Demo {
         // The daemon may still be ending, and a killed program be waited for by init.
         wait_for("the end of every process", PATIENCE, || !anybody(&here));
     }
+}
+
+/// Ends a demo at the first line with these words, after what is done `meanwhile`: its exit code, and
+/// what it tells from there on.
+pub fn interrupted_at(
+    mut command: Command,
+    words: &str,
+    meanwhile: impl FnOnce(),
+) -> (Option<i32>, Vec<String>) {
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("started");
+    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut lines = lines.map_while(Result::ok);
+    assert!(lines.any(|line| line.contains(words)), "it comes to {words}");
+    meanwhile();
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    let told = lines.collect();
+    (child.wait().expect("it ends").code(), told)
 }
 
 /// Whether a process has this path in its command line.

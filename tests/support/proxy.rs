@@ -8,6 +8,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::{PATIENCE, Store, fails, kmsfs, run};
+
 /// What happens to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -266,4 +268,17 @@ fn message(stream: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
         }
     }
     Ok(Some(bytes))
+}
+
+/// That a mount of this store, over this line with round trips of a second, needs more time than
+/// calls have, and works when it has it.
+pub fn assert_more_time_helps(line: &Proxy, store: &Store) {
+    line.set(Fault::Latency(Duration::from_millis(1000)));
+    fails(store.kmsfs().arg("mount").arg(store.path()).arg(store.mountpoint()), 6);
+    let mount = store.mount(&["--kms-timeout", "10s", "--heartbeat", "5s"]);
+    std::fs::write(mount.at("file"), b"content").expect("written");
+    run(kmsfs().arg("lock").arg(mount.root()));
+    run(kmsfs().arg("unlock").arg(mount.root()));
+    mount.wait_state("open", PATIENCE);
+    assert_eq!(std::fs::read(mount.at("file")).expect("readable"), b"content");
 }

@@ -10,7 +10,7 @@ use kmsfs::kms::{Context, KeyRef, KeyService, Verdict};
 
 use super::calls::place;
 use crate::support::bao::Bao;
-use crate::support::proxy::{Fault, Proxy};
+use crate::support::proxy::{Fault, Proxy, assert_more_time_helps};
 use crate::support::server::free_port;
 use crate::support::tinyproxy::Tinyproxy;
 use crate::support::{PATIENCE, Store, fails, kmsfs, run, skipped, wait_for};
@@ -72,14 +72,7 @@ fn a_slow_line_is_given_more_time() {
     let env = [("VAULT_ADDR", line.url()), ("VAULT_TOKEN", bao.root().to_owned())];
     let env = env.map(|(name, value)| (name.to_owned(), value));
     let store = Store::vault(&env, &["--master-key", "kmsfs"]);
-    line.set(Fault::Latency(Duration::from_millis(1000)));
-    fails(store.kmsfs().arg("mount").arg(store.path()).arg(store.mountpoint()), 6);
-    let mount = store.mount(&["--kms-timeout", "10s", "--heartbeat", "5s"]);
-    fs::write(mount.at("file"), b"content").expect("written");
-    run(kmsfs().arg("lock").arg(mount.root()));
-    run(kmsfs().arg("unlock").arg(mount.root()));
-    mount.wait_state("open", PATIENCE);
-    assert_eq!(fs::read(mount.at("file")).expect("readable"), b"content");
+    assert_more_time_helps(&line, &store);
 }
 
 /// Whoever has a token that is good waits for no other: a login that hung held up every call,
