@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::support::demo::{Demo, assert_kept, assert_played};
+use crate::support::port::free_port;
 use crate::support::proxy::{Proxy, assert_more_time_helps};
-use crate::support::server::{Rules, Server, credentials, free_port, new_key};
+use crate::support::server::{Rules, Server, credentials, new_key};
 use crate::support::tinyproxy::Tinyproxy;
 use crate::support::{PATIENCE, Store, fails, kmsfs, run, skipped, wait_for};
 

@@ -2,12 +2,13 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::support::port::free_port;
 use crate::support::{Mount, Store, run, skipped, wait_for};
 
 /// nfs-ganesha in the foreground, killed when dropped.
@@ -20,8 +21,7 @@ struct Server {
 impl Server {
     /// Exports the mount as `/export`, over NFS version 4.
     fn new(store: &Store, mount: &Mount<'_>) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let port = free.expect("a port of loopback").port();
+        let port = free_port();
         let (config, log) = (store.outside("ganesha.conf"), store.outside("ganesha.log"));
         let text = format!(
             "NFS_CORE_PARAM {{ NFS_Port = {port}; Protocols = 4; Bind_addr = 127.0.0.1; \

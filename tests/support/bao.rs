@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::server::{free_port, tool};
+use super::port::free_port;
+use super::server::tool;
 use super::{PATIENCE, run, wait_for};
 
 /// A running server, whose data outlive a stop.

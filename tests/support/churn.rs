@@ -148,7 +148,17 @@ pub fn check(root: &Path, mid_write: MidWrite) -> usize {
 
 fn checked(folder: &Path, mid_write: MidWrite) -> usize {
     let mut found = 0;
-    for entry in fs::read_dir(folder).expect("listed") {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) => {
+            // Removed after it was listed, and before its id was read.
+            let is_removed = e.raw_os_error() == Some(libc::EBADMSG)
+                && folder.to_string_lossy().contains("/moved");
+            assert!(is_removed && mid_write == MidWrite::Torn, "{}: {e}", folder.display());
+            return 0;
+        }
+    };
+    for entry in entries {
         let path = entry.expect("an entry").path();
         let stat =
             fs::symlink_metadata(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));

@@ -11,6 +11,7 @@ pub mod device;
 pub mod handle;
 pub mod hsm;
 pub mod mapping;
+pub mod port;
 pub mod proxy;
 pub mod recovery;
 pub mod role;

@@ -5,7 +5,7 @@
 //! does not authenticate its ciphertext; LocalStack takes no policies.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use super::port::free_port;
 use super::{PATIENCE, kmsfs, run, wait_for};
 
 /// The region that every test uses.
@@ -44,12 +45,6 @@ pub(super) fn tool(name: &str, program: &str) -> PathBuf {
         path.display()
     );
     path
-}
-
-/// A port of loopback that nobody has now.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port of loopback");
-    listener.local_addr().expect("it is bound").port()
 }
 
 impl Server {

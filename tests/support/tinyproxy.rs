@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
-use super::server::free_port;
+use super::port::free_port;
 use super::{PATIENCE, wait_for};
 
 /// A running proxy, ended when dropped.

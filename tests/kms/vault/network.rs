@@ -10,8 +10,8 @@ use kmsfs::kms::{Context, KeyRef, KeyService, Verdict};
 
 use super::calls::place;
 use crate::support::bao::Bao;
+use crate::support::port::free_port;
 use crate::support::proxy::{Fault, Proxy, assert_more_time_helps};
-use crate::support::server::free_port;
 use crate::support::tinyproxy::Tinyproxy;
 use crate::support::{PATIENCE, Store, fails, kmsfs, run, skipped, wait_for};
 
