@@ -52,8 +52,6 @@ pub enum Role {
     Control,
     /// Answers one of them.
     ControlClient,
-    /// Looks at a path that somebody else named.
-    Look,
     /// Counts sidecar lines for `status`.
     Count,
     /// Sweeps temporary files that a kill left.
@@ -109,7 +107,6 @@ impl Role {
             Self::Audit => "kmsfs-audit",
             Self::Control => "kmsfs-control",
             Self::ControlClient => "kmsfs-client",
-            Self::Look => "kmsfs-look",
             Self::Count => "kmsfs-count",
             Self::Leftovers => "kmsfs-leftovers",
             Self::Token => "kmsfs-token",

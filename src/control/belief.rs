@@ -1,19 +1,14 @@
 //! Whose word counts. Anybody may mount a filesystem of the type `fuse.kmsfs`, with any store's
 //! path as its source, and listen at a socket of his own.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
+use rustix::fs::{FileType, Mode, Stat, fstat};
 use rustix::process::{Uid, geteuid};
 
-use crate::threads::{Role, spawn};
-
-/// How long a path that somebody else named may take: it may lead into a filesystem of his, which
-/// never answers.
-const LOOK: Duration = Duration::from_secs(2);
+use super::walk;
 
 /// Whether a user is root or the caller himself.
 pub(super) fn is_root_or_caller(user: Uid) -> bool {
@@ -23,26 +18,30 @@ pub(super) fn is_root_or_caller(user: Uid) -> bool {
 /// Whether a user's word about a store counts: root's, the caller's own, and that of whom the
 /// store belongs to.
 pub(super) fn is_believed(user: Uid, store: &Path) -> bool {
-    is_root_or_caller(user) || look(store).is_some_and(|(_, owner)| owner == user)
+    let belongs = |store: &Stat| Uid::from_raw(store.st_uid) == user;
+    is_root_or_caller(user) || look(store).is_ok_and(|store| belongs(&store))
 }
 
-/// A path without links, and whose it is; `None` where that is not known soon.
-pub(super) fn look(path: &Path) -> Option<(PathBuf, Uid)> {
-    let path = path.to_owned();
-    let (tell, told) = mpsc::channel();
-    let work = move || {
-        let real = fs::canonicalize(path).ok()?;
-        let owner = Uid::from_raw(fs::symlink_metadata(&real).ok()?.uid());
-        tell.send((real, owner)).ok()
-    };
-    // One that hangs ends with this process.
-    spawn(Role::Look, work).ok()?;
-    told.recv_timeout(LOOK).ok()
+/// Opens a folder that is a user's alone to change: the one of his sockets. Where it is not the
+/// caller's it must not be in a filesystem that the user serves either.
+///
+/// # Errors
+/// Of the path; `PermissionDenied` where it is anything else.
+pub(super) fn owned_folder(path: &Path, user: Uid) -> io::Result<OwnedFd> {
+    let folder = walk::open(path, |mount| is_root_or_caller(mount.owner))?;
+    let is_his = is_users_alone(&fstat(&folder)?, user);
+    is_his.then_some(folder).ok_or_else(|| io::ErrorKind::PermissionDenied.into())
+}
+
+/// What a path leads to that another user named.
+fn look(path: &Path) -> io::Result<Stat> {
+    Ok(fstat(walk::open(path, |mount| is_root_or_caller(mount.owner))?)?)
 }
 
 /// Whether a folder is this user's alone to change: in one that others may write to, anybody could
 /// have put a socket, and a folder in /tmp is made by whoever comes first.
-pub(super) fn is_folder_of(folder: &Path, user: Uid) -> bool {
-    fs::symlink_metadata(folder)
-        .is_ok_and(|meta| meta.is_dir() && meta.uid() == user.as_raw() && meta.mode() & 0o022 == 0)
+fn is_users_alone(folder: &Stat, user: Uid) -> bool {
+    let is_folder = FileType::from_raw_mode(folder.st_mode).is_dir();
+    let others = Mode::from_raw_mode(folder.st_mode) & (Mode::WGRP | Mode::WOTH);
+    is_folder && Uid::from_raw(folder.st_uid) == user && others.is_empty()
 }

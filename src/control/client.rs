@@ -2,17 +2,19 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{Stat, fstat};
 use rustix::process::Uid;
 
-use super::belief::{is_believed, is_folder_of, is_root_or_caller, look};
+use super::belief::{is_believed, is_root_or_caller, owned_folder};
 use super::connection::{Connection, Process};
 use super::mounts::{Mount, mounts};
 use super::server::{SOCKET, folders, socket_name};
+use super::walk;
 use super::{Answer, Ask, Report};
 use crate::clock::Moment;
 use crate::disk::DeviceNumber;
@@ -108,7 +110,12 @@ impl Target {
     pub fn has_listener(&self) -> bool {
         let listens = |path: &PathBuf| match Connection::open(path, self.owner()) {
             Ok(_) => true,
-            Err(e) => e.kind() != io::ErrorKind::ConnectionRefused && path.exists(),
+            Err(e) => !matches!(
+                e.kind(),
+                io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::NotFound
+                    | io::ErrorKind::PermissionDenied
+            ),
         };
         self.sockets().iter().any(listens)
     }
@@ -189,11 +196,19 @@ pub fn all() -> io::Result<Vec<Target>> {
 /// Of listing the mounts, or of the store's path.
 pub fn serving(store: &Path) -> io::Result<Option<Target>> {
     let real = fs::canonicalize(store)?;
-    let owner = Uid::from_raw(fs::symlink_metadata(&real)?.uid());
+    let wanted = fs::symlink_metadata(&real)?;
+    let owner = Uid::from_raw(wanted.uid());
     let (first, others): (Vec<_>, Vec<_>) =
         all()?.into_iter().partition(|t| is_root_or_caller(t.owner()));
     let owners = others.into_iter().filter(|t| t.owner() == owner);
-    let same = |t: &Target| look(t.store()).is_some_and(|(path, _)| path == real);
+    let device = DeviceNumber::of(&real)?;
+    let same = |t: &Target| {
+        let is_it = |found: Stat| (found.st_dev, found.st_ino) == (wanted.dev(), wanted.ino());
+        // Another FUSE filesystem is not entered: it may hang.
+        t.store() == real
+            || walk::open(t.store(), |mount| mount.device == device)
+                .is_ok_and(|store| fstat(store).is_ok_and(is_it))
+    };
     Ok(first.into_iter().chain(owners).find(same))
 }
 
@@ -212,16 +227,11 @@ fn elsewhere(mounts: &[Mount]) -> impl Iterator<Item = Target> {
 
 /// The sockets in a user's folder, but for those of mounts that are seen here.
 fn sockets(folder: &Path, owner: Uid, here: &[String]) -> Vec<PathBuf> {
-    if !is_folder_of(folder, owner) {
-        return Vec::new();
-    }
-    let is_other = |path: &PathBuf| {
-        let name = path.file_name().and_then(|n| n.to_str());
-        let is_socket = fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
-        is_socket && name.is_some_and(|n| n.ends_with(SOCKET) && here.iter().all(|h| h != n))
-    };
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(is_other).collect()
+    let Ok(opened) = owned_folder(folder, owner) else { return Vec::new() };
+    let listed = fs::read_dir(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+    let names = listed.into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let is_other = |name: &str| name.ends_with(SOCKET) && here.iter().all(|h| h != name);
+    names.filter(|name| name.to_str().is_some_and(is_other)).map(|n| folder.join(n)).collect()
 }
 
 fn answering(socket: PathBuf, owner: Uid) -> Option<Target> {

@@ -1,18 +1,19 @@
 //! A connection to a daemon: whose it is is known, and nothing lasts or grows without a bound.
 
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
 use rustix::process::{Pid, PidfdFlags, Uid, pidfd_open};
 
-use super::belief::is_folder_of;
+use super::belief::owned_folder;
 use super::peer::{Credentials, credentials};
 use super::{Answer, Ask, wire};
 use crate::clock::Moment;
@@ -60,20 +61,24 @@ impl Connection {
     /// for a mount that is not his.
     ///
     /// # Errors
-    /// Of connecting; `PermissionDenied` where the folder or the process is another user's.
+    /// Of connecting; `PermissionDenied` where the folder is another user's, `AddrInUse` where the
+    /// process is.
     pub(super) fn open(path: &Path, owner: Uid) -> io::Result<Self> {
-        if !path.parent().is_some_and(|folder| is_folder_of(folder, owner)) {
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let within = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+        let file = openat2(owned_folder(folder, owner)?, name, flags, Mode::empty(), within)?;
         let fd = socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
         // connect(2) waits as long as a write does.
         set_socket_timeout(&fd, Timeout::Send, Some(CONNECT))?;
-        connect(&fd, &SocketAddrUnix::new(path)?)?;
+        connect(&fd, &SocketAddrUnix::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?)?;
         let stream = UnixStream::from(fd);
         let peer = credentials(&stream)?;
         if peer.uid != owner {
-            return Err(io::ErrorKind::PermissionDenied.into());
+            return Err(io::ErrorKind::AddrInUse.into());
         }
         Ok(Self { stream, peer })
     }

@@ -7,6 +7,7 @@ mod connection;
 mod mounts;
 mod peer;
 mod server;
+mod walk;
 mod wire;
 
 use serde::{Deserialize, Serialize};

@@ -53,23 +53,76 @@ pub fn mounts() -> io::Result<Vec<Mount>> {
     Ok(text.split(|b| *b == b'\n').filter_map(parse_mount).collect())
 }
 
-fn parse_mount(line: &[u8]) -> Option<Mount> {
-    let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
-    let dash = fields.iter().position(|f| *f == b"-")?;
-    if fields.get(dash + 1)? != b"fuse.kmsfs" {
-        return None;
+/// A FUSE filesystem, of whatever kind, through one of its mounts.
+pub(super) struct FuseMount {
+    /// Its number.
+    pub(super) device: DeviceNumber,
+    /// Who mounted it: whose process answers its requests.
+    pub(super) owner: Uid,
+}
+
+/// What is known of a mount if it is one of a FUSE filesystem; `None` if it is of another kind.
+///
+/// # Errors
+/// Of reading the list of mounts; `NotFound` where the mount is not on it.
+pub(super) fn fuse_mount(id: u64) -> io::Result<Option<FuseMount>> {
+    let text = fs::read("/proc/self/mountinfo")?;
+    let mut lines = text.split(|b| *b == b'\n').filter_map(Line::parse);
+    let line = lines.find(|line| line.id == id).ok_or(io::ErrorKind::NotFound)?;
+    if !line.kind.starts_with(b"fuse") {
+        return Ok(None);
     }
-    let options = std::str::from_utf8(fields.get(dash + 3)?).ok()?;
-    let owner = options.split(',').find_map(|o| o.strip_prefix("user_id=")?.parse().ok())?;
-    let own = std::str::from_utf8(fields.get(5)?).ok()?;
-    let words = || own.split(',').chain(options.split(','));
-    let flags = FLAGS.iter().filter(|(word, _)| words().any(|said| said == *word));
+    let owner = line.owner().ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Some(FuseMount { device: line.device, owner }))
+}
+
+/// A line of mountinfo, its fields as they are written there.
+struct Line<'a> {
+    id: u64,
+    device: DeviceNumber,
+    mountpoint: &'a [u8],
+    /// Of the mount.
+    flags: &'a [u8],
+    kind: &'a [u8],
+    source: &'a [u8],
+    /// Of the filesystem.
+    options: &'a [u8],
+}
+
+impl<'a> Line<'a> {
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
+        let dash = fields.iter().position(|f| *f == b"-")?;
+        let text = |field: usize| std::str::from_utf8(fields.get(field)?).ok();
+        Some(Self {
+            id: text(0)?.parse().ok()?,
+            device: DeviceNumber::parse(text(2)?)?,
+            mountpoint: fields.get(4)?,
+            flags: fields.get(5)?,
+            kind: fields.get(dash + 1)?,
+            source: fields.get(dash + 2)?,
+            options: fields.get(dash + 3)?,
+        })
+    }
+
+    /// Who mounted a FUSE filesystem.
+    fn owner(&self) -> Option<Uid> {
+        let mut options = self.options.split(|b| *b == b',');
+        let id = options.find_map(|option| option.strip_prefix(b"user_id="))?;
+        std::str::from_utf8(id).ok()?.parse().ok().map(Uid::from_raw)
+    }
+}
+
+fn parse_mount(line: &[u8]) -> Option<Mount> {
+    let line = Line::parse(line).filter(|line| line.kind == b"fuse.kmsfs")?;
+    let words = || [line.flags, line.options].into_iter().flat_map(|of| of.split(|b| *b == b','));
+    let flags = FLAGS.iter().filter(|(word, _)| words().any(|said| said == word.as_bytes()));
     Some(Mount {
         flags: flags.map(|(_, flag)| *flag).collect(),
-        mountpoint: unescape(fields.get(4)?),
-        store: unescape(fields.get(dash + 2)?),
-        device: DeviceNumber::parse(std::str::from_utf8(fields.get(2)?).ok()?)?,
-        owner: Uid::from_raw(owner),
+        mountpoint: unescape(line.mountpoint),
+        store: unescape(line.source),
+        device: line.device,
+        owner: line.owner()?,
     })
 }
 

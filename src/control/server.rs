@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Uid;
 
-use super::belief::is_folder_of;
+use super::belief::owned_folder;
 use super::peer::credentials;
 use super::{Answer, Ask, Host, Peer, wire};
 use crate::disk::DeviceNumber;
@@ -37,7 +37,7 @@ pub(super) fn folders(user: Uid) -> Vec<PathBuf> {
     match xdg::folder("XDG_RUNTIME_DIR") {
         Some(given) => vec![given.join("kmsfs"), temporary],
         // The folder that systemd makes is nobody else's; in /tmp anybody may come first.
-        None if is_folder_of(Path::new(&format!("/run/user/{}", user.as_raw())), user) => {
+        None if owned_folder(usual.parent().expect("it was joined"), user).is_ok() => {
             vec![usual, temporary]
         }
         None => vec![temporary, usual],

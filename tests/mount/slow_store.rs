@@ -213,10 +213,7 @@ fn no_request_outlasts_the_bound_over_dev_fuse() {
 
 /// A lock waits for a request that the store holds up. Until it was over, the kernel answered for
 /// every folder and empty file that it knew.
-///
-/// Commands that look at all mounts wait for one that hangs, as `df` does: it is played alone.
 #[test]
-#[ignore = "scripts/acceptance killswitch plays it: other tests' commands would wait for it"]
 fn a_store_that_hangs_does_not_keep_names_readable() {
     if skipped("fuse") {
         return;

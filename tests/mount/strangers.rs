@@ -2,7 +2,7 @@
 //! that are not theirs, and sockets that answer what they like.
 
 use std::fs::{self, File, Permissions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,7 +15,7 @@ use std::time::Duration;
 use kmsfs::disk::DeviceNumber;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::support::{PATIENCE, Store, kmsfs, run, skipped, two_keys, wait_for};
+use crate::support::{Mount, PATIENCE, Store, apart, kmsfs, run, skipped, two_keys, wait_for};
 
 /// Anybody but root.
 const STRANGER: u32 = 65_534;
@@ -45,6 +45,56 @@ impl Fake {
 
 impl Drop for Fake {
     fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.at, UnmountFlags::DETACH);
+    }
+}
+
+/// A filesystem of the stranger's, open to all, that reads what it is asked and does not answer.
+struct Swallowing {
+    at: PathBuf,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Swallowing {
+    fn over(at: &Path) -> Self {
+        let mut device = File::options().read(true).write(true).open("/dev/fuse").expect("opened");
+        let fd = device.as_raw_fd();
+        let ids = format!("user_id={STRANGER},group_id={STRANGER}");
+        let data = format!("fd={fd},rootmode=40000,{ids},allow_other\0");
+        let data = std::ffi::CStr::from_bytes_with_nul(data.as_bytes()).expect("no NUL");
+        rustix::mount::mount("x", at, "fuse.x", MountFlags::empty(), data).expect("mounted");
+        // FUSE_INIT, and an answer to it: struct fuse_out_header and fuse_init_out.
+        let mut request = vec![0; 1 << 17];
+        let length = device.read(&mut request).expect("a request");
+        assert!(length > 16, "a whole header");
+        let mut answer = [0; 16 + 64];
+        answer[..4].copy_from_slice(&80_u32.to_ne_bytes());
+        answer[8..16].copy_from_slice(&request[8..16]);
+        for (at, word) in [(16, 7_u32), (20, 31), (24, 4096), (36, 4096), (40, 1)] {
+            answer[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+        }
+        device.write_all(&answer).expect("answered");
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        std::thread::spawn(move || {
+            // Closed then, which lets whoever waits go on: only a test that fails comes here.
+            if device.read(&mut request).is_ok() {
+                count.fetch_add(1, Ordering::SeqCst);
+                std::thread::sleep(PATIENCE / 20);
+            }
+        });
+        Self { at: at.to_owned(), asked }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Swallowing {
+    fn drop(&mut self) {
+        // Whoever waits for an answer is let go.
+        let _ = rustix::mount::unmount(&self.at, UnmountFlags::FORCE);
         let _ = rustix::mount::unmount(&self.at, UnmountFlags::DETACH);
     }
 }
@@ -214,6 +264,62 @@ fn what_a_stranger_answers_is_bounded_and_steers_no_terminal() {
             assert!(!text.contains(steers) && !text.contains("\nx: open"), "{text:?}");
         }
     }
+}
+
+/// Who waits for an answer of a FUSE filesystem's process can't be killed. Such filesystems of
+/// strangers' lie behind the stores that their mounts name and over their folders of sockets.
+#[test]
+fn a_filesystem_of_a_strangers_is_not_entered() {
+    if skipped("fuse") {
+        return;
+    }
+    let store = Store::new(&[]);
+    let mount = store.mount(&[]);
+    let (tmp, sockets) = temporary(&store);
+    let _listening = Listening::at(&sockets, "0:999998.sock", Manner::Says("x"));
+    std::thread::scope(|scope| {
+        let apart = scope.spawn(|| {
+            apart::this_thread(&store.outside(""));
+            enter_nothing_of_a_strangers(&store, &mount, &tmp);
+        });
+        apart.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+fn enter_nothing_of_a_strangers(store: &Store, mount: &Mount<'_>, tmp: &Path) {
+    let folder = |name: &str| {
+        let path = store.outside(name);
+        fs::create_dir(&path).expect("made");
+        path
+    };
+    let (behind, link) = (folder("behind"), store.outside("link"));
+    std::os::unix::fs::symlink(&behind, &link).expect("linked");
+    let named = Fake::new(store.outside("named"), &behind.join("store"));
+    let linked = Fake::new(store.outside("linked"), &link.join("store"));
+    let others = tmp.join("kmsfs-65533");
+    fs::create_dir(&others).expect("made");
+    let swallow = [behind, others].map(|at| Swallowing::over(&at));
+    let asked = || swallow.iter().map(Swallowing::asked).sum::<usize>();
+    let within = |verb: &str, target: &Path| {
+        let mut command = kmsfs();
+        command.env("TMPDIR", tmp).arg(verb).arg(target);
+        if verb == "rewrap" {
+            command.args(["--to", "alias/kmsfs"]);
+        }
+        let (code, _, err) = ended(&mut command);
+        assert_eq!(asked(), 0, "{verb} {}: {err}", target.display());
+        code
+    };
+    let (_, out, err) = ended(&mut status(tmp));
+    assert!(out.contains(&*store.mountpoint().to_string_lossy()), "{out} {err}");
+    assert_eq!(asked(), 0, "status: {err}");
+    for fake in [&named, &linked] {
+        assert_eq!(within("status", &fake.at), Some(8));
+        assert_eq!(within("lock", &fake.at), Some(8));
+    }
+    assert_eq!(within("rewrap", &store.path()), Some(0));
+    assert_eq!(within("info", &store.path()), Some(0));
+    assert_eq!(within("lock", &mount.root()), Some(0));
 }
 
 /// A mount elsewhere is found by its socket: one in a folder that its user does not own is nobody's.

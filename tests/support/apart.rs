@@ -2,7 +2,11 @@
 //! not end while they are seen there too, and a program that looks at all mounts would wait for
 //! them, or stumble over one whose daemon was killed.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
+
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// What a shell does first.
 const LEAVE_OTHERS: &str = r#"
@@ -22,4 +26,19 @@ pub fn program(name: &str) -> Command {
     let mut program = shell("exec \"$@\"");
     program.arg(name);
     program
+}
+
+/// Takes this thread there, and what it starts from now on; the FUSE mounts below a folder stay.
+/// Threads that it starts keep the namespace alive, and so those mounts.
+pub fn this_thread(but_for: &Path) {
+    // SAFETY: the thread's own namespace and working folder, on which no other thread relies.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.expect("root");
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).expect("/");
+    let mounts = std::fs::read_to_string("/proc/thread-self/mounts").expect("readable");
+    for line in mounts.lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        if fields[2].starts_with("fuse") && !Path::new(fields[1]).starts_with(but_for) {
+            let _ = unmount(fields[1], UnmountFlags::DETACH);
+        }
+    }
 }
