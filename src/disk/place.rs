@@ -3,7 +3,7 @@
 //! documentation, "Inode properties"). Inode numbers are unique within each of them alone.
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, StatxFlags, statx};
@@ -20,6 +20,10 @@ const NUMBER: u32 = 56;
 pub(super) struct Place {
     dev: u64,
     mount: Option<u64>,
+    /// A mount in no folder (open_tree(2)) is taken apart when the descriptor that made it is
+    /// closed. Files in it can be used then still, but the kernel counts who uses them under a lock
+    /// that all mounts share.
+    _made: Option<OwnedFd>,
     /// The other device numbers of this filesystem, in the order in which they were met.
     others: Mutex<Vec<u64>>,
 }
@@ -34,7 +38,12 @@ impl Place {
     /// That of a folder.
     pub(super) fn of(folder: impl AsFd, stat: &Stat) -> Self {
         let mount = mount_of(folder, OsStr::new(""));
-        Self { dev: stat.dev, mount, others: Mutex::default() }
+        Self { dev: stat.dev, mount, _made: None, others: Mutex::default() }
+    }
+
+    /// That of a folder in a mount that this descriptor made.
+    pub(super) fn in_mount(made: OwnedFd, folder: impl AsFd, stat: &Stat) -> Self {
+        Self { _made: Some(made), ..Self::of(folder, stat) }
     }
 
     /// The attributes of what was opened from here: it lies in the same mount.

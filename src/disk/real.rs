@@ -220,6 +220,12 @@ impl RealDir {
         Ok(Arc::new(Self(fd, Arc::new(place))))
     }
 
+    /// In a mount of its own, which open_tree(2) made.
+    pub(super) fn top_of_mount(fd: OwnedFd, mount: OwnedFd) -> io::Result<Dir> {
+        let place = Place::in_mount(mount, &fd, &stat_of(&fd)?);
+        Ok(Arc::new(Self(fd, Arc::new(place))))
+    }
+
     /// The entry's path through /proc, for the calls that take no directory descriptor.
     fn proc_path(&self, name: &OsStr) -> PathBuf {
         let mut path = PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()));

@@ -73,5 +73,6 @@ pub fn open_dir_with(path: &Path, times: AccessTimes) -> io::Result<Dir> {
     let mount = open_tree(CWD, path, clone)?;
     sys::set_mount_attributes(&mount, times.attributes(), ALL)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    real::RealDir::top(openat(&mount, ".", flags, Mode::empty())?)
+    let folder = openat(&mount, ".", flags, Mode::empty())?;
+    real::RealDir::top_of_mount(folder, mount)
 }
