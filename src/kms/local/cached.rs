@@ -19,6 +19,13 @@ impl<T> Clone for Cached<T> {
     }
 }
 
+impl<T> Cached<T> {
+    /// Whether a file with this stamp is the one that was read; see [`Source::get`].
+    pub(super) fn is_of(&self, stamp: Stamp) -> bool {
+        self.settled && self.stamp == stamp
+    }
+}
+
 /// One file, and how it is read.
 pub(super) struct Source<'a, F> {
     pub(super) folder: &'a KeystoreFolder,
@@ -40,7 +47,7 @@ impl<F> Source<'_, F> {
     {
         if let Some(old) = old.filter(|old| old.settled) {
             match self.folder.stamp(self.name)? {
-                Some(stamp) if stamp == old.stamp => return Ok(Some(old)),
+                Some(stamp) if old.is_of(stamp) => return Ok(Some(old)),
                 Some(_) => {}
                 None => return Ok(None),
             }

@@ -10,6 +10,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -86,6 +87,21 @@ impl Place {
             Self::Path(path) => path.display().to_string(),
             Self::Held(_) => "(held open)".to_owned(),
         }
+    }
+
+    /// The stamp of a key's file, in one system call, which walks the path again. `None` where that
+    /// cannot be had: opening the folder tells why.
+    pub(super) fn key_stamp(&self, file: &str) -> Option<Stamp> {
+        let Self::Path(path) = self else { return None };
+        let found = std::fs::symlink_metadata(path.join(KEYS).join(file)).ok()?;
+        let time = |secs, nanos| Some(Time { secs, nanos: u32::try_from(nanos).ok()? });
+        Some(Stamp {
+            dev: found.dev(),
+            ino: found.ino(),
+            size: found.len(),
+            mtime: time(found.mtime(), found.mtime_nsec())?,
+            ctime: time(found.ctime(), found.ctime_nsec())?,
+        })
     }
 
     /// The folder as it is now.

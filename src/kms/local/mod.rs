@@ -167,6 +167,11 @@ impl LocalKms {
             let aliases = self.aliases_in(folder)?;
             return aliases.value.aliases.get(text).copied().ok_or_else(|| not_found(text));
         }
+        self.own_id(text)
+    }
+
+    /// The key of an id or an ARN.
+    fn own_id(&self, text: &str) -> Result<Id, KmsError> {
         if text.starts_with("arn:") {
             let (keystore, id) = id::parse_arn(text).ok_or_else(|| {
                 let what = format!("{text:?} is not the ARN of a key in an embedded keystore");

@@ -235,3 +235,26 @@ fn changes_from_many_sides_are_all_kept() {
     assert_eq!(kms.aliases().expect("listed").len(), 20);
     assert_eq!(kms.describe(&key).expect("described").versions, Some(21));
 }
+
+/// A data key was unwrapped under what was read before, where the one system call says that the
+/// file is the same: it has to say what the folder's own look says.
+#[test]
+fn a_keys_file_has_one_stamp_however_it_is_looked_at() {
+    let (temp, path, kms) = clear();
+    let key = KeyRef::from(&kms.create("").expect("key").arn);
+    let file = key_file(&path, &kms, &key);
+    let name = file.file_name().and_then(|name| name.to_str()).expect("text");
+    let stamps = || {
+        let folder = kms.place.open().and_then(|folder| folder.keys()).expect("opened");
+        (kms.place.key_stamp(name), folder.stamp(name).expect("looked at"))
+    };
+    let (first, same) = stamps();
+    assert!(first.is_some());
+    assert_eq!(first, same);
+    kms.disable(&key).expect("disabled");
+    let (second, same) = stamps();
+    assert_eq!(second, same);
+    assert_ne!(second, first, "replaced");
+    std::fs::rename(&path, temp.path().join("elsewhere")).expect("moved");
+    assert_eq!(kms.place.key_stamp(name), None);
+}
