@@ -31,24 +31,28 @@ const LONGEST: Duration = Duration::from_secs(86_400);
 #[derive(Clone)]
 struct Held {
     token: Arc<Token>,
-    since: Moment,
+    /// When it was asked for.
+    had: Moment,
     /// `None` for one that does not end, or of which nothing is known.
     lease: Option<Lease>,
 }
 
+impl Held {
+    /// Whether it may have ended, by what the server said of it.
+    fn may_have_ended(&self, now: Moment) -> bool {
+        self.lease.is_some_and(|lease| now >= lease.ends)
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Lease {
-    lasts: Duration,
+    /// Counted from before the server was asked: no later than by its own clock.
+    ends: Moment,
+    /// When it is renewed.
+    renewal: Moment,
     /// As long as it lasted at first: a renewal that gives much less meets the token's last end.
     at_first: Duration,
     renewable: bool,
-}
-
-impl Lease {
-    /// The same, looked at again after this time: at half of what it is said to last.
-    fn renewed_after(self, pause: Duration) -> Self {
-        Self { lasts: pause * 2, ..self }
-    }
 }
 
 #[derive(Default)]
@@ -124,9 +128,10 @@ impl Session {
 
     /// What needs no question: another token is there, or the refusal stands.
     fn known_instead_of(&self, refused: &Arc<Token>) -> Option<Option<Arc<Token>>> {
+        let now = Moment::now();
         match &self.state.lock().held {
             Some(held) if held.token != *refused => Some(Some(held.token.clone())),
-            Some(held) if Moment::now().since(held.since) < SHORTEST => Some(None),
+            Some(held) if now.since(held.had) < SHORTEST && !held.may_have_ended(now) => Some(None),
             _ if !self.place.auth.can_begin_anew() => Some(None),
             _ => None,
         }
@@ -163,13 +168,13 @@ impl Session {
             }
         };
         let lease = match login {
-            Some(login) => lease(login.lease_duration, login.renewable),
+            Some(login) => lease(now, login.lease_duration, login.renewable),
             // What is refused here, the call itself will tell better.
-            None => self.look(&token).ok().and_then(|seen| lease(seen.ttl, seen.renewable)),
+            None => self.look(&token).ok().and_then(|seen| lease(now, seen.ttl, seen.renewable)),
         };
         let token = Arc::new(token);
         let mut state = self.state.lock();
-        state.held = Some(Held { token: token.clone(), since: now, lease });
+        state.held = Some(Held { token: token.clone(), had: now, lease });
         state.failed = None;
         match &state.renewer {
             // Its thread ends only with the session.
@@ -191,11 +196,11 @@ impl Session {
         }
     }
 
-    /// How long until the token is to be renewed: half of the time that it lasts.
+    /// How long until the token is to be renewed.
     fn until_renewal(&self) -> Duration {
         let state = self.state.lock();
-        let Some(Held { since, lease: Some(lease), .. }) = &state.held else { return LONGEST };
-        (lease.lasts / 2).saturating_sub(Moment::now().since(*since)).min(LONGEST)
+        let Some(Held { lease: Some(lease), .. }) = &state.held else { return LONGEST };
+        lease.renewal.since(Moment::now()).min(LONGEST)
     }
 
     /// Renews the token, or has another.
@@ -203,13 +208,15 @@ impl Session {
         let Some(held) = self.state.lock().held.clone() else { return };
         let Some(before) = held.lease else { return };
         let auth = &self.place.auth;
+        let asked = Moment::now();
         let renewed = if before.renewable { self.renew_self(&held.token) } else { Ok(None) };
-        let now = Moment::now();
         let good = match renewed {
-            Ok(login) => login.and_then(|login| lease(login.lease_duration, login.renewable)),
+            Ok(login) => {
+                login.and_then(|login| lease(asked, login.lease_duration, login.renewable))
+            }
             Err(e) if e.verdict == Verdict::Unavailable => {
                 log::warn!("{e}; it is tried again");
-                return self.keep(&held, now, before.renewed_after(AGAIN));
+                return self.postpone(&held, before, AGAIN);
             }
             Err(e) => {
                 log::warn!("{e}");
@@ -217,15 +224,14 @@ impl Session {
             }
         };
         let good = good.map(|lease| Lease { at_first: before.at_first, ..lease });
-        if let Some(lease) = good.filter(|l| l.lasts * 2 > l.at_first || !auth.is_login()) {
-            return self.keep(&held, now, lease);
+        let lasts = |lease: &Lease| lease.ends.since(asked);
+        if let Some(lease) = good.filter(|l| lasts(l) * 2 > l.at_first || !auth.is_login()) {
+            return self.keep(&held, lease);
         }
         if !auth.can_begin_anew() {
-            log::warn!(
-                "the token of Vault cannot be renewed: it ends within {:?}",
-                before.lasts / 2
-            );
-            return self.keep(&held, now, before.renewed_after(LONGEST));
+            let left = before.ends.since(Moment::now());
+            log::warn!("the token of Vault cannot be renewed: it ends within {left:?}");
+            return self.postpone(&held, before, LONGEST);
         }
         let turn = self.turn.lock();
         if self.held() != Some(held.token.clone()) {
@@ -235,7 +241,7 @@ impl Session {
         if let Err(e) = self.begin(&turn) {
             log::warn!("{e}; it is tried again");
             let pause = if e.verdict == Verdict::Unavailable { AGAIN } else { LATER };
-            self.keep(&held, now, before.renewed_after(pause));
+            self.postpone(&held, before, pause);
         }
     }
 
@@ -246,11 +252,16 @@ impl Session {
         answer::login(what, &reply).map(Some)
     }
 
-    /// Notes how long the token lasts from now on, if it still is the one in use.
-    fn keep(&self, held: &Held, since: Moment, lease: Lease) {
+    /// Renews the token later. It lasts no longer for that.
+    fn postpone(&self, held: &Held, lease: Lease, pause: Duration) {
+        self.keep(held, Lease { renewal: Moment::now() + pause, ..lease });
+    }
+
+    /// Notes how long the token lasts, if it still is the one in use.
+    fn keep(&self, held: &Held, lease: Lease) {
         let mut state = self.state.lock();
         if let Some(now) = state.held.as_mut().filter(|now| now.token == held.token) {
-            (now.since, now.lease) = (since, Some(lease));
+            now.lease = Some(lease);
         }
     }
 }
@@ -270,9 +281,16 @@ fn renew_on(session: &Weak<Session>, woken: &Receiver<()>) {
     }
 }
 
-fn lease(seconds: u64, renewable: bool) -> Option<Lease> {
+/// What the server said of a token that was asked for, or renewed, at this moment. It is renewed
+/// when half of its time is over.
+fn lease(asked: Moment, seconds: u64, renewable: bool) -> Option<Lease> {
     let lasts = Duration::from_secs(seconds);
-    (seconds > 0).then_some(Lease { lasts, at_first: lasts, renewable })
+    (seconds > 0).then(|| Lease {
+        ends: asked + lasts,
+        renewal: asked + lasts / 2,
+        at_first: lasts,
+        renewable,
+    })
 }
 
 /// A login that the server refuses: it does not know who asks. A call that was refused before it
@@ -287,20 +305,48 @@ fn of_login(e: KmsError) -> KmsError {
 
 #[cfg(test)]
 mod tests {
+    use super::super::auth::Auth;
     use super::*;
 
     #[test]
     fn a_token_without_an_end_is_not_renewed() {
-        assert!(lease(0, true).is_none());
+        let now = Moment::now();
+        assert!(lease(now, 0, true).is_none());
         let session = Session::new(Place::sample());
         assert_eq!(session.until_renewal(), LONGEST);
         let held = |seconds| Held {
             token: Arc::new(Token::new(b"t")),
-            since: Moment::now(),
-            lease: lease(seconds, true),
+            had: now,
+            lease: lease(now, seconds, true),
         };
         session.state.lock().held = Some(held(10));
         let wait = session.until_renewal();
         assert!(wait <= Duration::from_secs(5) && wait > Duration::from_secs(4), "{wait:?}");
+    }
+
+    /// A short token ended on a busy machine before it was renewed. The refusal that followed counted
+    /// as the operator's, and the mount was locked.
+    #[test]
+    fn a_refusal_stands_at_once_only_of_a_token_that_cannot_have_ended() {
+        let role = Auth::AppRole {
+            mount: "approle".to_owned(),
+            role_id: "r".to_owned(),
+            secret_id_file: None,
+        };
+        let session = Session::new(Place { auth: role, ..Place::sample() });
+        let (token, now) = (Arc::new(Token::new(b"t")), Moment::now());
+        let known = |had: Moment, lease: Option<Lease>| {
+            session.state.lock().held = Some(Held { token: token.clone(), had, lease });
+            session.known_instead_of(&token)
+        };
+        assert!(matches!(known(now, lease(now, 60, true)), Some(None)), "it stands");
+        assert!(matches!(known(now, None), Some(None)), "it stands");
+        let before = now.before(Duration::from_secs(2));
+        assert!(known(before, lease(before, 1, true)).is_none(), "it ended");
+        // Nor does a renewal that is put off let it live longer.
+        let held = Held { token: token.clone(), had: before, lease: lease(before, 1, true) };
+        session.postpone(&held, held.lease.expect("it has one"), AGAIN);
+        assert!(session.known_instead_of(&token).is_none(), "it ended");
+        assert!(!session.until_renewal().is_zero(), "and is renewed later");
     }
 }
