@@ -1,12 +1,11 @@
 //! From fuser's requests to ours, and from our answers to fuser's replies.
 
-use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, KernelConfig, LockOwner,
@@ -17,6 +16,7 @@ use fuser::{
 
 use super::content::WriteWords;
 use super::convert;
+use super::forgets;
 use super::handshake::{Offer, negotiate};
 use super::job::Start;
 use super::replies::{attribute, attributes, create, done, entry, fuse_errno, opened, statfs};
@@ -31,22 +31,6 @@ use crate::threads;
 pub struct Adapter {
     requests: Arc<Requests>,
     rings: Offer,
-}
-
-/// Sleeps for a millisecond before the first of several inodes that the kernel forgets. For each one
-/// it wakes a thread that reads /dev/fuse, and such a thread takes all that wait: it is to take
-/// many. Where requests come over rings it has nothing else to do; only interrupts wait for it.
-fn gather_forgets() {
-    const GATHERED: Duration = Duration::from_millis(1);
-    /// The next of those that were taken together follows within this time.
-    const TOGETHER: Duration = Duration::from_micros(100);
-    thread_local! {
-        static LAST: Cell<Option<Instant>> = const { Cell::new(None) };
-    }
-    if LAST.get().is_none_or(|last| last.elapsed() > TOGETHER) {
-        std::thread::sleep(GATHERED);
-    }
-    LAST.set(Some(Instant::now()));
 }
 
 /// Replies an outcome through a pair of functions.
@@ -103,7 +87,7 @@ impl Filesystem for Adapter {
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
         if self.requests.over_rings.load(Ordering::Relaxed) {
-            gather_forgets();
+            forgets::gather();
         }
         self.requests.shared.fs.forget(ino.0, nlookup);
     }

@@ -4,6 +4,7 @@ mod adapter;
 mod connection;
 mod content;
 mod convert;
+mod forgets;
 mod handshake;
 mod job;
 mod killed;
