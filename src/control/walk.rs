@@ -26,11 +26,13 @@ const MOST_LINKS: u32 = 40;
 pub(super) fn open(path: &Path, may_enter: impl Fn(&FuseMount) -> bool) -> io::Result<OwnedFd> {
     let mut steps = steps_of(&std::path::absolute(path)?);
     let mut here = step(CWD, Path::new("/"))?;
-    let (mut mount, mut links) = (mount_id(&here)?, 0);
+    // Every path leads through this one.
+    let root = mount_id(&here)?;
+    let (mut mount, mut links) = (root, 0);
     while let Some(name) = steps.pop() {
         let there = step(&here, Path::new(&name))?;
         let id = mount_id(&there)?;
-        if id != mount && !fuse_mount(id)?.is_none_or(|fuse| may_enter(&fuse)) {
+        if id != mount && id != root && !fuse_mount(id)?.is_none_or(|fuse| may_enter(&fuse)) {
             let why = format!("{} leads into another user's filesystem", path.display());
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
         }
