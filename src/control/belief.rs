@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::{FileType, Mode, Stat, fstat};
 use rustix::process::{Uid, geteuid};
 
-use super::walk;
+use super::walk::{self, LastLink};
 
 /// Whether a user is root or the caller himself.
 pub(super) fn is_root_or_caller(user: Uid) -> bool {
@@ -18,24 +18,25 @@ pub(super) fn is_root_or_caller(user: Uid) -> bool {
 /// Whether a user's word about a store counts: root's, the caller's own, and that of whom the
 /// store belongs to.
 pub(super) fn is_believed(user: Uid, store: &Path) -> bool {
-    let belongs = |store: &Stat| Uid::from_raw(store.st_uid) == user;
-    is_root_or_caller(user) || look(store).is_ok_and(|store| belongs(&store))
+    let owner = || Ok::<_, io::Error>(fstat(reach(store, LastLink::Followed)?)?.st_uid);
+    is_root_or_caller(user) || owner().is_ok_and(|owner| Uid::from_raw(owner) == user)
 }
 
 /// Opens a folder that is a user's alone to change: the one of his sockets. Where it is not the
-/// caller's it must not be in a filesystem that the user serves either.
+/// caller's it must not be in a filesystem that the user serves either. A link to one is none: in
+/// /tmp anybody may have made it.
 ///
 /// # Errors
 /// Of the path; `PermissionDenied` where it is anything else.
 pub(super) fn owned_folder(path: &Path, user: Uid) -> io::Result<OwnedFd> {
-    let folder = walk::open(path, |mount| is_root_or_caller(mount.owner))?;
+    let folder = reach(path, LastLink::Refused)?;
     let is_his = is_users_alone(&fstat(&folder)?, user);
     is_his.then_some(folder).ok_or_else(|| io::ErrorKind::PermissionDenied.into())
 }
 
-/// What a path leads to that another user named.
-fn look(path: &Path) -> io::Result<Stat> {
-    Ok(fstat(walk::open(path, |mount| is_root_or_caller(mount.owner))?)?)
+/// Opens what a path leads to that another user named.
+fn reach(path: &Path, last: LastLink) -> io::Result<OwnedFd> {
+    walk::open(path, last, |mount| is_root_or_caller(mount.owner))
 }
 
 /// Whether a folder is this user's alone to change: in one that others may write to, anybody could

@@ -14,7 +14,7 @@ use super::belief::{is_believed, is_root_or_caller, owned_folder};
 use super::connection::{Connection, Process};
 use super::mounts::{Mount, mounts};
 use super::server::{SOCKET, folders, socket_name};
-use super::walk;
+use super::walk::{self, LastLink};
 use super::{Answer, Ask, Report};
 use crate::clock::Moment;
 use crate::disk::DeviceNumber;
@@ -206,7 +206,7 @@ pub fn serving(store: &Path) -> io::Result<Option<Target>> {
         let is_it = |found: Stat| (found.st_dev, found.st_ino) == (wanted.dev(), wanted.ino());
         // Another FUSE filesystem is not entered: it may hang.
         t.store() == real
-            || walk::open(t.store(), |mount| mount.device == device)
+            || walk::open(t.store(), LastLink::Followed, |mount| mount.device == device)
                 .is_ok_and(|store| fstat(store).is_ok_and(is_it))
     };
     Ok(first.into_iter().chain(owners).find(same))

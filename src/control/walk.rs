@@ -17,13 +17,24 @@ use super::mounts::{FuseMount, fuse_mount};
 /// As many links as the kernel follows (path_resolution(7)).
 const MOST_LINKS: u32 = 40;
 
+/// What becomes of a symbolic link at the end of a path. Those before are followed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum LastLink {
+    Followed,
+    Refused,
+}
+
 /// Opens what a path leads to (`O_PATH`), without a request to any FUSE filesystem that may not be
 /// entered. A mount that is put in the way meanwhile changes nothing: what was stepped on is looked
 /// at before the next step.
 ///
 /// # Errors
 /// Of the steps, `ELOOP`, and `PermissionDenied` before such a filesystem.
-pub(super) fn open(path: &Path, may_enter: impl Fn(&FuseMount) -> bool) -> io::Result<OwnedFd> {
+pub(super) fn open(
+    path: &Path,
+    last: LastLink,
+    may_enter: impl Fn(&FuseMount) -> bool,
+) -> io::Result<OwnedFd> {
     let mut steps = steps_of(&std::path::absolute(path)?);
     let mut here = step(CWD, Path::new("/"))?;
     // Every path leads through this one.
@@ -38,7 +49,7 @@ pub(super) fn open(path: &Path, may_enter: impl Fn(&FuseMount) -> bool) -> io::R
         }
         if FileType::from_raw_mode(fstat(&there)?.st_mode).is_symlink() {
             links += 1;
-            if links > MOST_LINKS {
+            if links > MOST_LINKS || (steps.is_empty() && last == LastLink::Refused) {
                 return Err(Errno::LOOP.into());
             }
             let target = readlinkat(&there, c"", Vec::new())?.into_bytes();
@@ -84,7 +95,7 @@ mod tests {
         symlink("../a/b", at("a/relative")).expect("linked");
         symlink("circle", at("circle")).expect("linked");
         let number = |path: &str| {
-            let found = open(&at(path), |_| true)?;
+            let found = open(&at(path), LastLink::Followed, |_| true)?;
             Ok::<_, io::Error>(fstat(found)?.st_ino)
         };
         let file = fs::metadata(at("a/b/file")).expect("there").ino();
@@ -95,5 +106,9 @@ mod tests {
         assert_eq!(errno("circle"), Some(libc::ELOOP));
         assert_eq!(errno("a/none"), Some(libc::ENOENT));
         assert_eq!(errno("a/b/file/x"), Some(libc::ENOTDIR));
+        let strictly = |path: &str| open(&at(path), LastLink::Refused, |_| true);
+        assert!(strictly("absolute/b").is_ok());
+        let refused = strictly("a/relative").expect_err("a link").raw_os_error();
+        assert_eq!(refused, Some(libc::ELOOP));
     }
 }
