@@ -187,7 +187,10 @@ fn derived(key: &Key, volume: VolumeId, info: &[&[u8]]) -> [u8; 32] {
 }
 
 fn pages(store: &Path) -> Vec<PathBuf> {
-    files(&store.join("keys"))
+    let mut pages = files(&store.join("keys"));
+    // What a daemon is about to put in a page's place, or to remove.
+    pages.retain(|path| !path.to_string_lossy().contains(".tmp-"));
+    pages
 }
 
 /// The forms in which a key is looked for. The first round keys of a schedule are the key
