@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, KernelConfig, LockOwner,
@@ -69,7 +69,7 @@ impl Adapter {
 
     fn asked(&self, req: &Request) -> Asked<'_> {
         threads::prepare_for_requests();
-        self.requests.asked(convert::who(req), Start::Here)
+        self.requests.asked(convert::who(req), Start::Here, Instant::now())
     }
 }
 

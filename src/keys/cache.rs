@@ -48,14 +48,14 @@ impl Cache {
     pub(super) fn get(
         &mut self,
         file: FileId,
-        now: Moment,
+        now: impl FnOnce() -> Moment,
         expiry: Expiry,
     ) -> Option<Arc<ContentCipher>> {
         if let Some(held) = self.held.get(&file) {
             return held.entry.as_ref().map(|e| e.cipher.clone());
         }
         let entry = self.idle.get(&file)?;
-        if now >= entry.expires && expiry == Expiry::Strict {
+        if expiry == Expiry::Strict && now() >= entry.expires {
             self.idle.pop(&file);
             return None;
         }

@@ -105,7 +105,7 @@ impl FileKeys {
     /// A file's cipher, if it is cached.
     pub(super) fn get(&self, file: FileId, expiry: Expiry) -> Option<Arc<ContentCipher>> {
         let mut state = self.state.lock();
-        let found = state.cache.get(file, Moment::now(), expiry);
+        let found = state.cache.get(file, Moment::now, expiry);
         if found.is_some() {
             state.hits += 1;
             let next = state.ahead.hit(file);

@@ -41,9 +41,9 @@ pub(super) struct Asked<'a> {
 pub(super) type Soon<'a, S> = Option<Answered<'a, S>>;
 
 impl Requests {
-    /// A request.
-    pub(super) fn asked<'a>(&'a self, who: Who, start: Start<'a>) -> Asked<'a> {
-        Asked { requests: self, who, start, at: Instant::now() }
+    /// A request that came at `at`.
+    pub(super) fn asked<'a>(&'a self, who: Who, start: Start<'a>, at: Instant) -> Asked<'a> {
+        Asked { requests: self, who, start, at }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Instant;
 
 use super::abi::{self, Head, Out};
 use super::slot::{Page, RingReply, Slot};
@@ -93,13 +94,14 @@ thread_local! {
     static BROUGHT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Has the request in a slot answered: `None` where its reply comes later.
+/// Has the request in a slot answered, which came at `now`: `None` where its reply comes later.
 pub(super) fn dispatch<'a>(
     requests: &'a Requests,
     slot: Slot,
     start: Start<'a>,
+    now: Instant,
 ) -> Soon<'a, RingReply> {
-    let asked = requests.asked(slot.head().who, start);
+    let asked = requests.asked(slot.head().who, start, now);
     match slot.head().opcode {
         op::READ => read(asked, slot),
         op::WRITE => write(asked, slot),

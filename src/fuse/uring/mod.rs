@@ -30,6 +30,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use super::handshake::MAX_WRITE;
 use super::requests::Requests;
@@ -161,7 +162,7 @@ impl Thread {
         let ring = bulk.ring(worker, self.lanes.clone(), device);
         self.run(ring, |router, ring| {
             let reroute = |slot, ring: &mut Ring| router.reroute(slot, ring);
-            bulk.work(worker, ring, reroute, |slot, ring| router.run(slot, ring))
+            bulk.work(worker, ring, reroute, |slot, ring| router.run(slot, Instant::now(), ring))
         });
     }
 
@@ -188,17 +189,18 @@ fn serve(lane: &Lane, router: &Router, permit: Option<Permit>, ring: &mut Ring) 
     let mut chooser = permit.and_then(Chooser::new);
     loop {
         let event = ring.next(Wait::Forever)?;
+        let now = Instant::now();
         if let Some(chooser) = &mut chooser {
-            chooser.look();
+            chooser.look(now);
         }
         match event {
-            Some(Event::Request(slot)) => router.serve(slot, ring),
+            Some(Event::Request(slot)) => router.serve(slot, now, ring),
             Some(Event::Bell) => {
                 let (replies, requests) = lane.mailbox.take();
                 let count = replies.len();
                 replies.into_iter().for_each(|reply| ring.commit_posted(lane, reply));
                 lane.mailbox.note_sent(count);
-                requests.into_iter().for_each(|id| router.run(ring.slot(id), ring));
+                requests.into_iter().for_each(|id| router.run(ring.slot(id), Instant::now(), ring));
             }
             Some(Event::Gone) => return Ok(()),
             None => {}

@@ -40,12 +40,12 @@ impl Router {
         Self { requests: requests.clone(), paces: Default::default(), bulk: bulk.clone() }
     }
 
-    /// Of a lane's thread: answers a request here, or has another do it.
-    pub(super) fn serve(&self, slot: Slot, ring: &mut Ring) {
+    /// Of a lane's thread: answers a request that came at `now` here, or has another do it.
+    pub(super) fn serve(&self, slot: Slot, now: Instant, ring: &mut Ring) {
         match self.route(&slot) {
-            Route::Lane => self.run(slot, ring),
+            Route::Lane => self.run(slot, now, ring),
             Route::Bulk => self.bulk.push(slot),
-            Route::Runner(pace) => self.queue(slot, pace, ring),
+            Route::Runner(pace) => self.queue(slot, pace, now, ring),
         }
     }
 
@@ -54,22 +54,23 @@ impl Router {
         match self.route(&slot) {
             Route::Lane => slot.forward(),
             Route::Bulk => self.bulk.enqueue_without_wake(slot),
-            Route::Runner(pace) => self.queue(slot, pace, ring),
+            Route::Runner(pace) => self.queue(slot, pace, Instant::now(), ring),
         }
     }
 
-    /// Answers a request here.
-    pub(super) fn run(&self, slot: Slot, ring: &mut Ring) {
-        let (kind, began) = (dispatch::kind(slot.head()), Instant::now());
-        if let Some(answered) = dispatch(&self.requests, slot, Start::Here) {
-            answered.finish(|reply| ring.commit(reply));
-        }
-        self.paces[kind as usize].note(began.elapsed());
+    /// Answers a request here, where it is `now`.
+    pub(super) fn run(&self, slot: Slot, now: Instant, ring: &mut Ring) {
+        let kind = dispatch::kind(slot.head());
+        let done = match dispatch(&self.requests, slot, Start::Here, now) {
+            Some(answered) => answered.finish(|reply| ring.commit(reply)),
+            None => Instant::now(),
+        };
+        self.paces[kind as usize].note(done.saturating_duration_since(now));
     }
 
     /// Has the runner answer a request. One that names nothing sensible is answered at once.
-    fn queue(&self, slot: Slot, pace: &Arc<Pace>, ring: &mut Ring) {
-        if let Some(answered) = dispatch(&self.requests, slot, Start::Runner(pace)) {
+    fn queue(&self, slot: Slot, pace: &Arc<Pace>, now: Instant, ring: &mut Ring) {
+        if let Some(answered) = dispatch(&self.requests, slot, Start::Runner(pace), now) {
             answered.finish(|reply| ring.commit(reply));
         }
     }

@@ -122,15 +122,15 @@ impl Chooser {
         Some(Self { uptime, looked: Instant::now(), last, policy: Policy::Ordinary })
     }
 
-    /// To be called with every request: looks at the machine now and then.
-    pub(super) fn look(&mut self) {
-        if self.looked.elapsed() < EVERY {
+    /// To be called with every request, at `now`: looks at the machine now and then.
+    pub(super) fn look(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.looked) < EVERY {
             return;
         }
-        self.looked = Instant::now();
-        let Some(now) = read(&self.uptime) else { return };
-        let wanted = choose(self.last, now);
-        self.last = now;
+        self.looked = now;
+        let Some(uptime) = read(&self.uptime) else { return };
+        let wanted = choose(self.last, uptime);
+        self.last = uptime;
         if wanted != self.policy && wanted.take() {
             self.policy = wanted;
         }
@@ -193,7 +193,7 @@ mod tests {
                 chooser.policy = Policy::Idle;
                 chooser.looked -= EVERY;
                 chooser.last = (chooser.last.0 - 1.0, chooser.last.1);
-                chooser.look();
+                chooser.look(Instant::now());
                 assert!(Policy::Ordinary.is_had(), "no core was idle in that second");
             } else {
                 assert!(!is_root());
