@@ -47,6 +47,16 @@ impl Fs {
         Ok((file, cipher))
     }
 
+    /// A file's content; the caller holds its lock.
+    fn records<'a>(
+        &self,
+        node: &'a Node,
+        file: &'a dyn OpenFile,
+        cipher: Option<&'a ContentCipher>,
+    ) -> Records<'a> {
+        Records { file, cipher, writeback: self.writeback, floor: &node.size_floor }
+    }
+
     /// Reads at `offset` into `out`; answers how many bytes, fewer at the end.
     ///
     /// # Errors
@@ -70,9 +80,7 @@ impl Fs {
             if content.id != cipher.as_ref().map(|c| c.file()) {
                 continue; // It got its key in between.
             }
-            let records =
-                Records { file: &*file, cipher: cipher.as_deref(), writeback: self.writeback };
-            return look(&records);
+            return look(&self.records(node, &*file, cipher.as_deref()));
         }
     }
 
@@ -96,8 +104,7 @@ impl Fs {
         if content.id.is_some() {
             return Ok(());
         }
-        let records = Records { file: &**file, cipher: None, writeback: self.writeback };
-        records.check_blank(&mut content.blank, &Piece::begin())
+        self.records(node, &**file, None).check_blank(&mut content.blank, &Piece::begin())
     }
 
     /// Runs `act` under the file's lock with its cipher, giving it a key first if it has none.
@@ -126,7 +133,7 @@ impl Fs {
                 self.keyring.discard_unused_key(cipher.file());
             }
         };
-        let records = Records { file: &*file, cipher: Some(&cipher), writeback: self.writeback };
+        let records = self.records(node, &*file, Some(&cipher));
         if content.id.is_none() {
             if let Err(e) = records.give_key() {
                 // It stays without a key. The header may be on its way to the disk all the same.
@@ -161,9 +168,7 @@ impl Fs {
             drop(content);
             return self.truncate(node, size);
         }
-        let records =
-            Records { file: &*file, cipher: cipher.as_deref(), writeback: self.writeback };
-        records.set_size(&mut content.tail, size)?;
+        self.records(node, &*file, cipher.as_deref()).set_size(&mut content.tail, size)?;
         content.headerless = false;
         Ok(())
     }
@@ -174,7 +179,7 @@ impl Fs {
         let mut content = node.content.write();
         // The id is in the header, which goes; where it is damaged, a line without a file stays.
         let _ = self.look_up_id(node, &mut content, file);
-        file.set_size(0)?;
+        self.records(node, file, None).cut(&mut content.tail, 0)?;
         self.give_up_id(node, &mut content);
         Ok(())
     }

@@ -8,6 +8,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::fresh::Fresh;
 use super::records::Tail;
+use super::size_floor::SizeFloor;
 use super::table::{Inode, ROOT};
 use crate::disk::{File, FileKind, Time};
 use crate::ids::{DirId, FileId};
@@ -74,6 +75,8 @@ pub struct Node {
     pub dir_id: OnceLock<DirId>,
     /// A regular file's content.
     pub content: RwLock<Content>,
+    /// A size that the content has at least.
+    pub size_floor: SizeFloor,
     /// Whether the kernel may hold pages of it.
     pub paged: AtomicBool,
     /// Whether a directory has a default ACL: 0 unknown, 1 no, 2 yes.
@@ -99,6 +102,7 @@ impl Node {
             links: Mutex::new(Vec::new()),
             dir_id: OnceLock::new(),
             content: RwLock::new(Content::default()),
+            size_floor: SizeFloor::default(),
             paged: AtomicBool::new(false),
             default_acl: AtomicU8::new(0),
             capability: AtomicU8::new(Capability::Unknown as u8),
@@ -132,6 +136,7 @@ impl Node {
         if content.openers == 0 && content.removals == 0 && self.is_named() {
             content.file = None;
             content.writable = false;
+            self.size_floor.forget();
         }
     }
 

@@ -4,6 +4,7 @@
 //! order are those of docs/FORMAT.md; tests/crash cuts the power between all of them.
 
 use super::errno::{Outcome, errno};
+use super::size_floor::SizeFloor;
 use crate::content::{
     ContentCipher, FirstPage, HEADER, Header, MAX_SIZE, Opened, PAGE, Span, capacity, disk_size,
     is_hole, locate, parse_header, plain_size, records, spans, start_of,
@@ -77,6 +78,8 @@ pub struct Records<'a> {
     pub cipher: Option<&'a ContentCipher>,
     /// What the device promises.
     pub writeback: Writeback,
+    /// What is known of its size.
+    pub floor: &'a SizeFloor,
 }
 
 impl Records<'_> {
@@ -86,6 +89,16 @@ impl Records<'_> {
     /// Of stat.
     pub fn size(&self) -> Outcome<u64> {
         Ok(plain_size(self.file.size()?))
+    }
+
+    /// The size, or one that does in its place for bytes that end at `end`.
+    fn size_for(&self, end: u64) -> Outcome<u64> {
+        if let Some(size) = self.floor.beyond(end) {
+            return Ok(size);
+        }
+        let size = self.size()?;
+        self.floor.note(size);
+        Ok(size)
     }
 
     pub(super) fn cipher(&self) -> Outcome<&ContentCipher> {
@@ -121,7 +134,7 @@ impl Records<'_> {
     /// # Errors
     /// EBADMSG; of the backing file.
     pub fn read(&self, offset: u64, out: &mut [u8], pages: &mut Vec<u8>) -> Outcome<usize> {
-        let size = self.size()?;
+        let size = self.size_for(offset.saturating_add(out.len() as u64))?;
         let len = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(out.len());
         if len == 0 {
             return Ok(0);
@@ -165,7 +178,7 @@ impl Records<'_> {
         }
         let end = offset.checked_add(data.len() as u64).filter(|e| *e <= MAX_SIZE);
         let end = end.ok_or(errno(libc::EFBIG))?;
-        let size = self.size()?;
+        let size = self.size_for(end)?;
         if size > 0 && *tail != Tail::Zero && records(size) > locate(offset).0 {
             // The last record may be among those overwritten: then its padding is looked at
             // now, for a later look would see the zeros that this write leaves in the cache.
@@ -189,9 +202,8 @@ impl Records<'_> {
     /// full disk, what could not be written is not there.
     fn undo_growth(&self, tail: &mut Tail, size: u64, followed: Outcome<()>) -> Outcome<()> {
         if followed.is_err() {
-            tail.forget();
             // Best effort by its nature.
-            let _ = self.file.set_size(disk_size(size));
+            let _ = self.cut(tail, size);
         }
         followed
     }
@@ -371,9 +383,18 @@ impl Records<'_> {
                 self.undo_growth(tail, size, installed)?;
             }
         } else if new < size {
-            tail.forget();
-            self.file.set_size(disk_size(new))?;
+            self.cut(tail, new)?;
         }
         Ok(())
+    }
+
+    /// Makes the file shorter. Nothing else does.
+    ///
+    /// # Errors
+    /// Of the backing file.
+    pub fn cut(&self, tail: &mut Tail, new: u64) -> Outcome<()> {
+        tail.forget();
+        self.floor.forget();
+        Ok(self.file.set_size(disk_size(new))?)
     }
 }

@@ -194,6 +194,7 @@ mod tests {
     use crate::disk::sim::Sim;
     use crate::disk::{File, Open};
     use crate::fs::records::Tail;
+    use crate::fs::size_floor::SizeFloor;
     use crate::ids::{FileId, VolumeId};
     use crate::secret::Key;
 
@@ -223,6 +224,7 @@ mod tests {
         file: File,
         cipher: ContentCipher,
         tail: Tail,
+        floor: SizeFloor,
         bytes: Vec<u8>,
     }
 
@@ -232,12 +234,18 @@ mod tests {
             let key = Key::build(|key| key.fill(7));
             let cipher = ContentCipher::new(&key, VolumeId([1; 16]), FileId([2; 16]));
             let file = file.expect("made");
-            Self { file, cipher, tail: Tail::default(), bytes: Vec::new() }
+            Self {
+                file,
+                cipher,
+                tail: Tail::default(),
+                floor: SizeFloor::default(),
+                bytes: Vec::new(),
+            }
         }
 
         fn records(&self) -> Records<'_> {
             let (file, cipher) = (&*self.file, Some(&self.cipher));
-            Records { file, cipher, writeback: Writeback::WaitFirst }
+            Records { file, cipher, writeback: Writeback::WaitFirst, floor: &self.floor }
         }
 
         fn change(&mut self, change: &Change) {
