@@ -52,6 +52,8 @@ pub enum Role {
     Control,
     /// Answers one of them.
     ControlClient,
+    /// Asks daemons where they serve a mount, beside others.
+    Asking,
     /// Counts sidecar lines for `status`.
     Count,
     /// Sweeps temporary files that a kill left.
@@ -107,6 +109,7 @@ impl Role {
             Self::Audit => "kmsfs-audit",
             Self::Control => "kmsfs-control",
             Self::ControlClient => "kmsfs-client",
+            Self::Asking => "kmsfs-asking",
             Self::Count => "kmsfs-count",
             Self::Leftovers => "kmsfs-leftovers",
             Self::Token => "kmsfs-token",

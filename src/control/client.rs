@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{Stat, fstat};
@@ -18,9 +19,12 @@ use super::walk::{self, LastLink};
 use super::{Answer, Ask, Report};
 use crate::clock::Moment;
 use crate::disk::DeviceNumber;
+use crate::threads::{Role, spawn_in};
 
 /// How long the sockets of one user's are tried, all together.
 const ONE_USERS: Duration = Duration::from_secs(5);
+/// So many of them are asked at once.
+const AT_ONCE: usize = 16;
 
 /// A mount, or a daemon whose mount is not seen from here.
 #[derive(Clone, Debug)]
@@ -215,13 +219,28 @@ pub fn serving(store: &Path) -> io::Result<Option<Target>> {
 /// The daemons that answer, are believed, and whose mounts are not among these.
 fn elsewhere(mounts: &[Mount]) -> impl Iterator<Item = Target> {
     let here: Vec<String> = mounts.iter().map(|m| socket_name(m.device)).collect();
-    everybodys().into_iter().flat_map(move |(folder, owner)| {
-        let until = Moment::now() + ONE_USERS;
-        sockets(&folder, owner, &here)
-            .into_iter()
-            .take_while(|_| Moment::now() < until)
-            .filter_map(|socket| answering(socket, owner))
-            .collect::<Vec<_>>()
+    everybodys()
+        .into_iter()
+        .flat_map(move |(folder, owner)| answering(&sockets(&folder, owner, &here), owner))
+}
+
+/// Those of a user's daemons that answer. Whoever hangs keeps nobody else from being found.
+fn answering(sockets: &[PathBuf], owner: Uid) -> Vec<Target> {
+    let until = Moment::now() + ONE_USERS;
+    let next = AtomicUsize::new(0);
+    let ask = || {
+        let sockets = std::iter::from_fn(|| sockets.get(next.fetch_add(1, Ordering::Relaxed)));
+        let in_time = sockets.take_while(|_| Moment::now() < until);
+        in_time.filter_map(|socket| answering_at(socket, owner)).collect::<Vec<_>>()
+    };
+    std::thread::scope(|scope| {
+        // With no thread to be had, one asks after the other.
+        let others =
+            (1..sockets.len().min(AT_ONCE)).map_while(|_| spawn_in(scope, Role::Asking, ask).ok());
+        let others: Vec<_> = others.collect();
+        let mut found = ask();
+        found.extend(others.into_iter().filter_map(|thread| thread.join().ok()).flatten());
+        found
     })
 }
 
@@ -234,11 +253,11 @@ fn sockets(folder: &Path, owner: Uid, here: &[String]) -> Vec<PathBuf> {
     names.filter(|name| name.to_str().is_some_and(is_other)).map(|n| folder.join(n)).collect()
 }
 
-fn answering(socket: PathBuf, owner: Uid) -> Option<Target> {
-    let daemon = Connection::open(&socket, owner).ok()?;
+fn answering_at(socket: &Path, owner: Uid) -> Option<Target> {
+    let daemon = Connection::open(socket, owner).ok()?;
     let Ok(Answer::Report { report }) = daemon.ask(Ask::Status) else { return None };
     let (mountpoint, store) = (report.mountpoint.into(), report.store.into());
-    let process = daemon.answering();
+    let (process, socket) = (daemon.answering(), socket.to_owned());
     Some(Target::Elsewhere { mountpoint, store, socket, owner, process })
         .filter(Target::is_believed)
 }

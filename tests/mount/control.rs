@@ -184,6 +184,31 @@ fn a_mount_in_another_mount_namespace_is_reached() {
     assert_eq!(status(&at), Some(8));
 }
 
+/// A daemon that hangs was waited for until the time for all of them was over: those whose sockets
+/// were listed behind its own were mounted nowhere, said `lock`.
+#[test]
+fn a_daemon_that_hangs_hides_no_mount_of_another_namespace() {
+    if skipped("fuse") {
+        return;
+    }
+    let stores = [(); 3].map(|()| Store::new(&[]));
+    let _mounts = stores.each_ref().map(|store| Detached(store.mountpoint()));
+    stores.iter().for_each(mount_apart);
+    let daemon = |store: &Store| {
+        let told =
+            kmsfs().arg("status").arg(store.mountpoint()).args(["--output", "json"]).output();
+        let report: serde_json::Value =
+            serde_json::from_slice(&told.expect("started").stdout).expect("a report");
+        report["pid"].as_u64().expect("a process id")
+    };
+    // Whichever way a folder is listed, one of these comes before the second.
+    let _hang = [&stores[0], &stores[2]].map(|store| Stopped::new(daemon(store)));
+    let at = stores[1].mountpoint();
+    verb("lock", &at);
+    assert_eq!(status(&at), Some(10));
+    verb("unmount", &at);
+}
+
 /// umount(8) returns before the daemon has ended.
 #[test]
 fn a_store_is_mounted_right_after_it_was_unmounted() {
