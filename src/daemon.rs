@@ -25,8 +25,8 @@ use crate::fuse::{self, Adapter, MountError, PageCache, Shared};
 use crate::ids::VolumeId;
 use crate::keys::audit::{By, Log, LogError, Operation};
 use crate::keys::{
-    self, Accepted, Identity, Keyring, Limits, Monitor, OpenError, Services, StoreUse, Timing,
-    Trust, Word,
+    self, Accepted, Identity, Keyring, Limits, Monitor, OpenError, Services, SharedBeats, StoreUse,
+    Timing, Trust, Word,
 };
 use crate::kms::{Counters, KeyArn};
 use crate::secret::scrub_stack;
@@ -51,6 +51,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The kill switch's.
     pub timing: Timing,
+    /// With whom its heartbeats are shared, if with anybody.
+    pub shared_beats: Option<SharedBeats>,
     /// Which master keys' files are served; as the volume's settings say, if not said here.
     pub accepted: Option<Accepted>,
     /// The one volume that it may be; any, if not said here.
@@ -194,8 +196,9 @@ impl Daemon {
             audit_queue: audit_queue.clone(),
             watchdog: manager::Watchdog::of_environment(),
         });
-        let monitor = Monitor::start(&keyring, effects, settings.timing)
-            .map_err(io("the keyring's threads"))?;
+        let monitor =
+            Monitor::start(&keyring, effects, settings.timing, settings.shared_beats.clone())
+                .map_err(io("the keyring's threads"))?;
         if settings.fs.access == Access::ReadWrite {
             sweep_leftovers(&store).map_err(io("a thread"))?;
         }

@@ -73,6 +73,10 @@ pub struct Mount {
     /// time and one second
     #[arg(long, env = "KMSFS_HEARTBEAT", value_parser = heartbeat, default_value = "10s")]
     heartbeat: Duration,
+    /// Let heartbeats of other mounts count for this one, and its own for them, where they ask AWS
+    /// KMS for the same keys in the same caller's name
+    #[arg(long, env = "KMSFS_SHARE_HEARTBEAT")]
+    share_heartbeat: bool,
     /// How long the KMS must go on refusing the key before the mount locks
     #[arg(long, env = "KMSFS_REVOKE_AFTER", value_parser = duration, default_value = "0s")]
     revoke_after: Duration,
@@ -258,7 +262,10 @@ fn serve(args: &Mount, passphrase: Option<Passphrase>) -> Result<(), Failure> {
     let master = wanted.map(|key| provider::master_key(key, &kms)).transpose()?;
     let access = access(args)?;
     let web = args.metrics.map(listener).transpose()?;
-    let daemon = Daemon::start(settings(args, access, (master, hook, web)), kms.services)
+    let mut settings = settings(args, access, (master, hook, web));
+    settings.shared_beats =
+        args.share_heartbeat.then(|| provider::shared_beats(&provider, &args.kms)).flatten();
+    let daemon = Daemon::start(settings, kms.services)
         .map_err(|e| Failure::daemon(&args.store, &args.mountpoint, &e))?;
     let host = daemon.host();
     let control = Server::start(&args.mountpoint, host).map_err(|e| {
@@ -378,6 +385,7 @@ fn settings(
             outage_grace: args.outage_grace,
             credentials_grace: args.credentials_grace,
         },
+        shared_beats: None,
         accepted: args.only_current_key.then_some(Accepted::Target),
         master,
         replica_region: args.kms.replica_region.clone(),

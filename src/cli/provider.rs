@@ -1,5 +1,7 @@
 //! From what a user says to the KMS that holds the master key.
 
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +10,8 @@ use super::{pkcs11, vault};
 use crate::console::failure::{Exit, Failure};
 use crate::console::options::{AwsArgs, VolumeKmsArgs};
 use crate::console::passphrase::PassphraseSource;
-use crate::keys::Services;
+use crate::control;
+use crate::keys::{Services, SharedBeats};
 use crate::kms::local::LocalKms;
 use crate::kms::{KeyAdmin, KeyArn, KeyRef, region_of};
 use crate::secret::Passphrase;
@@ -106,6 +109,23 @@ pub(super) fn open(
         Provider::Vault { .. } => vault::open(provider, args),
         Provider::Pkcs11 { .. } => pkcs11::open(provider, args),
     }
+}
+
+/// With whom a mount shares its heartbeats: mounts that ask the same KMS as the same caller, as far
+/// as options and the environment say who that is. Only calls of AWS KMS cost anything.
+pub(super) fn shared_beats(provider: &Provider, args: &VolumeKmsArgs) -> Option<SharedBeats> {
+    let Provider::Aws { region } = provider else {
+        log::info!("heartbeats are not shared: those of {} cost nothing", provider.name());
+        return None;
+    };
+    let (aws, replica) = (&args.options.aws, &args.replica_region);
+    let environment: BTreeMap<_, _> = std::env::vars_os()
+        .filter(|(name, _)| name == "HOME" || name.as_bytes().starts_with(b"AWS_"))
+        // The id of an access key says whose it is.
+        .filter(|(name, _)| name != "AWS_SECRET_ACCESS_KEY" && name != "AWS_SESSION_TOKEN")
+        .collect();
+    let caller = (region, replica, &aws.profile, &aws.endpoint_url, environment);
+    Some(SharedBeats::new(control::folder(), &format!("{caller:?}")))
 }
 
 /// Opens the provider of a volume, asking for a passphrase where it must.

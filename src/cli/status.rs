@@ -270,11 +270,12 @@ fn print(target: &Target, report: &Report, output: Output) {
     }
     print_keys(report);
     say!(
-        "  heartbeat   every {}, last good {} ago, {} of {} failed",
+        "  heartbeat   every {}, last good {} ago, {} of {} failed{}",
         spoken(Duration::from_millis(report.heartbeat_ms)),
         spoken(Duration::from_millis(report.last_good_ms)),
         report.beats_failed,
-        report.beats
+        report.beats,
+        report.beats_heard.map(|n| format!(", {n} of other mounts counted")).unwrap_or_default()
     );
     if let Some(e) = &report.last_error {
         say!("  KMS said    {e}");

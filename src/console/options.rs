@@ -158,7 +158,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     parsed.map_err(|e| format!("{e}; write a duration as 10s, 500ms or 1h 30m"))
 }
 
-/// A beat takes up to three calls of the KMS, each of which may take a second: closer to each
+/// A beat takes two calls of the KMS or more, each of which may take a second: closer to each
 /// other, beats would tell nothing more and only burden the KMS.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_secs(1);
 

@@ -18,7 +18,7 @@ use crate::kms::Calls;
 pub use client::{Target, all, at, serving};
 pub use connection::has_ended;
 pub use mounts::{Mount, mounts};
-pub use server::{Server, log_path, make_folder};
+pub use server::{Server, folder, log_path, make_folder};
 pub use wire::{Answer, Ask};
 
 /// What `status` tells of a mount. Durations are milliseconds. A daemon of another version may
@@ -72,6 +72,8 @@ pub struct Report {
     pub beats: u64,
     /// Those that were not good.
     pub beats_failed: u64,
+    /// Heartbeats of other mounts that counted for this one, where they are shared.
+    pub beats_heard: Option<u64>,
     /// How long the daemon has been running.
     pub up_ms: u64,
     /// Its calls of the KMS since then, heartbeats included.

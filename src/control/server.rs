@@ -44,8 +44,9 @@ pub(super) fn folders(user: Uid) -> Vec<PathBuf> {
     }
 }
 
-/// Where this user's sockets and logs lie.
-fn folder() -> PathBuf {
+/// Where this user's sockets and logs lie: no other user can enter it. It is made when a mount
+/// has its socket.
+pub fn folder() -> PathBuf {
     folders(rustix::process::geteuid()).swap_remove(0)
 }
 

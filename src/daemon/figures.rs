@@ -18,6 +18,7 @@ impl Source for Control {
             phases: status.phases.into(),
             beats: status.history.into(),
             beats_by_outcome: status.outcomes,
+            beats_heard: status.heard,
             heartbeat: self.settings.timing.heartbeat,
             last_good: status.last_good,
             provider: fs.keyring().volume().provider().name(),

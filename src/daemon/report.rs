@@ -39,6 +39,7 @@ impl Control {
             last_good_ms: millis(status.last_good),
             beats: status.beats(),
             beats_failed: status.beats_failed(),
+            beats_heard: self.settings.shared_beats.as_ref().map(|_| status.heard),
             last_error: status.last_error,
             up_ms: millis(Moment::now().since(self.started)),
             kms_calls: self.calls.snapshot(),

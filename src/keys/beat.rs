@@ -1,5 +1,6 @@
-//! One heartbeat: GenerateDataKey, Decrypt of what came back, and Decrypt of the canary. Where no
-//! data keys are made, it is Decrypt of the canary alone.
+//! One heartbeat: GenerateDataKey, and Decrypt of the canary beside it. Where new data keys come
+//! from another master key than the canary's, what came back is decrypted too: it is another key's
+//! right to Decrypt. Where no data keys are made, it is Decrypt of the canary alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +11,7 @@ use super::keyring::Keyring;
 use super::machine::Event;
 use super::masters::Canary;
 use super::monitor::Message;
+use super::shared_beats::{SharedBeats, Subject};
 use super::volume::NoNewKey;
 use crate::clock::Moment;
 use crate::ids::{FileId, PageId};
@@ -51,16 +53,20 @@ impl AskedBeats {
 
 /// Starts a beat on threads of its own; its verdict comes through `events`. A KMS that hangs
 /// holds up this beat alone, and the next starts on time.
-pub(super) fn start(keyring: &Arc<Keyring>, events: Sender<Message>) {
+pub(super) fn start(
+    keyring: &Arc<Keyring>,
+    events: Sender<Message>,
+    shared: Option<Arc<SharedBeats>>,
+) {
     let keyring = keyring.clone();
-    if let Err(e) = spawn(Role::Beat, move || beat(&keyring, &events)) {
+    if let Err(e) = spawn(Role::Beat, move || beat(&keyring, &events, shared.as_deref())) {
         log::error!("cannot start a thread for a heartbeat: {e}");
     }
 }
 
 /// A refusal is told as soon as one call has met it, whatever the others wait for.
-fn beat(keyring: &Keyring, events: &Sender<Message>) {
-    let began = Moment::now();
+fn beat(keyring: &Keyring, events: &Sender<Message>, shared: Option<&SharedBeats>) {
+    let (began, subject) = (Moment::now(), subject(keyring));
     let refused = AtomicBool::new(false);
     let look = |outcome: Result<(), KmsError>| {
         scrub_stack();
@@ -79,7 +85,7 @@ fn beat(keyring: &Keyring, events: &Sender<Message>) {
     let ask_canary = || look(keyring.volume().unwrap_canary(keyring.beat_service()).map(drop));
     let tested = [keyring.volume().master(), keyring.volume().target()];
     let others = keyring.masters().others(&tested);
-    let (pair, canary) = std::thread::scope(|scope| {
+    let (made, canary) = std::thread::scope(|scope| {
         for canary in &others {
             // With no thread to be had, the next beat asks.
             let _ = spawn_in(scope, Role::Canary, || ask_other(keyring, canary));
@@ -88,24 +94,50 @@ fn beat(keyring: &Keyring, events: &Sender<Message>) {
             return (None, ask_canary());
         }
         let canary = spawn_in(scope, Role::Canary, ask_canary);
-        let pair = look(generate_and_decrypt(keyring));
+        let made = look(make_key(keyring));
         let panicked = |_| Some(KmsError::new(Verdict::Unavailable, "Internal", "a call panicked"));
         match canary {
-            Ok(canary) => (pair, canary.join().unwrap_or_else(panicked)),
+            Ok(canary) => (made, canary.join().unwrap_or_else(panicked)),
             // No thread is to be had: one after the other, then.
-            Err(_) => (pair, ask_canary()),
+            Err(_) => (made, ask_canary()),
         }
     });
     if refused.into_inner() {
         return;
     }
-    let error = pair.or(canary);
+    let error = made.or(canary);
     let is_good = error.is_none();
     let event = error.as_ref().map_or(Event::Good { began }, |e| Event::of_inconclusive(e.verdict));
     let _ = events.send(Message { event, error, began });
+    if !is_good {
+        return;
+    }
+    // It may have found another subject, of which the canary was not asked.
+    if let Some(shared) = shared.filter(|_| subject == self::subject(keyring))
+        && let Err(e) = shared.tell(&subject, began)
+    {
+        log::warn!("other mounts are not told of a heartbeat: {e}");
+    }
     // After the verdict: this reads the store, and a disk may take its time.
-    if is_good {
-        keyring.look_at_volume();
+    keyring.look_at_volume();
+}
+
+/// What a beat asks for now.
+pub(super) fn subject(keyring: &Keyring) -> Subject {
+    let (master, target) = (keyring.volume().master(), keyring.volume().target());
+    let makes = keyring.store_use().asks_for_data_keys(keyring.volume().accepted());
+    let others = keyring.masters().others(&[master.clone(), target.clone()]);
+    let mut others: Vec<_> = others.into_iter().map(|canary| canary.master).collect();
+    others.sort();
+    let decrypting = [master].into_iter().chain(others).collect();
+    Subject { decrypting, making: makes.then_some(target) }
+}
+
+/// As after a beat of one's own, on a thread that may wait for a disk.
+pub(super) fn look_at_volume(keyring: &Arc<Keyring>) {
+    let keyring = keyring.clone();
+    if let Err(e) = spawn(Role::Beat, move || keyring.look_at_volume()) {
+        log::error!("cannot start a thread to look at volume.json: {e}");
     }
 }
 
@@ -123,7 +155,8 @@ fn ask_other(keyring: &Keyring, canary: &Canary) {
     }
 }
 
-fn generate_and_decrypt(keyring: &Keyring) -> Result<(), KmsError> {
+/// Has the KMS make a data key, and open it where nothing else asks its master key for that.
+fn make_key(keyring: &Keyring) -> Result<(), KmsError> {
     // A file id that no file has: the key is thrown away.
     let file = FileId::new(PageId::random(), 0);
     let context = Context::file(keyring.volume().id(), file);
@@ -134,7 +167,9 @@ fn generate_and_decrypt(keyring: &Keyring) -> Result<(), KmsError> {
         // the volume's own key is still good; new data keys find it out for themselves.
         Err(NoNewKey::Unaccepted(_)) => return Ok(()),
     };
-    keyring.beat_service().decrypt(&KeyRef::from(&made.master), &made.wrapped, &context)?;
+    if made.master != keyring.volume().master() {
+        keyring.beat_service().decrypt(&KeyRef::from(&made.master), &made.wrapped, &context)?;
+    }
     keyring.targeted(&made.master);
     Ok(())
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::effects::Effects;
 use super::keyring::Keyring;
-use super::monitor::Effects;
 use super::source::Word;
 use super::volume::{Accepted, OpenError};
 use crate::clock::Moment;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::carriers::Carriers;
+use super::keyring::Keyring;
 use super::store_use::StoreUse;
 use crate::clock::Moment;
 use crate::ids::{FileId, PageId};
@@ -24,6 +25,31 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// The volume's clock is written down so often: a daemon that is killed makes a grace so much
 /// longer.
 const CLOCK_EVERY: Duration = Duration::from_secs(300);
+/// Removals are made this often, or when there are many.
+const SWEEP: Duration = Duration::from_secs(30);
+const MANY: usize = 8192;
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The life of the thread that removes what is due.
+pub(super) fn sweep_often(keyring: &Keyring) {
+    let mut last = Moment::now();
+    loop {
+        std::thread::park_timeout(LOOK);
+        if keyring.is_stopping() {
+            return;
+        }
+        let now = Moment::now();
+        if keyring.dead().len() >= MANY || now.since(last) >= keyring.dead().apart(SWEEP) {
+            last = now;
+            if let Err(e) = keyring.sweep() {
+                log::warn!(
+                    "cannot remove the wrapped keys of removed files now, will try again: {e}"
+                );
+            }
+        }
+    }
+}
 
 /// What waits for its removal.
 pub(super) struct PendingRemovals {

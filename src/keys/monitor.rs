@@ -8,47 +8,20 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::cache::Expiry;
+use super::effects::{Effects, LockTime};
 use super::keyring::Keyring;
 use super::machine::{Effect, Event, Machine, Timing};
 use super::phase::{Phase, Reason};
 use super::request::KeyRequest;
+use super::shared_beats::{CLAIM, SharedBeats, Turn};
 use super::status::{Beat, BeatOutcome, Status};
 use super::store_use::StoreUse;
 use super::volume::OpenError;
-use super::{beat, fetch, follow, pool};
+use super::{beat, fetch, follow, lines, pool};
 use crate::clock::Moment;
 use crate::kms::KmsError;
-use crate::names::VolumeKeys;
 use crate::secret::scrub_stack;
 use crate::threads::{Role, spawn};
-
-/// What the lock needs of the layers above.
-pub trait Effects: Send + Sync {
-    /// How long a lock would take now, by what the kernel holds.
-    fn lock_time(&self) -> LockTime;
-    /// Invalidates the page cache of every inode, dirty pages saved first, until `deadline`.
-    fn drain(&self, deadline: Moment);
-    /// The gate is closed, and the store holds up somebody who is inside: invalidates what takes
-    /// neither the store nor a request, every inode's attributes. Without them the kernel answers
-    /// for no path.
-    fn hide(&self);
-    /// The gate is closed, and nobody is inside: invalidates what the kernel may have got since, and
-    /// every name.
-    fn seal(&self, names: &VolumeKeys);
-    /// Tells the operator where the mount stands.
-    fn announce(&self, phase: Phase, why: Option<&KmsError>);
-    /// The monitor is at work. Called at each turn of its loop, some ten times a second.
-    fn at_work(&self);
-}
-
-/// How long a lock would take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LockTime {
-    /// Saving dirty pages, and invalidating every page.
-    pub drain: Duration,
-    /// With the gate closed: a second pass, and every name.
-    pub seal: Duration,
-}
 
 /// What the monitor's loop is told.
 pub(super) struct Message {
@@ -71,10 +44,6 @@ const SOON: Duration = Duration::from_millis(100);
 const TICK: Duration = Duration::from_millis(100);
 /// While locked, the beats that may open it come at least this often.
 const LOCKED_BEAT: Duration = Duration::from_secs(1);
-/// Dead sidecar lines are removed this often, or when there are many.
-const SWEEP: Duration = Duration::from_secs(30);
-const MANY_LINES: usize = 8192;
-
 /// The running monitor.
 pub struct Monitor {
     events: Sender<Message>,
@@ -92,6 +61,7 @@ impl Monitor {
         keyring: &Arc<Keyring>,
         effects: Arc<dyn Effects>,
         timing: Timing,
+        shared: Option<SharedBeats>,
     ) -> std::io::Result<Self> {
         let (events, inbox) = channel();
         let status = Arc::new(Mutex::new(Status::open(Moment::now())));
@@ -101,12 +71,13 @@ impl Monitor {
         }
         if keyring.store_use() != StoreUse::Reads {
             threads.push(start(Role::Pool, keyring, |k| pool::run(&k))?);
-            threads.push(start(Role::Lines, keyring, |k| sweep_lines(&k))?);
+            threads.push(start(Role::Lines, keyring, |k| lines::sweep_often(&k))?);
         }
         let work = Loop {
             keyring: keyring.clone(),
             effects,
             timing,
+            shared: shared.map(Arc::new),
             machine: Machine::new(timing, Moment::now()),
             events: events.clone(),
             inbox,
@@ -159,29 +130,12 @@ fn start(
     spawn(role, move || body(keyring))
 }
 
-fn sweep_lines(keyring: &Keyring) {
-    let mut last = Moment::now();
-    loop {
-        std::thread::park_timeout(TICK);
-        if keyring.is_stopping() {
-            return;
-        }
-        let now = Moment::now();
-        if keyring.dead().len() >= MANY_LINES || now.since(last) >= keyring.dead().apart(SWEEP) {
-            last = now;
-            if let Err(e) = keyring.sweep() {
-                log::warn!(
-                    "cannot remove the wrapped keys of removed files now, will try again: {e}"
-                );
-            }
-        }
-    }
-}
-
 struct Loop {
     keyring: Arc<Keyring>,
     effects: Arc<dyn Effects>,
     timing: Timing,
+    /// With whom beats are shared, if with anybody.
+    shared: Option<Arc<SharedBeats>>,
     machine: Machine,
     events: Sender<Message>,
     inbox: Receiver<Message>,
@@ -211,8 +165,18 @@ impl Loop {
             }
             let asked = self.keyring.beats().take(now);
             if now >= next || asked || gap {
-                beat::start(&self.keyring, self.events.clone());
-                next = now + self.interval();
+                let turn = if asked || gap { Turn::Ask } else { self.turn(now) };
+                next = match turn {
+                    Turn::Ask => {
+                        beat::start(&self.keyring, self.events.clone(), self.shared.clone());
+                        now + self.interval()
+                    }
+                    Turn::Wait => now + TICK,
+                    Turn::Heard(began) => {
+                        self.hear(began);
+                        began + self.interval()
+                    }
+                };
             }
             if self.keyring.following().take_stale() {
                 follow::drop_stale_keys(&self.keyring, &self.effects, self.timing.reserve());
@@ -244,6 +208,9 @@ impl Loop {
         let beat = self.timing.heartbeat;
         let LockTime { drain, seal } = self.effects.lock_time();
         let apart = beat.saturating_sub((drain + seal).max(self.timing.reserve()));
+        // Whoever waits for another's beat is late by so much.
+        let apart =
+            apart.saturating_sub(if self.shared.is_some() { CLAIM } else { Duration::ZERO });
         let apart = apart.max(beat / 10);
         match self.machine.phase() {
             Phase::Open => apart,
@@ -251,12 +218,40 @@ impl Loop {
         }
     }
 
+    /// Whether a beat that is due is this mount's to make. While it is locked each is.
+    fn turn(&self, now: Moment) -> Turn {
+        let Some(shared) = self.shared.as_ref().filter(|_| self.machine.phase() == Phase::Open)
+        else {
+            return Turn::Ask;
+        };
+        shared
+            .turn(&beat::subject(&self.keyring), (now, self.machine.last_good()), self.interval())
+            .unwrap_or_else(|e| {
+                log::warn!("heartbeats are not shared: {e}");
+                Turn::Ask
+            })
+    }
+
+    /// Another mount's beat was good.
+    fn hear(&mut self, began: Moment) {
+        self.status.lock().heard += 1;
+        self.keyring.set_expiry(Expiry::Strict);
+        self.last_error = None;
+        self.step(Event::Good { began }, began);
+        beat::look_at_volume(&self.keyring);
+    }
+
     fn take(&mut self, message: Message) {
-        let now = Moment::now();
         let Message { event, error, began } = message;
         if let Some(outcome) = BeatOutcome::of(event) {
-            self.count(Beat { began, took: now.since(began), outcome }, error);
+            self.count(Beat { began, took: Moment::now().since(began), outcome }, error);
         }
+        self.step(event, began);
+    }
+
+    /// What follows from an event; `began` is when the beat did that it came of.
+    fn step(&mut self, event: Event, began: Moment) {
+        let now = Moment::now();
         let effect = self.machine.step(event, now);
         match effect {
             Some(Effect::Drain { reason, until }) => self.drain(reason, until),

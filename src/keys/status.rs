@@ -21,9 +21,11 @@ pub struct Status {
     pub last_good: Duration,
     /// What the KMS last said when it did not.
     pub last_error: Option<String>,
-    /// Beats so far by outcome, in the order of [`BeatOutcome`].
+    /// This mount's beats so far by outcome, in the order of [`BeatOutcome`].
     pub outcomes: [u64; 3],
-    /// The last of them, the oldest first.
+    /// Beats of other mounts that counted for this one.
+    pub heard: u64,
+    /// The last of this mount's, the oldest first.
     pub history: VecDeque<Beat>,
     /// The phases until now, each with its beginning, the oldest first.
     pub phases: VecDeque<(Moment, Phase)>,
@@ -93,6 +95,7 @@ impl Status {
             last_good: Duration::ZERO,
             last_error: None,
             outcomes: [0; 3],
+            heard: 0,
             history: VecDeque::new(),
             phases: [(now, Phase::Open)].into(),
         }

@@ -22,6 +22,8 @@ pub struct Figures {
     pub beats: Vec<Beat>,
     /// Beats so far: good ones, refused ones, and those without an answer that counts.
     pub beats_by_outcome: [u64; 3],
+    /// Beats of other mounts that counted for this one.
+    pub beats_heard: u64,
     /// The heartbeat.
     pub heartbeat: Duration,
     /// How long ago the KMS last answered well.
@@ -92,6 +94,7 @@ pub(super) fn sample() -> Figures {
         phases: vec![(at(1), Phase::Open), (at(100), Phase::Locked(Reason::Refused))],
         beats: vec![beat(90, BeatOutcome::Good), beat(99, BeatOutcome::Refused)],
         beats_by_outcome: [7, 1, 0],
+        beats_heard: 5,
         heartbeat: Duration::from_secs(10),
         last_good: Duration::from_secs(11),
         provider: "aws",

@@ -132,6 +132,10 @@ impl Figures {
         to.counters(
             ("beats", "Heartbeats by outcome"),
             beats.map(|(outcome, n)| (vec![("outcome", outcome.name())], n)),
+        )?;
+        to.counters(
+            ("beats_heard", "Heartbeats of other mounts that counted for this one"),
+            [(vec![], self.beats_heard)].into_iter(),
         )
     }
 

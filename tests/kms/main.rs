@@ -29,7 +29,9 @@ mod providers;
 mod replicas;
 #[cfg(feature = "aws")]
 mod rewrap;
-#[cfg(any(feature = "pkcs11", feature = "vault"))]
+#[cfg(feature = "aws")]
+mod shared_beats;
+#[cfg(any(feature = "aws", feature = "pkcs11", feature = "vault"))]
 mod switch;
 #[cfg(feature = "vault")]
 mod vault;

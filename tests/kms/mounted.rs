@@ -332,7 +332,7 @@ fn what_is_wrong_is_told_with_its_exit_code() {
     assert!(told.contains("aws (us-east-1)"), "{told}");
     mount(&root, &[]).status().expect("started").success().then_some(()).expect("it mounts");
     let status = run(kmsfs().arg("status").arg(store.mountpoint()));
-    assert!(status.contains("about USD 4.11 a month"), "{status}");
+    assert!(status.contains("about USD 3.07 a month"), "{status}");
     run(kmsfs().arg("unmount").arg(store.mountpoint()));
 }
 
