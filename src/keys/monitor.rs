@@ -13,7 +13,7 @@ use super::keyring::Keyring;
 use super::machine::{Effect, Event, Machine, Timing};
 use super::phase::{Phase, Reason};
 use super::request::KeyRequest;
-use super::shared_beats::{CLAIM, SharedBeats, Turn};
+use super::shared_beats::{CLAIM, SharedBeats, Turn, Turns};
 use super::status::{Beat, BeatOutcome, Status};
 use super::store_use::StoreUse;
 use super::volume::OpenError;
@@ -40,6 +40,8 @@ impl From<Event> for Message {
 
 /// A lock waits so long for those who are inside before it does what it can beside them.
 const SOON: Duration = Duration::from_millis(100);
+/// After so long who waits for another's beat looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How often waiting requests are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// While locked, the beats that may open it come at least this often.
@@ -77,7 +79,7 @@ impl Monitor {
             keyring: keyring.clone(),
             effects,
             timing,
-            shared: shared.map(Arc::new),
+            turns: shared.map(Turns::new),
             machine: Machine::new(timing, Moment::now()),
             events: events.clone(),
             inbox,
@@ -134,8 +136,8 @@ struct Loop {
     keyring: Arc<Keyring>,
     effects: Arc<dyn Effects>,
     timing: Timing,
-    /// With whom beats are shared, if with anybody.
-    shared: Option<Arc<SharedBeats>>,
+    /// Whose turn it is to beat, where beats are shared.
+    turns: Option<Turns>,
     machine: Machine,
     events: Sender<Message>,
     inbox: Receiver<Message>,
@@ -168,10 +170,11 @@ impl Loop {
                 let turn = if asked || gap { Turn::Ask } else { self.turn(now) };
                 next = match turn {
                     Turn::Ask => {
-                        beat::start(&self.keyring, self.events.clone(), self.shared.clone());
+                        let shared = self.turns.as_ref().map(Turns::beats);
+                        beat::start(&self.keyring, self.events.clone(), shared);
                         now + self.interval()
                     }
-                    Turn::Wait => now + TICK,
+                    Turn::Wait => now + LOOK_AGAIN,
                     Turn::Heard(began) => {
                         self.hear(began);
                         began + self.interval()
@@ -209,8 +212,7 @@ impl Loop {
         let LockTime { drain, seal } = self.effects.lock_time();
         let apart = beat.saturating_sub((drain + seal).max(self.timing.reserve()));
         // Whoever waits for another's beat is late by so much.
-        let apart =
-            apart.saturating_sub(if self.shared.is_some() { CLAIM } else { Duration::ZERO });
+        let apart = apart.saturating_sub(if self.turns.is_some() { CLAIM } else { Duration::ZERO });
         let apart = apart.max(beat / 10);
         match self.machine.phase() {
             Phase::Open => apart,
@@ -219,17 +221,15 @@ impl Loop {
     }
 
     /// Whether a beat that is due is this mount's to make. While it is locked each is.
-    fn turn(&self, now: Moment) -> Turn {
-        let Some(shared) = self.shared.as_ref().filter(|_| self.machine.phase() == Phase::Open)
-        else {
-            return Turn::Ask;
-        };
-        shared
-            .turn(&beat::subject(&self.keyring), (now, self.machine.last_good()), self.interval())
-            .unwrap_or_else(|e| {
-                log::warn!("heartbeats are not shared: {e}");
-                Turn::Ask
-            })
+    fn turn(&mut self, now: Moment) -> Turn {
+        let apart = self.interval();
+        let (keyring, machine) = (&self.keyring, &self.machine);
+        match &mut self.turns {
+            Some(turns) if machine.phase() == Phase::Open => {
+                turns.take(|| beat::subject(keyring), (now, machine.last_good()), apart)
+            }
+            _ => Turn::Ask,
+        }
     }
 
     /// Another mount's beat was good.

@@ -3,8 +3,8 @@
 //! itself.
 //!
 //! Only good answers are shared. A mount that finds none that is recent asks for itself: a refusal
-//! is met by each on its own, and as soon as if nothing were shared. That one is asking holds the
-//! others up for [`CLAIM`] at most, for it may hang or be dead, and beats are so much closer.
+//! is met by each on its own, and as soon as if nothing were shared. That one is asking, or that the
+//! file's disk hangs, holds the others up for [`CLAIM`] at most, and beats are so much closer.
 //!
 //! What is trusted is a file of the same user's, in a folder that no other user can enter.
 
@@ -12,14 +12,17 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
 use crate::clock::Moment;
 use crate::kms::KeyArn;
+use crate::threads::{Role, spawn};
 
-/// That somebody is asking counts for so long.
+/// That somebody is asking counts for so long, and no file is waited for longer.
 pub(super) const CLAIM: Duration = Duration::from_millis(250);
 
 /// Where beats are shared, and between whom.
@@ -47,6 +50,70 @@ pub(super) enum Turn {
     Wait,
     /// Somebody's beat that began then was good.
     Heard(Moment),
+}
+
+/// Whose turn it is when a mount's beat is due. The monitor looks at no file: a thread of its own
+/// does.
+pub(super) struct Turns {
+    beats: Arc<SharedBeats>,
+    /// Since when a beat has been due.
+    due: Option<Moment>,
+    look: Option<Receiver<Turn>>,
+}
+
+impl Turns {
+    pub(super) fn new(beats: SharedBeats) -> Self {
+        Self { beats: Arc::new(beats), due: None, look: None }
+    }
+
+    /// What is told of a good beat.
+    pub(super) fn beats(&self) -> Arc<SharedBeats> {
+        self.beats.clone()
+    }
+
+    /// What a mount does whose beat is due. To be asked again soon where it waits.
+    pub(super) fn take(
+        &mut self,
+        subject: impl FnOnce() -> Subject,
+        (now, last): (Moment, Moment),
+        apart: Duration,
+    ) -> Turn {
+        let due = *self.due.get_or_insert(now);
+        let look = || look(self.beats.clone(), subject(), (now, last), apart);
+        let turn = match self.look.get_or_insert_with(look).try_recv() {
+            _ if now.since(due) >= CLAIM => Turn::Ask,
+            Ok(turn) => turn,
+            Err(TryRecvError::Empty) => return Turn::Wait,
+            // There was no thread to be had.
+            Err(TryRecvError::Disconnected) => Turn::Ask,
+        };
+        self.look = None;
+        if turn != Turn::Wait {
+            self.due = None;
+        }
+        turn
+    }
+}
+
+fn look(
+    beats: Arc<SharedBeats>,
+    subject: Subject,
+    times: (Moment, Moment),
+    apart: Duration,
+) -> Receiver<Turn> {
+    let (found, turn) = channel();
+    let look = move || {
+        let turn = beats.turn(&subject, times, apart).unwrap_or_else(|e| {
+            log::warn!("heartbeats are not shared: {e}");
+            Turn::Ask
+        });
+        // The monitor may not have waited.
+        let _ = found.send(turn);
+    };
+    if let Err(e) = spawn(Role::Beat, look) {
+        log::error!("cannot start a thread to share a heartbeat: {e}");
+    }
+    turn
 }
 
 /// The places in the file of two moments, each followed by its complement: what was half written
@@ -172,6 +239,27 @@ mod tests {
         // It is no news to who knows of it.
         let known = one.turn(&of("key"), (at(18_000), at(17_250)), APART).expect("a file");
         assert_eq!(known, Turn::Ask);
+    }
+
+    #[test]
+    fn without_a_file_each_asks_for_itself() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut turns = Turns::new(SharedBeats::new(folder.path().join("absent"), "me"));
+        let mut turn = || turns.take(|| of("key"), (at(10_000), at(0)), APART);
+        let found = std::iter::repeat_with(|| (turn(), std::thread::yield_now()));
+        let found = found.map(|(turn, ())| turn).find(|turn| *turn != Turn::Wait);
+        assert_eq!(found, Some(Turn::Ask));
+    }
+
+    #[test]
+    fn a_disk_that_hangs_delays_a_beat_by_no_more_than_a_claim() {
+        let mut turns = Turns::new(SharedBeats::new("absent".into(), "me"));
+        let (_hangs, nothing) = channel();
+        turns.look = Some(nothing);
+        let mut turn = |now| turns.take(|| of("key"), (now, at(0)), APART);
+        assert_eq!(turn(at(10_000)), Turn::Wait);
+        assert_eq!(turn(at(10_249)), Turn::Wait);
+        assert_eq!(turn(at(10_250)), Turn::Ask);
     }
 
     #[test]

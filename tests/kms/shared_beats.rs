@@ -2,14 +2,14 @@
 //! locks within the bound.
 
 use std::fs::File;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::proxy::Proxy;
 use crate::support::server::{Rules, Server, credentials, new_key};
 use crate::support::{Mount, PATIENCE, Store, skipped, wait_for};
-use crate::switch::{reread, written};
+use crate::switch::{last_success, reread, written};
 
 fn skip() -> bool {
     skipped("fuse") || skipped("ministack")
@@ -25,19 +25,9 @@ fn beats(mount: &Mount<'_>) -> (u64, u64) {
     (number("beats"), number("beats_heard"))
 }
 
-/// Disables the key: nothing of these files is readable later than the bound.
+/// Nothing of these files is readable later than the bound.
 fn locks_within_the_bound(store: &Store, key: &str, files: &[File]) {
-    let disabled = Instant::now();
-    let mut last = disabled.elapsed();
-    std::thread::scope(|scope| {
-        // It goes on to ask every mount where the key is in use, and one of them may hang.
-        scope.spawn(|| store.key(&["disable", key]));
-        while files.iter().any(|file| reread(file).is_ok()) {
-            last = disabled.elapsed();
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    });
-    eprintln!("last success {last:?} after the disable");
+    let last = last_success(store, key, files);
     assert!(last < HEARTBEAT + Duration::from_secs(1), "{last:?}");
 }
 
