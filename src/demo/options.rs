@@ -13,6 +13,7 @@ use crate::console::failure::{Exit, Failure};
 use crate::console::options::{AwsArgs, KmsArg, duration};
 use crate::console::pkcs11::Pkcs11Args;
 use crate::console::vault::VaultArgs;
+use crate::kms::PROXY_VARIABLES;
 
 /// Arguments of `demo`.
 #[derive(Args)]
@@ -113,9 +114,7 @@ impl Demo {
                 let url = self.aws.endpoint_url.clone();
                 let url = url.or_else(|| set("AWS_ENDPOINT_URL_KMS"));
                 let url = url.or_else(|| set("AWS_ENDPOINT_URL"));
-                let taken = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
-                    .iter()
-                    .any(|name| set(name).is_some());
+                let taken = PROXY_VARIABLES.iter().any(|name| set(name).is_some());
                 match url.as_deref().and_then(plain) {
                     Some(upstream) => Route::Plain(upstream),
                     None if taken => Route::Uncut("a proxy of yours leads to the KMS"),

@@ -38,6 +38,11 @@ pub use multi_region::region_of;
 use crate::escape::is_steering;
 use crate::secret::Key;
 
+/// The variables that name a proxy for what is asked with TLS. The first that is not empty counts.
+pub const PROXY_VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+/// Those that name the hosts which are asked without it.
+pub const NO_PROXY_VARIABLES: [&str; 2] = ["NO_PROXY", "no_proxy"];
+
 /// What a user names a master key by: a key id, an ARN, or `alias/NAME`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KeyRef(pub String);

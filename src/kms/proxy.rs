@@ -1,6 +1,6 @@
 //! The proxy that leads out to a KMS, as the environment names it for every program.
 
-use super::{KmsError, Verdict};
+use super::{KmsError, NO_PROXY_VARIABLES, PROXY_VARIABLES, Verdict};
 
 /// A proxy for what is asked with TLS. Plain HTTP never goes through one: what asks so is on this
 /// machine (a server for tests, the metadata service), and a proxy would read data keys.
@@ -14,19 +14,20 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// By `HTTPS_PROXY`, or `ALL_PROXY`.
+    /// By the variables that name one.
     pub(super) fn of_environment() -> Option<Self> {
         Self::of(|name| std::env::var(name).ok())
     }
 
     fn of(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
-        let set =
-            |names: [&str; 2]| names.into_iter().find_map(&variable).filter(|v| !v.is_empty());
-        let url =
-            set(["HTTPS_PROXY", "https_proxy"]).or_else(|| set(["ALL_PROXY", "all_proxy"]))?;
+        let variable = |name: &&str| variable(name).filter(|value| !value.is_empty());
+        let url = PROXY_VARIABLES.iter().find_map(variable)?;
         // As curl and the AWS command line take it.
         let url = if url.contains("://") { url } else { format!("http://{url}") };
-        Some(Self { url, but_for: set(["NO_PROXY", "no_proxy"]).unwrap_or_default() })
+        Some(Self {
+            url,
+            but_for: NO_PROXY_VARIABLES.iter().find_map(variable).unwrap_or_default(),
+        })
     }
 }
 

@@ -30,10 +30,6 @@ pub(super) struct Through {
     pub(super) proxy: Option<String>,
 }
 
-/// The variables that would lead past our proxy.
-pub(super) const OTHERS: [&str; 5] =
-    ["https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"];
-
 impl Line {
     /// The line to the KMS, and how a mount takes it; or why there is none that can be cut.
     ///

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use super::goes_on::{stayed_open, went_on};
-use super::line::{Line, OTHERS};
+use super::line::Line;
 use super::{Ending, Played, Scene};
 use crate::clock::Moment;
 use crate::console::failure::Failure;
@@ -17,6 +17,7 @@ use crate::demo::screen::say;
 use crate::demo::stage::{MAIN, Under};
 use crate::demo::timeline::{Beat, Timeline};
 use crate::demo::verdict::{Check, Lines, bytes, lines as lines_check, seconds};
+use crate::kms::{NO_PROXY_VARIABLES, PROXY_VARIABLES};
 
 /// Plays it, where there is a line that can be cut.
 ///
@@ -35,10 +36,11 @@ pub(super) fn play(scene: &mut Scene<'_>) -> Result<Ending, Failure> {
     let mut mount = stage.mounting(MAIN, &through.words)?;
     if let Some(proxy) = through.proxy {
         say(&format!("HTTPS_PROXY={proxy}, for the mount alone"));
-        mount.env("HTTPS_PROXY", proxy);
-        for name in OTHERS {
+        // Others would lead past it.
+        for name in PROXY_VARIABLES.into_iter().chain(NO_PROXY_VARIABLES) {
             mount.env_remove(name);
         }
+        mount.env("HTTPS_PROXY", proxy);
     }
     stage.mount_by(MAIN, &mut mount)?;
     let mut all = [Observed::new(stage.mountpoint(MAIN), Row::PROGRAMS.to_vec())];
