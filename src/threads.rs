@@ -52,7 +52,7 @@ pub enum Role {
     Control,
     /// Answers one of them.
     ControlClient,
-    /// Asks daemons where they serve a mount, beside others.
+    /// Asks a daemon while others are asked.
     Asking,
     /// Counts sidecar lines for `status`.
     Count,

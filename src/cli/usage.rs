@@ -55,7 +55,8 @@ pub(super) fn run(
 /// hang for as long.
 pub(super) fn tell(admin: &dyn KeyAdmin, key: &KeyInfo) {
     let last_use = last_use(admin, key);
-    let found: Vec<_> = mounts().iter().filter_map(|mount| reported(mount, key)).collect();
+    let reported = control::side_by_side(&mounts(), |mount| reported(mount, key));
+    let found: Vec<_> = reported.into_iter().flatten().collect();
     lines(key, &last_use, &found, "mounted").iter().for_each(|line| tell!("{line}"));
     tell!("stores that are not mounted: kmsfs key usage {} STORE…", key.id);
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -224,24 +225,37 @@ fn elsewhere(mounts: &[Mount]) -> impl Iterator<Item = Target> {
         .flat_map(move |(folder, owner)| answering(&sockets(&folder, owner, &here), owner))
 }
 
-/// Those of a user's daemons that answer. Whoever hangs keeps nobody else from being found.
+/// Those of a user's daemons that answer.
 fn answering(sockets: &[PathBuf], owner: Uid) -> Vec<Target> {
     let until = Moment::now() + ONE_USERS;
-    let next = AtomicUsize::new(0);
-    let ask = || {
-        let sockets = std::iter::from_fn(|| sockets.get(next.fetch_add(1, Ordering::Relaxed)));
-        let in_time = sockets.take_while(|_| Moment::now() < until);
-        in_time.filter_map(|socket| answering_at(socket, owner)).collect::<Vec<_>>()
+    let ask = |socket: &PathBuf| {
+        if Moment::now() < until { answering_at(socket, owner) } else { None }
     };
-    std::thread::scope(|scope| {
-        // With no thread to be had, one asks after the other.
+    side_by_side(sockets, ask).into_iter().flatten().collect()
+}
+
+/// Asks several daemons, some at a time: one that hangs holds no other up. The answers come in the
+/// order of `daemons`.
+pub fn side_by_side<T: Sync, A: Send>(daemons: &[T], ask: impl Fn(&T) -> A + Sync) -> Vec<A> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let numbers = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+        let mine = numbers.map_while(|n| Some((n, ask(daemons.get(n)?))));
+        mine.collect::<Vec<_>>()
+    };
+    let mut answers = std::thread::scope(|scope| {
+        // With no thread to be had, one is asked after the other.
         let others =
-            (1..sockets.len().min(AT_ONCE)).map_while(|_| spawn_in(scope, Role::Asking, ask).ok());
+            (1..daemons.len().min(AT_ONCE)).map_while(|_| spawn_in(scope, Role::Asking, work).ok());
         let others: Vec<_> = others.collect();
-        let mut found = ask();
-        found.extend(others.into_iter().filter_map(|thread| thread.join().ok()).flatten());
-        found
-    })
+        let mut answers = work();
+        for thread in others {
+            answers.extend(thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        answers
+    });
+    answers.sort_unstable_by_key(|(n, _)| *n);
+    answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
 /// The sockets in a user's folder, but for those of mounts that are seen here.
@@ -280,4 +294,26 @@ fn everybodys() -> Vec<(PathBuf, Uid)> {
         }));
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn one_that_hangs_holds_no_other_up() {
+        let (answered, told) = channel();
+        let (answered, told) = (Mutex::new(answered), Mutex::new(told));
+        let ask = |n: &u32| match n {
+            // It ends when another has been asked, and answered.
+            0 => told.lock().expect("no panic").recv_timeout(Duration::from_secs(20)).is_ok(),
+            _ => answered.lock().expect("no panic").send(()).is_ok(),
+        };
+        assert_eq!(side_by_side(&[0, 1, 2], ask), [true; 3]);
+        let numbers: Vec<_> = (0..100).collect();
+        assert_eq!(side_by_side(&numbers, |n| n + 1), (1..=100).collect::<Vec<_>>());
+        assert_eq!(side_by_side(&[], |n: &u32| *n), [0; 0]);
+    }
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::keys::Word;
 use crate::kms::Calls;
 
-pub use client::{Target, all, at, serving};
+pub use client::{Target, all, at, serving, side_by_side};
 pub use connection::has_ended;
 pub use mounts::{Mount, mounts};
 pub use server::{Server, folder, log_path, make_folder};
