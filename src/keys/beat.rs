@@ -130,7 +130,8 @@ pub(super) fn subject(keyring: &Keyring) -> Subject {
     let mut others: Vec<_> = others.into_iter().map(|canary| canary.master).collect();
     others.sort();
     let decrypting = [master].into_iter().chain(others).collect();
-    Subject { decrypting, making: makes.then_some(target) }
+    let making = makes.then(|| (keyring.volume().asked(), target));
+    Subject { decrypting, making }
 }
 
 /// As after a beat of one's own, on a thread that may wait for a disk.

@@ -19,7 +19,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use crate::clock::Moment;
-use crate::kms::KeyArn;
+use crate::kms::{KeyArn, KeyRef};
 use crate::threads::{Role, spawn};
 
 /// That somebody is asking counts for so long, and no file is waited for longer.
@@ -37,8 +37,8 @@ pub struct SharedBeats {
 pub(super) struct Subject {
     /// The master keys that are to decrypt.
     pub(super) decrypting: Vec<KeyArn>,
-    /// The master key that is to make a data key, where one is made.
-    pub(super) making: Option<KeyArn>,
+    /// By which name which master key is to make a data key, where one is made. An alias may move.
+    pub(super) making: Option<(KeyRef, KeyArn)>,
 }
 
 /// What a mount whose beat is due does.
@@ -136,10 +136,10 @@ impl SharedBeats {
     }
 
     fn open(&self, subject: &Subject) -> io::Result<File> {
-        let Subject { decrypting, making } = subject;
         // No name of a key has a line break.
-        let names = |keys: &[KeyArn]| keys.iter().map(|key| format!("{key}\n")).collect::<String>();
-        let (decrypting, making) = (names(decrypting), names(making.as_slice()));
+        let decrypting: String = subject.decrypting.iter().map(|key| format!("{key}\n")).collect();
+        let making = subject.making.as_ref().map(|(asked, key)| format!("{asked}\n{key}\n"));
+        let making = making.unwrap_or_default();
         let hash = Sha256::digest(format!("{}\n\n{decrypting}\n{making}", self.caller));
         let name = data_encoding::HEXLOWER.encode(&hash[..16]);
         let mut options = File::options();
@@ -213,8 +213,12 @@ mod tests {
     }
 
     fn of(key: &str) -> Subject {
+        by_name(key, "alias")
+    }
+
+    fn by_name(key: &str, name: &str) -> Subject {
         let key = KeyArn(key.to_owned());
-        Subject { decrypting: vec![key.clone()], making: Some(key) }
+        Subject { decrypting: vec![key.clone()], making: Some((KeyRef(name.to_owned()), key)) }
     }
 
     #[test]
@@ -269,11 +273,15 @@ mod tests {
         let key = KeyArn("key".to_owned());
         by("me").tell(&of("key"), at(1000)).expect("told");
         let reading = Subject { decrypting: vec![key.clone()], making: None };
-        let both =
-            Subject { decrypting: vec![key.clone(), KeyArn("old".into())], making: Some(key) };
-        for (who, subject) in
-            [("you", of("key")), ("me", of("other")), ("me", reading), ("me", both)]
-        {
+        let both = Subject { decrypting: vec![key, KeyArn("old".into())], ..of("key") };
+        let other_name = by_name("key", "other");
+        for (who, subject) in [
+            ("you", of("key")),
+            ("me", of("other")),
+            ("me", reading),
+            ("me", both),
+            ("me", other_name),
+        ] {
             let turn = by(who).turn(&subject, (at(1001), at(0)), APART).expect("a file");
             assert_eq!(turn, Turn::Ask, "{who}, {subject:?}");
         }
