@@ -220,12 +220,13 @@ impl Loop {
         }
     }
 
-    /// Whether a beat that is due is this mount's to make. While it is locked each is.
+    /// Whether a beat that is due is this mount's to make. While it is locked each is, and after one
+    /// that was not good: what another was told does not undo what this mount was.
     fn turn(&mut self, now: Moment) -> Turn {
         let apart = self.interval();
         let (keyring, machine) = (&self.keyring, &self.machine);
         match &mut self.turns {
-            Some(turns) if machine.phase() == Phase::Open => {
+            Some(turns) if machine.phase() == Phase::Open && self.last_error.is_none() => {
                 turns.take(|| beat::subject(keyring), (now, machine.last_good()), apart)
             }
             _ => Turn::Ask,
@@ -236,7 +237,6 @@ impl Loop {
     fn hear(&mut self, began: Moment) {
         self.status.lock().heard += 1;
         self.keyring.set_expiry(Expiry::Strict);
-        self.last_error = None;
         self.step(Event::Good { began }, began);
         beat::look_at_volume(&self.keyring);
     }
