@@ -282,7 +282,9 @@ fn print(target: &Target, report: &Report, output: Output) {
     }
     if report.provider == "aws" {
         let heartbeat = Duration::from_millis(report.heartbeat_ms);
-        say!("  cost        {}", cost::monthly(heartbeat));
+        let shared =
+            report.beats_heard.map_or("", |_| "; mounts that share heartbeats pay them once");
+        say!("  cost        {}{shared}", cost::monthly(heartbeat));
     }
     print_calls(report);
     say!(

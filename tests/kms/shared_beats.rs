@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::proxy::Proxy;
 use crate::support::server::{Rules, Server, credentials, new_key};
-use crate::support::{Mount, PATIENCE, Store, skipped, wait_for};
+use crate::support::{Mount, PATIENCE, Store, kmsfs, run, skipped, wait_for};
 use crate::switch::{last_success, reread, written};
 
 fn skip() -> bool {
@@ -52,6 +52,8 @@ fn mounts_of_one_key_ask_as_often_as_one() {
     assert!(own < 18, "{all:?}");
     let calls = proxy.calls("Decrypt") - before;
     assert!(calls <= own - begun + 3, "{calls} of Decrypt, {all:?}");
+    let told = run(kmsfs().arg("status").arg(mounts[0].root()));
+    assert!(told.contains("of other mounts counted") && told.contains("pay them once"), "{told}");
     locks_within_the_bound(&stores[0], &key, &files);
     for mount in &mounts {
         mount.wait_state("revoked", PATIENCE);
